@@ -1,0 +1,1 @@
+"""Measurements of speed and memory, called by the benchmark script."""

@@ -1,0 +1,145 @@
+"""Checkpoints: written whole or not at all, read without running code, found again."""
+
+import os
+import pickle
+import signal
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from omegaconf import DictConfig, OmegaConf
+
+from mtmamba.files import replacing
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+FOLDER = "checkpoints"
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint of this program; the message says what came instead."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write checkpoints to a temporary name beside their own, then rename; read them with ``weights_only``."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Replace ``path`` by the new checkpoint in one step."""
+        with replacing(Path(path)) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        """Read a checkpoint's tensors and plain values."""
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, with ``weights_only``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: not written by this program.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a checkpoint at {path}, got none: give a run's folder or a .ckpt file.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"Expected a checkpoint of this program, got {path}, which cannot be read: {error}") from error
+    if not isinstance(checkpoint, dict) or not {"mtmamba", "state_dict"} <= checkpoint.keys():
+        raise CheckpointError(
+            f"Expected a checkpoint of this program, got {path} without its description: weights alone go to "
+            "encoder.weights."
+        )
+    return checkpoint
+
+
+def find_checkpoint(path: Path, *names: str) -> Path:
+    """Return the checkpoint that a path means.
+
+    Args:
+        path: a checkpoint, or a run's folder.
+        names: of the folder's checkpoints, the first that exists is taken; best before last by default.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if path.is_dir():
+        for name in names or (BEST, LAST):
+            if (found := path / FOLDER / name).is_file():
+                return found
+    elif path.is_file():
+        return path
+    raise FileNotFoundError(f"Expected a checkpoint or a run's folder with {FOLDER}/{LAST}, got {path}: check the path.")
+
+
+def find_unfinished(cfg: DictConfig, log_dir: Path) -> Path | None:
+    """Return the newest run below a folder that has this configuration, a checkpoint, and no results yet."""
+    wanted = comparable(cfg)
+    for last in sorted(log_dir.rglob(f"{FOLDER}/{LAST}"), key=lambda p: p.stat().st_mtime, reverse=True):
+        run = last.parents[1]
+        config = run / "config.yaml"
+        if not (run / "metrics.json").exists() and config.is_file() and comparable(OmegaConf.load(config)) == wanted:
+            return run
+    return None
+
+
+def comparable(cfg: Any) -> Any:
+    """Return a configuration's values but for ``resume``, which says how a run was started and not what it is."""
+    return {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if k != "resume"}
+
+
+class LastCheckpoint(Callback):
+    """Write ``last.ckpt`` after every so many optimiser steps, at the end, and when asked to stop.
+
+    Always right after an optimiser step, so that resuming repeats nothing and skips nothing. The first Ctrl-C (or
+    SIGTERM) stops training after the step at hand; a second one stops at once.
+
+    Args:
+        folder: where to write it.
+        every: optimiser steps between writings; validations are preceded by one as well.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.path, self.every = folder / LAST, every
+        self.stopped = False
+        self._step = 0
+        self._handlers: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen for signals from now on."""
+        self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from the step that training resumes at."""
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Write the checkpoint where it is due."""
+        step = trainer.global_step
+        if step == self._step:  # in the middle of an accumulated batch
+            return
+        self._step = step
+        validates = step % max(1, int(trainer.val_check_interval) // trainer.accumulate_grad_batches) == 0
+        if self.stopped or validates or step % self.every == 0 or step == trainer.max_steps:
+            trainer.save_checkpoint(self.path)
+        if self.stopped:
+            rank_zero_info(f"Stopped after step {step}; go on with resume={self.path.parents[1]}")
+            raise KeyboardInterrupt
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _ask(self, number: int, frame: types.FrameType | None) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+        rank_zero_info("Stopping after this step; once more to stop at once.")

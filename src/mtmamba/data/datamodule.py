@@ -1,0 +1,201 @@
+"""The LightningDataModule: checks a dataset, serves it, and resumes it at the very image where training stopped."""
+
+import copy
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from mtmamba.data.datasets import DATASETS, DenseDataset, Transform
+from mtmamba.data.layouts import get_layout
+from mtmamba.data.sampler import GlobalBatchSampler, accumulation, evaluation_batches
+from mtmamba.data.transforms import TrainTransform, ValTransform
+from mtmamba.data.validation import validate
+
+_log = logging.getLogger(__name__)
+_MAX_WORKERS = 16
+
+
+class DenseDataModule(LightningDataModule):
+    """NYUDv2, PASCAL-Context or synthetic scenes in either's layout, for training and evaluation.
+
+    The images of optimiser step n, and their augmentation, are a function of the seed and n alone, so resuming needs
+    only ``trainer.global_step``, in the middle of an epoch too. The Trainer needs ``use_distributed_sampler=False`` and
+    ``accumulate_grad_batches`` from the method of that name.
+
+    Args:
+        dataset: ``NYUDv2`` or ``PASCALContext``, the layout of the folder.
+        root: the dataset's folder.
+        tasks: whose targets to load.
+        crop_size: height and width of the grid that images are cropped or padded to.
+        batch_size: images in a global batch, over all devices and accumulated micro-batches.
+        device_batch_size: images that a device takes at once; its whole share of the batch when None.
+        val_batch_size: images that a device takes at once in evaluation.
+        num_workers: loading processes of each device; its share of the machine's cores, at most 16, when None.
+        seed: of the order and the augmentation.
+        cache_dir: folder for what is slow to compute from PASCAL-Context's files.
+        scenes: ``train`` and ``val`` (numbers of images), ``size`` (height, width) and ``seed`` of synthetic scenes to
+            write into ``root``; None for a dataset that is there.
+
+    Raises:
+        DatasetError: from ``prepare_data`` and ``setup``, when the folder is not what it should be.
+        ValueError: sizes of batches that do not divide; a checkpoint that cannot be resumed exactly.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: str,
+        root: str | Path,
+        tasks: Sequence[str],
+        crop_size: Sequence[int],
+        batch_size: int,
+        device_batch_size: int | None = None,
+        val_batch_size: int = 1,
+        num_workers: int | None = None,
+        seed: int = 0,
+        cache_dir: str | Path = "~/.cache/mtmamba",
+        scenes: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        get_layout(dataset).files(tasks)  # refuses an unknown dataset or task before anything else happens
+        self.dataset, self.root, self.tasks = dataset, Path(root).expanduser(), tuple(tasks)
+        self.crop_size = (crop_size[0], crop_size[1])
+        self.batch_size, self.device_batch_size, self.val_batch_size = batch_size, device_batch_size, val_batch_size
+        self.num_workers, self.seed, self.cache_dir, self.scenes = num_workers, seed, Path(cache_dir), scenes
+        self.train_dataset: DenseDataset | None = None
+        self.val_dataset: DenseDataset | None = None
+
+    def accumulate_grad_batches(self, world_size: int) -> int:
+        """Return the micro-batches of each of ``world_size`` devices in a global batch."""
+        return accumulation(self.batch_size, self._share(world_size), world_size)
+
+    def prepare_data(self) -> None:
+        """Generate the scenes where asked to, then check the folder; runs in one process only."""
+        counts = None
+        if self.scenes is not None:
+            from mtmamba.data.synthetic import generate  # slow to import, and only the synthetic datasets need it
+
+            layout = {"NYUDv2": "nyud", "PASCALContext": "pascal"}[self.dataset]
+            generate(self.root, layout=layout, **self.scenes)
+            counts = {split: self.scenes[split] for split in ("train", "val")}
+        report = validate(self.root, self.dataset, self.tasks, cache_dir=self.cache_dir, counts=counts)
+        _log.info(report.summary())
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open both splits."""
+        cls = DATASETS[self.dataset]
+        transforms: dict[str, Transform] = {
+            "train": TrainTransform(self.crop_size),
+            "val": ValTransform(self.crop_size),
+        }
+        self.train_dataset, self.val_dataset = (
+            cls(self.root, split, self.tasks, transform, seed=self.seed, cache_dir=self.cache_dir)
+            for split, transform in transforms.items()
+        )
+
+    def train_dataloader(self) -> "ResumableLoader":
+        """Return the loader of this process's micro-batches, beginning at the trainer's ``global_step``."""
+        assert self.train_dataset is not None, "setup() comes first"
+        rank, world_size = self._place()
+        sampler = GlobalBatchSampler(
+            len(self.train_dataset),
+            self.batch_size,
+            self._share(world_size),
+            rank=rank,
+            world_size=world_size,
+            seed=self.seed,
+            first_step=self._global_step,
+        )
+        self._check_trainer(sampler.accumulate)
+        return ResumableLoader(self.train_dataset, batch_sampler=sampler, **self._loading())
+
+    def plain_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return a loader of the training images as they are, without augmentation, each once and in order."""
+        assert self.train_dataset is not None, "setup() comes first"
+        plain = copy.copy(self.train_dataset)
+        plain.transform = ValTransform(self.crop_size)
+        batches = evaluation_batches(len(plain), self.val_batch_size)
+        return DataLoader(plain, batch_sampler=batches, **self._loading())
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the loader of this process's share of the validation images, each once, in order."""
+        assert self.val_dataset is not None, "setup() comes first"
+        rank, world_size = self._place()
+        batches = evaluation_batches(len(self.val_dataset), self.val_batch_size, rank=rank, world_size=world_size)
+        return DataLoader(self.val_dataset, batch_sampler=batches, **self._loading())
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the validation loader: neither dataset has public test labels."""
+        return self.val_dataloader()
+
+    def _share(self, world_size: int) -> int:
+        return self.device_batch_size or max(1, self.batch_size // world_size)
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _global_step(self) -> int:
+        return self.trainer.global_step if self.trainer else 0
+
+    def _loading(self) -> dict[str, Any]:
+        workers = self.num_workers
+        if workers is None:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            workers = min(_MAX_WORKERS, max(1, cores // (self.trainer.num_devices if self.trainer else 1)))
+        return {
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "worker_init_fn": _use_one_thread,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+    def _check_trainer(self, accumulate: int) -> None:
+        """Refuse a trainer, or a checkpoint that it has restored, whose steps are not these global batches."""
+        if not self.trainer:
+            return
+        if self.trainer.accumulate_grad_batches != accumulate:
+            raise ValueError(
+                f"Expected Trainer(accumulate_grad_batches={accumulate}) for batches of {self.batch_size}, got "
+                f"{self.trainer.accumulate_grad_batches}: take it from the data module's accumulate_grad_batches()."
+            )
+        made = self.trainer.fit_loop.epoch_loop.batch_progress.state_dict()["current"]["processed"]
+        if self.trainer.fit_loop.restarting and made % accumulate:
+            raise ValueError(
+                f"Expected a checkpoint written after an optimiser step, got one after micro-batch {made % accumulate} "
+                f"of {accumulate}: resume from another checkpoint."
+            )
+
+
+class ResumableLoader(DataLoader[dict[str, Any]]):
+    """A training loader that knows which stream of images it serves, and refuses to go on with another one's.
+
+    Its state (which Lightning keeps in checkpoints) says nothing of the position: that is the optimiser step.
+    """
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what the stream's order and Lightning's count of micro-batches depend on."""
+        sampler = self.batch_sampler
+        assert isinstance(sampler, GlobalBatchSampler)
+        return {name: getattr(sampler, name) for name in ("num_samples", "batch_size", "seed", "accumulate")}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Compare with a checkpoint's state; ValueError when it was of another stream."""
+        mine = self.state_dict()
+        if dict(state) != mine:
+            raise ValueError(
+                f"Expected to go on with the checkpoint's training images and batches, {dict(state)}, got {mine}: "
+                "choose data, data.batch_size, data.device_batch_size, seed and devices as they were."
+            )
+
+
+def _use_one_thread(_: int) -> None:
+    """Keep a loading process to one core: there is a process for each already."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

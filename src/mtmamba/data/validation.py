@@ -1,0 +1,226 @@
+"""Checking a dataset's folder before anything is computed, so that what is wrong with it is named at once."""
+
+import logging
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mtmamba.data.datasets import DATASETS, DenseDataset
+from mtmamba.data.layouts import LAYOUTS, Alternatives, DatasetError, Layout, get_layout, read_ids
+from mtmamba.data.readers import read_rgb
+
+SPLITS = ("train", "val")
+_log = logging.getLogger(__name__)
+
+MAX_LINES = 10
+"""How many problems a report lists; the rest are counted."""
+SAMPLES = 8
+"""How many images of a split, evenly spaced, are decoded."""
+_THREADS = 16  # headers are many small reads, which a network's file system answers slowly, one by one
+
+
+@dataclass
+class Report:
+    """What a check found: how many images each split has, what must be mended and what is only worth knowing."""
+
+    dataset: str
+    root: Path
+    counts: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """Return one line: the dataset, its splits' sizes and where it lies."""
+        counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
+        return f"{self.dataset}: {counts} images in {self.root}"
+
+    def error(self, layout: Layout) -> DatasetError:
+        """Return the exception that lists the problems, at most ten, and the remedy."""
+        listed, more = self.problems[:MAX_LINES], len(self.problems) - MAX_LINES
+        lines = [f"  - {problem}" for problem in listed] + ([f"  … and {more} more"] if more > 0 else [])
+        head = f"Expected a complete {self.dataset} in {self.root}, got {len(self.problems)} problem(s):"
+        return DatasetError("\n".join([head, *lines, layout.remedy]))
+
+
+def validate(
+    root: str | Path,
+    dataset: str,
+    tasks: Sequence[str],
+    *,
+    cache_dir: str | Path,
+    counts: Mapping[str, int] | None = None,
+) -> Report:
+    """Check a dataset's folder for what the tasks need: layout, lists, files, sizes, counts, and a sample's content.
+
+    Every listed id must have every file that a selected task needs, and the image files among them one size. Of each
+    split, eight images are decoded with their targets. Another number of images than ``counts`` is a warning.
+
+    Args:
+        root: the folder.
+        dataset: ``NYUDv2`` or ``PASCALContext``.
+        tasks: the selected tasks; the others' files are not looked at.
+        cache_dir: see ``DenseDataset``.
+        counts: images expected in each split; the published dataset's when None.
+
+    Raises:
+        DatasetError: something is missing or wrong; the message lists it, at most ten lines, and says what to do.
+        ValueError: a dataset or a task that there is not.
+    """
+    layout, root = get_layout(dataset), Path(root).expanduser()
+    needed = layout.files(tasks)
+    _require_layout(root, layout)
+    report = Report(dataset, root)
+    ids = {split: read_ids(root, layout, split) for split in SPLITS}
+    report.counts = {split: len(names) for split, names in ids.items()}
+    report.problems += _find_missing(root, ids, needed)
+    if not report.problems:
+        report.problems += _find_other_sizes(root, ids, list(needed))
+    if not report.problems:
+        for split in SPLITS:
+            _check_samples(DATASETS[dataset](root, split, tasks, _keep, cache_dir=cache_dir), report)
+    if report.problems:
+        raise report.error(layout)
+    report.warnings += _compare_counts(report.counts, counts or layout.counts)
+    for warning in report.warnings:
+        _log.warning("%s: %s", dataset, warning)
+    return report
+
+
+def _keep(sample: dict[str, Any], _: np.random.Generator) -> dict[str, Any]:
+    return sample
+
+
+def _require_layout(root: Path, layout: Layout) -> None:
+    """Raise the DatasetError that says what a folder of another layout seems to be."""
+
+    def holds(folder: Path, other: Layout) -> bool:
+        return (folder / other.lists).is_dir()
+
+    expected = f"Expected {layout.name} in {root}, with {layout.lists}/train.txt and {layout.image}, got "
+    if not root.is_dir():
+        raise DatasetError(
+            f"{expected}no such folder: set data.root=FOLDER or the environment variable {layout.variable}. "
+            f"{layout.remedy}"
+        )
+    below = sorted(folder for folder in root.iterdir() if folder.is_dir())
+    if layout.name == "NYUDv2" and (found := _find_incompatible_nyud([root, *below])):
+        raise DatasetError(
+            f"{expected}the other NYUD archive in {found} (NYUD_MT: 480 x 640, .jpg images, .npy labels), which has "
+            f"another format. {layout.remedy}"
+        )
+    if holds(root, layout):
+        return
+    nested = next((folder for folder in below if holds(folder, layout)), None)
+    if nested:
+        raise DatasetError(f"{expected}it one level deeper: set data.root={nested}")
+    if above := next((folder for folder in root.parents[:2] if holds(folder, layout)), None):
+        raise DatasetError(f"{expected}a folder inside it: set data.root={above}")
+    other = next((other for other in LAYOUTS.values() if holds(root, other)), None)
+    if other:
+        raise DatasetError(f"{expected}{other.name}: choose data={other.config}, or set data.root to {layout.name}.")
+    names = ", ".join(folder.name for folder in below[:MAX_LINES]) or "nothing"
+    raise DatasetError(f"{expected}a folder that holds {names}. {layout.remedy}")
+
+
+def _find_incompatible_nyud(folders: list[Path]) -> Path | None:
+    for folder in folders:
+        if folder.name == "NYUD_MT":
+            return folder
+        for name, suffix in (("images", ".jpg"), ("segmentation", ".npy")):
+            if (folder / name).is_dir() and any(entry.endswith(suffix) for entry in os.listdir(folder / name)):
+                return folder
+    return None
+
+
+def _find_missing(root: Path, ids: dict[str, list[str]], needed: dict[Alternatives, list[str]]) -> Iterator[str]:
+    """Yield a line for every folder without any file and every file that an id lacks; each folder is listed once."""
+    for patterns, tasks in needed.items():
+        folders = [root / Path(pattern).parent for pattern in patterns]
+        present = [set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders]
+        names = " or ".join(patterns).replace("{id}", "ID")
+        if not any(present):
+            yield f"{names}: none of {sum(map(len, ids.values()))} files (for {', '.join(tasks)})"
+            continue
+        endings = [Path(pattern).name for pattern in patterns]
+        for split, split_ids in ids.items():
+            for name in split_ids:
+                if not any(ending.format(id=name) in found for ending, found in zip(endings, present, strict=True)):
+                    missing = " or ".join(pattern.format(id=name) for pattern in patterns)
+                    yield f"{missing}: missing ({split}, for {', '.join(tasks)})"
+
+
+def _find_other_sizes(root: Path, ids: dict[str, list[str]], needed: list[Alternatives]) -> list[str]:
+    """Return a line for every file whose header is unreadable or tells another size than the image's."""
+
+    def check(name: str) -> list[str]:
+        found: list[str] = []
+        sizes = {}
+        for patterns in needed:
+            paths = [pattern.format(id=name) for pattern in patterns]
+            path = next(path for path in paths if (root / path).exists())
+            if path.endswith(".mat"):
+                continue  # its size takes decoding it
+            try:
+                sizes[path] = _read_size(root / path)
+            except (OSError, ValueError, struct.error) as error:
+                found.append(f"{path}: expected a readable file, got {error}")
+        image = needed[0][0].format(id=name)
+        if image in sizes:
+            wrong = [(path, size) for path, size in sizes.items() if size != sizes[image]]
+            found += [f"{path}: expected the image's size {sizes[image]}, got {size}" for path, size in wrong]
+        return found
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [line for names in ids.values() for lines in pool.map(check, names) for line in lines]
+
+
+def _read_size(path: Path) -> tuple[int, int]:
+    """Return height and width of a PNG, JPEG or ``.npy`` from its header."""
+    with path.open("rb") as file:
+        if path.suffix == ".npy":
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            height, width = read(file)[0]
+            return height, width
+        if path.suffix == ".png":
+            width, height = struct.unpack(">16xII", file.read(24))
+            return height, width
+        with Image.open(file) as image:
+            return image.height, image.width
+
+
+def _check_samples(dataset: DenseDataset, report: Report) -> None:
+    """Decode evenly spaced images with their targets; note what fails and normals that are not of unit length."""
+    for index in np.unique(np.linspace(0, len(dataset) - 1, SAMPLES).astype(int)):
+        try:
+            sample = dataset.read(index)
+        except DatasetError as error:
+            report.problems.append(str(error))
+            continue
+        if "normals" in sample:
+            path = dataset.root / dataset.layout.tasks["normals"][0][0].format(id=sample["id"])
+            vectors = read_rgb(path)[sample["normals"][..., 0] <= 1] * (2 / 255) - 1
+            share = np.mean(np.abs(np.linalg.norm(vectors, axis=-1) - 1) < 0.1) if vectors.size else 1.0
+            if share < 0.9:
+                report.warnings.append(f"{path}: {1 - share:.0%} of the valid normals are not of unit length")
+
+
+def _compare_counts(counts: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
+    """Return a line for every split of another size than the published one."""
+    return [
+        f"expected {expected[split]} {split} images, got {count}: "
+        + (
+            "a subset; scores are not comparable with published ones"
+            if count < expected[split]
+            else "more than published"
+        )
+        for split, count in counts.items()
+        if count != expected[split]
+    ]

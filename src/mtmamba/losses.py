@@ -1,0 +1,149 @@
+"""The tasks' losses, one number per image, and the two ways to combine them into the loss that is trained.
+
+Every task loss is ``(logits (B, n, H, W), target) -> (B,)``: a sum over an image's valid pixels, divided by their
+number. An image without a valid pixel has loss 0 and sends no gradient. Half precision is widened to float32 first.
+Source: the released training program, whose one image per device makes every loss, and the logarithm, per image.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtmamba.types import IGNORE, TASKS
+
+EDGE_POSITIVE_WEIGHT = 0.95
+"""Weight of a boundary pixel; every other pixel weighs 1 minus this."""
+
+LOG_OFFSET = 1e-8
+"""Added to a loss before its logarithm, so that a loss of 0 has one."""
+
+UNIT_EPS = 1e-6
+"""Length below which a predicted normal is divided by this instead: bounds the gradient at the zero vector."""
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy per image.
+
+    Shape: logits ``(B, n, H, W)``, target ``(B, H, W)`` classes ``0..n-1`` or 255 → ``(B,)``.
+    """
+    losses = F.cross_entropy(_widened(logits), target.long(), ignore_index=IGNORE, reduction="none")
+    return _mean_over_valid(losses, target != IGNORE)
+
+
+def balanced_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Two-class cross entropy, each class weighted by the other's share of the image's valid pixels.
+
+    The sum of weighted losses is divided by the number of valid pixels, not by the sum of weights.
+    Shape: logits ``(B, 2, H, W)``, target ``(B, H, W)`` 0, 1 or 255 → ``(B,)``.
+    """
+    valid = target != IGNORE
+    losses = F.cross_entropy(_widened(logits), target.long(), ignore_index=IGNORE, reduction="none")
+    negatives = _mean_over_valid((target == 0).to(losses), valid)[:, None, None]
+    return _mean_over_valid(losses * torch.where(target == 1, negatives, 1 - negatives), valid)
+
+
+def edge_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross entropy, weighted 0.95 on boundary pixels and 0.05 elsewhere.
+
+    Shape: logits ``(B, 1, H, W)``, target ``(B, H, W)`` 0, 1 or 255 → ``(B,)``.
+    """
+    logits = _widened(logits).squeeze(1)
+    _require_same_shape(logits, target)
+    positive = (target == 1).to(logits)
+    losses = F.binary_cross_entropy_with_logits(logits, positive, reduction="none")
+    return _mean_over_valid(losses * edge_weights(positive), target != IGNORE)
+
+
+def edge_weights(positive: Tensor) -> Tensor:
+    """Weights of pixels given as 1.0 (boundary) and 0.0, in the same shape and precision."""
+    return EDGE_POSITIVE_WEIGHT * positive + (1 - EDGE_POSITIVE_WEIGHT) * (1 - positive)
+
+
+def depth_l1(logits: Tensor, target: Tensor) -> Tensor:
+    """Absolute error of the raw output in metres.
+
+    Shape: logits ``(B, 1, H, W)``, target ``(B, H, W)`` metres or 255 → ``(B,)``.
+    """
+    logits = _widened(logits).squeeze(1)
+    _require_same_shape(logits, target)
+    return _mean_over_valid((logits - target).abs(), target != IGNORE)
+
+
+def normals_l1(logits: Tensor, target: Tensor) -> Tensor:
+    """Absolute error of the normalised output, summed over the three components.
+
+    Shape: logits ``(B, 3, H, W)``, target ``(B, 3, H, W)`` unit vectors or 255 in all components → ``(B,)``.
+    """
+    _require_same_shape(logits, target)
+    errors = (F.normalize(_widened(logits), dim=1, eps=UNIT_EPS) - target).abs().sum(1)
+    return _mean_over_valid(errors, target[:, 0] != IGNORE)
+
+
+class WeightedTotal:
+    """Mean over images of the weighted sum of the tasks' losses: ``{task: (B,)} -> scalar``.
+
+    Args:
+        weights: weight by task name; 1 for every task where it is left out. Tasks that are not trained may be named.
+
+    Raises:
+        ValueError: a weight is no finite number >= 0, its name is no task, or a trained task has no weight.
+
+    Example:
+        >>> WeightedTotal({"depth": 1, "edge": 50})({"depth": torch.tensor([3.0]), "edge": torch.tensor([0.5])})
+        tensor(28.)
+    """
+
+    def __init__(self, weights: Mapping[str, float] | None = None):
+        self.weights = dict.fromkeys(TASKS, 1.0) if weights is None else dict(weights)
+        unknown = [name for name in self.weights if name not in TASKS]
+        if unknown:
+            raise ValueError(
+                f"Expected loss weights for tasks among {', '.join(TASKS)}, got {unknown}: correct the names."
+            )
+        wrong = {name: weight for name, weight in self.weights.items() if not (0 <= weight < math.inf)}
+        if wrong:
+            raise ValueError(f"Expected finite loss weights >= 0, got {wrong}: correct the values.")
+
+    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Combine each task's losses ``(B,)``."""
+        missing = [name for name in losses if name not in self.weights]
+        if missing:
+            raise ValueError(f"Expected a loss weight for every task, got none for {missing}: add them.")
+        terms = [self.weights[name] * self.term(loss) for name, loss in losses.items()]
+        return torch.stack(terms).sum(0).mean()
+
+    def term(self, loss: Tensor) -> Tensor:
+        """What one task adds before its weight, per image ``(B,)``."""
+        return loss
+
+
+class LogTotal(WeightedTotal):
+    """Mean over images of the weighted sum of ``log(loss + 1e-8)``: the released program's, with unit weights.
+
+    An image without a valid pixel contributes a constant and no gradient, and counts in the mean.
+    """
+
+    def term(self, loss: Tensor) -> Tensor:
+        """The logarithm of one task's loss, per image ``(B,)``."""
+        return torch.log(loss + LOG_OFFSET)
+
+
+def _mean_over_valid(values: Tensor, valid: Tensor) -> Tensor:
+    """Sum of an image's valid values over their number, or 0 where there are none: ``(B, H, W) -> (B,)``."""
+    return values.masked_fill(~valid, 0).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
+
+
+def _widened(logits: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _require_same_shape(logits: Tensor, target: Tensor) -> None:
+    if logits.shape != target.shape:
+        raise ValueError(
+            f"Expected logits in the target's shape {tuple(target.shape)}, got {tuple(logits.shape)}: "
+            "check the task's number of outputs and the padding."
+        )

@@ -1,0 +1,52 @@
+"""Depth in metres."""
+
+import torch
+from torch import Tensor
+
+from mtmamba.metrics.pooled import PooledMetric, valid_pixels
+from mtmamba.types import IGNORE
+
+
+def predict_depth(logits: Tensor) -> Tensor:
+    """Metres, never negative: ``(B, 1, H, W)`` → float32 ``(B, H, W)``."""
+    return logits[:, 0].float().clamp(min=0)
+
+
+def depth_sums(target: Tensor) -> Tensor:
+    """Sum of the valid depths and their number: ``(B, H, W)`` → float64 ``(2,)``."""
+    depths = target[target != IGNORE].double()
+    return torch.stack((depths.sum(), depths.new_tensor(depths.numel())))
+
+
+def mean_depth(sums: Tensor) -> Tensor:
+    """The mean of `depth_sums`, the constant with the least RMSE: float32 scalar, metres."""
+    return (sums[0] / sums[1]).float()
+
+
+class DepthError(PooledMetric):
+    """Root mean square error over all valid pixels of the set (not per image), ``{"RMSE": metres}``.
+
+    Example:
+        >>> metric = DepthError()
+        >>> metric.update(torch.tensor([[[1.0, 2.0, 7.0]]]), torch.tensor([[[4.0, 6.0, 255.0]]]))
+        >>> round(metric.compute()["RMSE"].item(), 4)  # sqrt((9 + 16) / 2)
+        3.5355
+    """
+
+    squares: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sum("squares", dtype=torch.float64)
+        self.add_sum("count")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add the squared errors of depths ``(B, H, W)`` against targets ``(B, H, W)``, both in metres."""
+        prediction, target = valid_pixels(prediction, target, target != IGNORE)
+        self.squares = self.squares + (prediction.double() - target.double()).square().sum()
+        self.count = self.count + target.numel()
+
+    def compute(self) -> dict[str, Tensor]:
+        """The error, NaN before any valid pixel."""
+        return {"RMSE": (self.squares / self.count).sqrt()}

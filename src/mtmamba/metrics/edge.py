@@ -1,0 +1,52 @@
+"""Boundaries: the probability of an edge."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtmamba.losses import edge_weights
+from mtmamba.metrics.pooled import PooledMetric, valid_probabilities
+from mtmamba.types import IGNORE
+
+RESOLUTION = 2.0**-24
+"""Probabilities are taken no closer to 0 or 1 than this, float32's resolution below 1: no pixel's loss exceeds 15.9."""
+
+
+def predict_edges(logits: Tensor) -> Tensor:
+    """Probability of a boundary: ``(B, 1, H, W)`` → float32 ``(B, H, W)``."""
+    return logits[:, 0].float().sigmoid()
+
+
+def edge_base_rate(counts: Tensor) -> Tensor:
+    """The constant with the least weighted loss, the boundaries' share of the weight: float32 scalar.
+
+    Args:
+        counts: pixels without and with a boundary, first in a vector such as `segmentation.class_counts`.
+    """
+    weights = counts[:2] * edge_weights(torch.tensor([0.0, 1.0], dtype=counts.dtype, device=counts.device))
+    return (weights[1] / weights.sum()).float()
+
+
+class EdgeLoss(PooledMetric):
+    """The training loss over all valid pixels of the set, ``{"loss"}``: cross entropy weighted 0.95 and 0.05."""
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_sum("total", dtype=torch.float64)
+        self.add_sum("count")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add the losses of probabilities ``(B, H, W)`` against targets ``(B, H, W)`` of 0, 1 and 255."""
+        prediction, target = valid_probabilities(prediction, target, target != IGNORE)
+        positive = target.double()
+        probability = prediction.double().clamp(RESOLUTION, 1 - RESOLUTION)
+        losses = F.binary_cross_entropy(probability, positive, reduction="none") * edge_weights(positive)
+        self.total = self.total + losses.sum()
+        self.count = self.count + target.numel()
+
+    def compute(self) -> dict[str, Tensor]:
+        """The loss, NaN before any valid pixel."""
+        return {"loss": self.total / self.count}

@@ -1,0 +1,1 @@
+"""Encoders, the task-axis decoder and their parts. Knows nothing of Lightning, Hydra or loggers."""

@@ -1,0 +1,164 @@
+"""Layers whose parameters carry a leading task axis: T independent layers applied in one call, without a loop.
+
+Feature maps are ``(T, B, H, W, C)``, channels last. A first axis of 1 means one map shared by all tasks.
+Parameters start as PyTorch's own ``Linear``, ``Conv2d`` and ``LayerNorm`` would start for each task.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
+    """Return a parameter drawn as PyTorch draws a ``Linear`` or ``Conv2d``: U(-fan_in^-1/2, fan_in^-1/2)."""
+    return nn.Parameter(torch.empty(shape).uniform_(-(fan_in**-0.5), fan_in**-0.5))
+
+
+class TaskLinear(nn.Module):
+    """T linear layers side by side.
+
+    Shape: ``(T or 1, ..., dim_in) → (T, ..., dim_out)``.
+
+    >>> TaskLinear(4, 8, 16)(torch.zeros(1, 2, 3, 5, 8)).shape
+    torch.Size([4, 2, 3, 5, 16])
+    """
+
+    def __init__(self, tasks: int, dim_in: int, dim_out: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = _uniform(tasks, dim_out, dim_in, fan_in=dim_in)
+        self.bias = _uniform(tasks, dim_out, fan_in=dim_in) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply layer t to map t."""
+        tasks, dim_out, dim_in = self.weight.shape
+        flat = x.reshape(x.shape[0], -1, dim_in).expand(tasks, -1, -1)
+        weight = self.weight.mT
+        y = flat @ weight if self.bias is None else torch.baddbmm(self.bias[:, None], flat, weight)
+        return y.view(tasks, *x.shape[1:-1], dim_out)
+
+
+class TaskLayerNorm(nn.Module):
+    """T layer norms over the channels (eps 1e-5).
+
+    Shape: ``(T, ..., dim) → (T, ..., dim)``.
+    """
+
+    def __init__(self, tasks: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(tasks, dim))
+        self.bias = nn.Parameter(torch.zeros(tasks, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise, then scale and shift map t with parameters t."""
+        tasks, dim = self.weight.shape
+        shape = (tasks, *[1] * (x.ndim - 2), dim)
+        return torch.addcmul(self.bias.view(shape), F.layer_norm(x, (dim,)), self.weight.view(shape))
+
+
+class TaskConv2d(nn.Module):
+    """T convolutions side by side, stride 1, zero padding that keeps the size.
+
+    Args:
+        tasks: T.
+        dim_in: channels in.
+        dim_out: channels out.
+        kernel: odd side of the kernel.
+        groups: groups of each task's convolution; ``dim_in`` makes it depthwise.
+
+    Shape: ``(T, B, H, W, dim_in) → (T, B, H, W, dim_out)``.
+    """
+
+    def __init__(self, tasks: int, dim_in: int, dim_out: int, kernel: int = 3, groups: int = 1) -> None:
+        super().__init__()
+        self.groups = groups
+        fan_in = dim_in // groups * kernel * kernel
+        self.weight = _uniform(tasks, dim_out, dim_in // groups, kernel, kernel, fan_in=fan_in)
+        self.bias = _uniform(tasks, dim_out, fan_in=fan_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply convolution t to map t."""
+        tasks, kernel = self.weight.shape[0], self.weight.shape[-1]
+        x = rearrange(x, "t b h w c -> b (t c) h w")
+        x = F.conv2d(x, self.weight.flatten(0, 1), self.bias.flatten(), padding=kernel // 2, groups=tasks * self.groups)
+        return rearrange(x, "b (t c) h w -> t b h w c", t=tasks)
+
+
+class PatchExpand(nn.Module):
+    """Turn channels into space: a bias-free linear layer, ``scale x scale`` pixels out of each one, a layer norm.
+
+    Shape: ``(T or 1, B, H, W, dim) → (T, B, scale H, scale W, dim_out)``.
+    Source: Lin et al., MTMamba, ECCV 2024, eq. 26 and section 3.5.
+    """
+
+    def __init__(self, tasks: int, dim: int, dim_out: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.expand = TaskLinear(tasks, dim, scale * scale * dim_out, bias=False)
+        self.norm = TaskLayerNorm(tasks, dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Read the new channel axis as (row, column, channel)."""
+        s = self.scale
+        return self.norm(rearrange(self.expand(x), "t b h w (p q c) -> t b (h p) (w q) c", p=s, q=s))
+
+
+class SkipFuse(TaskLinear):
+    """Concatenate an expanded map with the encoder's, and halve the channels (eq. 27).
+
+    The encoder's map is the same for every task, so the concatenation is never formed: one product for each half.
+
+    Shape: ``(T, B, H, W, dim), (B, H, W, dim) → (T, B, H, W, dim)``.
+    """
+
+    def __init__(self, tasks: int, dim: int) -> None:
+        super().__init__(tasks, 2 * dim, dim)
+
+    def forward(self, expanded: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        """Fuse each task's map with the shared one."""
+        assert self.bias is not None
+        tasks, dim = self.bias.shape
+        for_expanded, for_skip = self.weight.mT.split(dim, dim=1)
+        y = torch.baddbmm(self.bias[:, None], skip.reshape(1, -1, dim).expand(tasks, -1, -1), for_skip)
+        return torch.baddbmm(y, expanded.reshape(tasks, -1, dim), for_expanded).view(expanded.shape)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drop a residual branch for a whole sample with probability ``rate``.
+
+    Args:
+        rate: probability of dropping, in [0, 1).
+        tasks: None for maps ``(B, ...)``; T for maps ``(T, B, ...)``, whose tasks draw independently.
+
+    The draws are PyTorch's unless `seed_drop_path` has set them for the batch at hand.
+    """
+
+    def __init__(self, rate: float = 0.0, tasks: int | None = None) -> None:
+        super().__init__()
+        self.rate = rate
+        self.tasks = tasks
+        self.draws: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero dropped samples and scale up the others, so that the mean is kept."""
+        if not self.training or self.rate == 0:
+            return x
+        lead = x.shape[: 1 if self.tasks is None else 2]
+        draws = torch.rand(lead, device=x.device) if self.draws is None else self.draws.view(lead)
+        keep = (draws >= self.rate).to(x.dtype) / (1 - self.rate)
+        return x * keep.view(*lead, *[1] * (x.ndim - len(lead)))
+
+
+def seed_drop_path(model: nn.Module, keys: Sequence[int], device: torch.device) -> None:
+    """Give every `DropPath` of a model its draws for the next batch, sample b's depending on ``keys[b]`` alone.
+
+    So a sample is treated alike wherever in a batch, and on whichever device, it is seen. The draws stay until the
+    next call (recomputation during the backward pass needs them).
+    """
+    drops = [m for m in model.modules() if isinstance(m, DropPath) and m.rate > 0]
+    slots = [m.tasks or 1 for m in drops]
+    rows = [torch.rand(sum(slots), generator=torch.Generator().manual_seed(key)) for key in keys]
+    for drop, draws in zip(drops, torch.stack(rows, dim=1).to(device).split(slots), strict=True):
+        drop.draws = draws

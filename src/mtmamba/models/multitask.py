@@ -1,0 +1,52 @@
+"""The whole network: an encoder and a decoder, at any image size."""
+
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mtmamba.models.decoders import Decoder
+from mtmamba.models.encoders import Encoder
+from mtmamba.types import Logits
+
+STRIDE = 32
+"""Stride of the encoder's coarsest map: image sides are padded to a multiple of it."""
+
+
+class MultiTaskModel(nn.Module):
+    """Predict every task of a batch of images.
+
+    Args:
+        encoder: images → four channels-last maps at strides 4, 8, 16, 32.
+        decoder: those maps → logits by task.
+
+    Shape: images ``(B, 3, H, W)``, ImageNet-normalised → ``{task: (B, n, H, W)}``, any H and W.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def recompute(self, part: str) -> None:
+        """Keep no activations inside blocks; compute them again in the backward pass.
+
+        Args:
+            part: ``none``, ``encoder``, ``decoder`` or ``all``.
+        """
+        parts = {"none": (), "encoder": (self.encoder,), "decoder": (self.decoder,), "all": (self.encoder, self.decoder)}
+        if part not in parts:
+            raise ValueError(f"Expected model.checkpointing to be one of {', '.join(parts)}, got {part}.")
+        for module in parts[part]:
+            for block in module.blocks():
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+    def forward(self, images: Tensor) -> Logits:
+        """Pad right and bottom to a multiple of 32, encode, decode, and crop back."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}.")
+        height, width = images.shape[2:]
+        padded = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
+        logits = self.decoder(self.encoder(padded))
+        return {task: x[..., :height, :width] for task, x in logits.items()}

@@ -1,0 +1,159 @@
+"""Maps as colours, and panels of them for people to look at.
+
+A picture is an RGB array ``(H, W, 3)`` of uint8. Pixels without truth are dark grey in every kind of picture.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtmamba.types import IGNORE
+
+Picture = NDArray[np.uint8]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+IGNORED_COLOUR = (80, 80, 80)
+FARTHEST_DEPTH = 10.0
+"""Metres at the end of the colour map, the reach of NYUv2's sensor: one scale, so that all depth pictures compare."""
+
+VOC_CLASSES = 21
+TITLE_HEIGHT, GAP = 44, 4
+BACKGROUND, INK = 245, (40, 40, 40)
+
+
+def photograph(image: Tensor) -> Picture:
+    """Undo the ImageNet normalisation: ``(3, H, W)`` float."""
+    array = image.float().movedim(0, -1).numpy(force=True)
+    return _bytes(array * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN))
+
+
+def class_colours(classes: Tensor) -> Picture:
+    """Each class in its colour of the `palette`: ``(H, W)`` classes, 255 for ignored."""
+    return palette()[classes.numpy(force=True)]
+
+
+def depth_colours(depth: Tensor) -> Picture:
+    """Depth from 0 m (violet) to 10 m (yellow) in the viridis colour map: ``(H, W)`` metres, 255 for ignored."""
+    array = depth.numpy(force=True)
+    mapped = cv2.applyColorMap(_bytes(array / FARTHEST_DEPTH), cv2.COLORMAP_VIRIDIS)
+    return _without_ignored(mapped[..., ::-1], array == IGNORE)  # OpenCV's order is blue, green, red
+
+
+def normal_colours(normals: Tensor) -> Picture:
+    """Components -1..1 as red, green and blue: ``(3, H, W)`` unit vectors, 255 in all components for ignored."""
+    array = normals.movedim(0, -1).numpy(force=True)
+    return _without_ignored(_bytes((array + 1) / 2), array[..., 0] == IGNORE)
+
+
+def greys(values: Tensor) -> Picture:
+    """Saliency or boundaries from 0 (black) to 1 (white): ``(H, W)``, 255 for ignored."""
+    array = values.numpy(force=True).astype(np.float32)
+    return _without_ignored(np.repeat(_bytes(array)[..., None], 3, axis=-1), array == IGNORE)
+
+
+@cache
+def palette() -> Picture:
+    """Colours of the classes 0..254 and, at 255, of ignored pixels: ``(256, 3)``.
+
+    The first 21 are PASCAL VOC's, each bit triple of the class number being one bit of red, green and blue from the
+    highest down. Every further colour is, on a grid, the one that looks least like all before it (distance in CIELAB).
+    """
+    steps = np.linspace(0, 255, 8).astype(np.uint8)
+    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)  # (512, 3)
+    colours = np.array([IGNORED_COLOUR, *(_voc_colour(index) for index in range(VOC_CLASSES))], np.uint8)
+    while len(colours) <= IGNORE:
+        distances = np.linalg.norm(_lab(grid)[:, None] - _lab(colours), axis=-1)  # (512, colours so far)
+        colours = np.vstack((colours, grid[distances.min(1).argmax()]))
+    table = np.roll(colours, -1, axis=0)
+    table.setflags(write=False)
+    return table
+
+
+def without_padding(picture: Picture, size: tuple[int, int]) -> Picture:
+    """The centre of the given height and width (the odd pixel of padding lies below and to the right)."""
+    top, left = ((full - inner) // 2 for full, inner in zip(picture.shape[:2], size, strict=True))
+    return picture[top : top + size[0], left : left + size[1]]
+
+
+def panel(rows: Sequence[Mapping[str, Picture]], tile_width: int = 208) -> Picture:
+    """A grid with one row per image and one titled column per kind of picture.
+
+    Args:
+        rows: pictures by title, the same titles in each row. A title has one or two lines.
+        tile_width: width in pixels to which each picture is scaled, keeping its proportions.
+
+    Raises:
+        ValueError: there is no row, or the rows' titles differ.
+    """
+    if not rows or any(list(row) != list(rows[0]) for row in rows):
+        titles = [list(row) for row in rows]
+        raise ValueError(f"Expected rows of the same titled pictures, got {titles}: show the same tasks in each row.")
+    bands = [np.hstack([_title(title, tile_width) for title in rows[0]])]
+    bands += [_band([_scaled(picture, tile_width) for picture in row.values()]) for row in rows]
+    return np.vstack(bands)
+
+
+def save_png(path: Path, picture: Picture) -> None:
+    """Write a PNG file, making its folder; a reader sees the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(encoded.tobytes())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _bytes(values: NDArray[np.floating]) -> Picture:
+    """0..1 as 0..255, rounded; values beyond are clipped."""
+    return np.rint(values * 255).clip(0, 255).astype(np.uint8)
+
+
+def _without_ignored(picture: NDArray[Any], ignored: NDArray[np.bool_]) -> Picture:
+    return np.where(ignored[..., None], np.array(IGNORED_COLOUR, np.uint8), picture)
+
+
+def _voc_colour(index: int) -> tuple[int, int, int]:
+    red, green, blue = (
+        sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)
+    )
+    return red, green, blue
+
+
+def _lab(colours: Picture) -> NDArray[np.float32]:
+    """CIELAB of ``(N, 3)`` colours."""
+    return cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+
+
+def _scaled(picture: Picture, width: int) -> Picture:
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    method = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=method), np.uint8)
+
+
+def _band(pictures: Sequence[Picture]) -> Picture:
+    """Pictures of one width side by side, each with the gap to its right and below."""
+    height = max(len(picture) for picture in pictures)
+    padded = [
+        cv2.copyMakeBorder(
+            picture, 0, height - len(picture) + GAP, 0, GAP, cv2.BORDER_CONSTANT, value=(BACKGROUND,) * 3
+        )
+        for picture in pictures
+    ]
+    return np.hstack(padded)
+
+
+def _title(text: str, width: int) -> Picture:
+    tile = np.full((TITLE_HEIGHT, width + GAP, 3), BACKGROUND, np.uint8)
+    for index, line in enumerate(text.split("\n")):
+        cv2.putText(tile, line, (4, 17 + 18 * index), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
+    return tile

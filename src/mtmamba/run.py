@@ -1,0 +1,219 @@
+"""From configuration to objects: compose, check and build. The only module that imports Hydra."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch import LightningDataModule
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+import mtmamba
+from mtmamba.checkpoints import find_checkpoint, read_checkpoint
+from mtmamba.lit_module import MultiTaskModule
+from mtmamba.models.decoders import Decoder
+from mtmamba.models.multitask import MultiTaskModel
+from mtmamba.tasks import select_tasks
+
+MODEL_GROUPS = ("data", "encoder", "decoder", "ablation", "loss", "optimizer")
+"""The groups that a checkpoint's choices restore."""
+
+ABLATED = {
+    "g0": ("mtmamba",),
+    "g1": ("mtmamba",),
+    "mfe_wmsa": ("mtmamba", "stm1", "stm2", "stm3"),
+    "gate_wmsa": ("mtmamba", "stm1", "stm2", "stm3"),
+}
+"""The decoders that have the part which an ablation takes out."""
+
+
+class ConfigError(ValueError):
+    """A configuration that makes no sense; the message names the keys and the remedy."""
+
+
+def config_dir() -> Path:
+    """Return the folder of the YAML files: inside an installed package, beside ``src`` in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parents[1] / "configs"
+
+
+def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
+    """Compose a configuration as the scripts do, from any working directory.
+
+    Args:
+        overrides: as on the command line, such as ``["experiment=nyud_mtmamba", "encoder=swin_tiny"]``.
+        name: the script's configuration.
+
+    Raises:
+        ConfigError: the choices do not go together.
+        hydra.errors.HydraException: an unknown key or choice.
+    """
+    with hydra.initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+        cfg = hydra.compose(name, list(overrides), return_hydra_config=True)
+    choices = cfg.hydra.runtime.choices
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return with_choices(cfg, choices)
+
+
+def with_choices(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> DictConfig:
+    """Record which file each group took under ``choices``, and check the configuration.
+
+    Args:
+        cfg: a composed configuration.
+        choices: file by group; those of the running Hydra main by default.
+    """
+    choices = HydraConfig.get().runtime.choices if choices is None else choices
+    with open_dict(cfg):
+        cfg.choices = {group: choice for group, choice in choices.items() if "/" not in group and group != "hydra"}
+    if "decoder" in cfg.choices:
+        check_config(cfg)
+    return cfg
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Refuse, before anything is built, choices that do not go together.
+
+    Raises:
+        ConfigError: an ablation of a part that the decoder lacks; tasks that the dataset has not.
+    """
+    decoder, ablation = cfg.choices.decoder, cfg.choices.ablation
+    allowed = ABLATED.get(ablation, (decoder,))
+    if decoder not in allowed:
+        raise ConfigError(
+            f"Expected decoder={'|'.join(allowed)} with ablation={ablation}, got decoder={decoder}, which lacks the part "
+            "that it replaces: choose one of those, or ablation=none."
+        )
+    select_tasks(cfg.tasks)
+    if unknown := [task for task in cfg.tasks if task not in cfg.data.num_outputs]:
+        raise ConfigError(
+            f"Expected tasks of data={cfg.choices.data}, {list(cfg.data.num_outputs)}, got {unknown}: choose among those, "
+            "or another data."
+        )
+
+
+def num_outputs(cfg: DictConfig) -> dict[str, int]:
+    """Return the selected tasks' numbers of outputs, in the canonical order."""
+    return {task.name: cfg.data.num_outputs[task.name] for task in select_tasks(cfg.tasks)}
+
+
+def build_decoder(cfg: DictConfig, channels: Sequence[int]) -> Decoder:
+    """Build the decoder with its heads for an encoder's channels.
+
+    Args:
+        cfg: from `load_config`.
+        channels: of the maps at strides 4, 8, 16, 32.
+
+    Shape: four maps ``(B, h, w, c)`` → ``{task: (B, n, H, W)}``.
+    """
+    factory = hydra.utils.instantiate(cfg.model.decoder, _convert_="all")
+    return factory(channels=list(channels), num_outputs=num_outputs(cfg))
+
+
+def build_model(cfg: DictConfig) -> MultiTaskModel:
+    """Build the network: images ``(B, 3, H, W)``, normalised → ``{task: (B, n, H, W)}``; any H and W.
+
+    Pretrained weights are fetched as the configuration says, but never under ``torch.device("meta")``.
+
+    Raises:
+        WeightsError: pretrained weights were asked for and cannot be had.
+    """
+    encoder = hydra.utils.instantiate(cfg.model.encoder, _convert_="all")
+    model = MultiTaskModel(encoder, build_decoder(cfg, encoder.channels))
+    model.recompute(cfg.model.checkpointing)
+    return model
+
+
+def build_datamodule(cfg: DictConfig) -> LightningDataModule:
+    """Build the data module of the configured dataset and tasks."""
+    settings = {key: value for key, value in cfg.data.items() if key not in ("num_outputs", "delta_m_base", "tasks")}
+    return hydra.utils.instantiate(settings, tasks=list(num_outputs(cfg)), _convert_="all")
+
+
+def build_module(cfg: DictConfig, model: nn.Module | None = None) -> MultiTaskModule:
+    """Build the network with its losses, metrics and optimiser.
+
+    Args:
+        cfg: from `load_config`.
+        model: the network, where it is built already.
+    """
+    return MultiTaskModule(
+        build_model(cfg) if model is None else model,
+        num_outputs(cfg),
+        hydra.utils.instantiate(cfg.loss, _convert_="all"),
+        **OmegaConf.to_container(cfg.optimizer, resolve=True),
+        delta_m_base=OmegaConf.to_container(cfg.data.delta_m_base, resolve=True),
+        description=describe(cfg),
+    )
+
+
+def describe(cfg: DictConfig) -> dict[str, Any]:
+    """Return what a checkpoint says of its configuration: group choices and plain values, nothing to instantiate."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    kept = ("tasks", "seed", *MODEL_GROUPS)
+    return {
+        "version": mtmamba.__version__,
+        "choices": {group: cfg.choices[group] for group in MODEL_GROUPS},
+        "values": {key: _without_targets(plain[key]) for key in kept},
+    }
+
+
+def config_of(description: Mapping[str, Any], overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose the configuration that a checkpoint describes: our YAML for its choices, its plain values on top.
+
+    Nothing is fetched for it: its encoder is not pretrained, since its weights are in the checkpoint.
+
+    Args:
+        description: from `describe`.
+        overrides: of this call, which win.
+    """
+    choices = [f"{group}={choice}" for group, choice in description["choices"].items()]
+    if wrong := [choice for choice in choices if not re.fullmatch(r"\w+=\w+", choice)]:
+        raise ConfigError(f"Expected names of configuration files in the checkpoint, got {wrong}: do not trust this file.")
+    cfg = load_config(choices)
+    _update(cfg, description["values"])
+    cfg.encoder.pretrained = False
+    if "weights" in cfg.encoder:
+        cfg.encoder.weights = None
+    cfg.merge_with_dotlist(list(overrides))
+    check_config(cfg)
+    return cfg
+
+
+def load_model(path: str | Path) -> MultiTaskModel:
+    """Build the network that a checkpoint describes and load its weights, ready for evaluation.
+
+    Args:
+        path: a checkpoint, or a run's folder (its best checkpoint, else its last).
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: the file is no checkpoint of this program.
+    """
+    checkpoint = read_checkpoint(find_checkpoint(Path(path)))
+    model = build_model(config_of(checkpoint["mtmamba"]))
+    weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _without_targets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_targets(v) for k, v in value.items() if not k.startswith("_")}
+    return value
+
+
+def _update(cfg: DictConfig, values: Mapping[str, Any]) -> None:
+    """Set plain values in a configuration; what is instantiated stays as our YAML says."""
+    for key, value in values.items():
+        if key.startswith("_") or "${" in str(value):
+            raise ConfigError(f"Expected plain values in the checkpoint, got {key}={value}: do not trust this file.")
+        if isinstance(value, Mapping) and isinstance(cfg.get(key), DictConfig):
+            _update(cfg[key], value)
+        else:
+            with open_dict(cfg):
+                cfg[key] = value

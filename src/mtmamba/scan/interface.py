@@ -1,0 +1,158 @@
+"""One selective scan, several implementations: checks the arguments and chooses the backend."""
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mtmamba.scan.chunked import scan_chunked
+from mtmamba.scan.mamba_ssm import scan_mamba_ssm, why_unavailable
+from mtmamba.scan.reference import scan_reference
+
+logger = logging.getLogger(__name__)
+
+
+def _always(device_type: str, dtype: torch.dtype) -> None:
+    """Nothing stands in the way of a backend in plain PyTorch."""
+
+
+class Backend(NamedTuple):
+    """One implementation of the scan."""
+
+    scan: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    why_unavailable: Callable[[str, torch.dtype], str | None]
+    """From the tensors' device type and the scan's precision to the reason why it cannot run, or None."""
+
+
+BACKENDS = MappingProxyType(
+    {
+        "mamba_ssm": Backend(scan_mamba_ssm, why_unavailable),
+        "torch": Backend(scan_chunked, _always),
+        "reference": Backend(scan_reference, _always),
+    }
+)
+"""Every backend by name, the fastest first: the order in which ``auto`` tries them."""
+
+
+def available_backends(device: torch.device | str, dtype: torch.dtype = torch.float32) -> dict[str, str | None]:
+    """Say for each backend, fastest first, why it cannot scan on ``device`` in precision ``dtype`` (None: it can).
+
+    >>> available_backends("cpu")["torch"] is None
+    True
+    """
+    device_type = torch.device(device).type
+    return {name: backend.why_unavailable(device_type, dtype) for name, backend in BACKENDS.items()}
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Run ``h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t``, ``y_t = C_t h_t + D u_t`` over the last axis.
+
+    ``delta`` first becomes ``softplus(delta + delta_bias)``. Channel ``c`` takes its ``B`` and ``C`` from group
+    ``c // d``. The states are float32, or float64 if any input is; autocast does not reach them.
+
+    Args:
+        u: signal, ``(b, g*d, l)``.
+        delta: time steps before bias and softplus, ``(b, g*d, l)``.
+        A: decay rates, negative for a stable scan, ``(g*d, n)``.
+        B: input matrices, ``(b, g, n, l)``.
+        C: output matrices, ``(b, g, n, l)``.
+        D: skip connection, ``(g*d)``.
+        delta_bias: bias of ``delta``, ``(g*d)``.
+        backend: ``mamba_ssm`` (its CUDA kernel), ``torch`` (chunked, any device), ``reference`` (one step at a time in
+            the inputs' own precision, for tests), or ``auto``: the fastest that can run, logged once.
+
+    Returns:
+        ``y``, ``(b, g*d, l)``, in the dtype of ``u``.
+
+    Raises:
+        ValueError: a shape does not fit, tensors lie on different devices, or no backend has this name.
+        TypeError: a tensor is not of floating point.
+        RuntimeError: the backend asked for cannot run here.
+
+    Source: Lin et al., MTMamba, ECCV 2024, section 3.1, equations (3) to (5).
+
+    >>> u, A, B, D = torch.ones(1, 6, 5), -torch.ones(6, 4), torch.ones(1, 2, 4, 5), torch.ones(6)
+    >>> selective_scan(u, u, A, B, B, D, D).shape
+    torch.Size([1, 6, 5])
+    """
+    y: Tensor = _scan({"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias}, backend)
+    return y
+
+
+@torch.compiler.disable  # a compiler would unroll every block and step
+def _scan(tensors: dict[str, Tensor], backend: str) -> Tensor:
+    """Check the inputs and run the backend out of autocast's reach."""
+    _check(tensors)
+    dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors.values()) else torch.float32
+    u = tensors["u"]
+    scan = BACKENDS[_choose(backend, u.device.type, dtype)].scan
+    autocast = torch.amp.is_autocast_available(u.device.type)  # not so on meta tensors
+    with torch.autocast(u.device.type, enabled=False) if autocast else nullcontext():
+        return scan(*tensors.values()).to(u.dtype)
+
+
+def check_shape(name: str, tensor: Tensor, axes: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless ``tensor`` has ``shape``, whose axes are called ``axes``."""
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"Expected {name} of shape {axes} = {shape}, got {tuple(tensor.shape)}.")
+
+
+def _check(tensors: dict[str, Tensor]) -> None:
+    u, B = tensors["u"], tensors["B"]
+    for name, axes, ndim in (("u", "(b, g*d, l)", 3), ("B", "(b, g, n, l)", 4)):
+        if tensors[name].ndim != ndim or 0 in tensors[name].shape:
+            raise ValueError(f"Expected {name} of shape {axes}, no axis empty, got {tuple(tensors[name].shape)}.")
+    batch, channels, length = u.shape
+    groups, n = B.shape[1:3]
+    if channels % groups:
+        raise ValueError(f"Expected u with a multiple of B's g = {groups} channels, got {channels}.")
+    check_shape("delta", tensors["delta"], "(b, g*d, l)", (batch, channels, length))
+    check_shape("A", tensors["A"], "(g*d, n)", (channels, n))
+    for name in ("B", "C"):
+        check_shape(name, tensors[name], "(b, g, n, l)", (batch, groups, n, length))
+    for name in ("D", "delta_bias"):
+        check_shape(name, tensors[name], "(g*d)", (channels,))
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise TypeError(f"Expected {name} of a floating-point dtype, got {tensor.dtype}.")
+        if tensor.device != u.device:
+            raise ValueError(f"Expected {name} on u's device {u.device}, got {tensor.device}.")
+
+
+@cache
+def _choose(backend: str, device_type: str, dtype: torch.dtype) -> str:
+    """Name of the backend to use; ``auto`` becomes the fastest that can run."""
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"Expected backend to be one of auto, {', '.join(BACKENDS)}, got {backend!r}.")
+    reasons = available_backends(device_type, dtype)
+    if backend == "auto":
+        chosen = next(name for name, reason in reasons.items() if reason is None)
+        _announce(device_type, chosen, "; ".join(f"not {name}: {reason}" for name, reason in reasons.items() if reason))
+        return chosen
+    if reasons[backend]:
+        usable = ", ".join(name for name, reason in reasons.items() if reason is None)
+        raise RuntimeError(
+            f"Expected a backend that can scan on {device_type} in {dtype}, got {backend!r}: {reasons[backend]}. "
+            f"Or use one of: auto, {usable}."
+        )
+    return backend
+
+
+@cache
+def _announce(device_type: str, chosen: str, skipped: str) -> None:
+    logger.info("Selective scan on %s: backend %s%s.", device_type, chosen, f" ({skipped})" if skipped else "")

@@ -1,0 +1,187 @@
+"""One record per task: every fact about a task stands here, what computes it in losses, metrics and pictures."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+from torchmetrics import Metric
+
+from mtmamba import losses, pictures
+from mtmamba.metrics import DepthError, EdgeLoss, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure
+from mtmamba.metrics.depth import depth_sums, mean_depth, predict_depth
+from mtmamba.metrics.edge import edge_base_rate, predict_edges
+from mtmamba.metrics.normals import mean_normal, normal_sums, predict_normals
+from mtmamba.metrics.saliency import all_foreground, predict_saliency
+from mtmamba.metrics.segmentation import class_counts, majority_class, predict_classes
+from mtmamba.types import TASKS
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What training, evaluation and pictures need to know about one task.
+
+    Attributes:
+        name: key in batches, logits, configs and metrics.
+        title: name for people.
+        loss: ``(logits (B, n, H, W), target) -> (B,)``.
+        predict: ``logits (B, n, H, W)`` → what metric and picture take, on the target's grid.
+        metric: builds the metric from the task's number of outputs n.
+        headline: the value of the metric that stands for the task in summaries.
+        units: every value of the metric with its unit.
+        lower_is_better: the values of the metric that fall as the model improves.
+        picture: one image's prediction or target ``(H, W)`` or ``(3, H, W)`` → RGB ``(H, W, 3)``.
+        statistics: target of a batch → float64 vector; vectors of batches and processes add up.
+        constant: the sum of such vectors → the best constant prediction for one pixel.
+    """
+
+    name: str
+    title: str
+    loss: Callable[[Tensor, Tensor], Tensor]
+    predict: Callable[[Tensor], Tensor]
+    metric: Callable[[int], Metric]
+    headline: str
+    units: Mapping[str, str]
+    lower_is_better: frozenset[str]
+    picture: Callable[[Tensor], pictures.Picture]
+    statistics: Callable[[Tensor], Tensor]
+    constant: Callable[[Tensor], Tensor]
+
+
+_RECORDS = (
+    Task(
+        name="semseg",
+        title="Semantic segmentation",
+        loss=losses.cross_entropy,
+        predict=predict_classes,
+        metric=MeanIoU,
+        headline="mIoU",
+        units={"mIoU": "%"},
+        lower_is_better=frozenset(),
+        picture=pictures.class_colours,
+        statistics=class_counts,
+        constant=majority_class,
+    ),
+    Task(
+        name="depth",
+        title="Depth",
+        loss=losses.depth_l1,
+        predict=predict_depth,
+        metric=lambda _: DepthError(),
+        headline="RMSE",
+        units={"RMSE": "m"},
+        lower_is_better=frozenset({"RMSE"}),
+        picture=pictures.depth_colours,
+        statistics=depth_sums,
+        constant=mean_depth,
+    ),
+    Task(
+        name="human_parts",
+        title="Human parts",
+        loss=losses.cross_entropy,
+        predict=predict_classes,
+        metric=PartsMeanIoU,
+        headline="mIoU",
+        units={"mIoU": "%"},
+        lower_is_better=frozenset(),
+        picture=pictures.class_colours,
+        statistics=class_counts,
+        constant=majority_class,
+    ),
+    Task(
+        name="sal",
+        title="Saliency",
+        loss=losses.balanced_cross_entropy,
+        predict=predict_saliency,
+        metric=lambda _: SaliencyFMeasure(),
+        headline="maxF",
+        units={"maxF": "%", "maxF_published": "%"},
+        lower_is_better=frozenset(),
+        picture=pictures.greys,
+        statistics=class_counts,
+        constant=all_foreground,
+    ),
+    Task(
+        name="normals",
+        title="Surface normals",
+        loss=losses.normals_l1,
+        predict=predict_normals,
+        metric=lambda _: NormalsError(),
+        headline="mErr",
+        units={"mErr": "°", "median": "°", "within_11.25": "%", "within_22.5": "%", "within_30": "%"},
+        lower_is_better=frozenset({"mErr", "median"}),
+        picture=pictures.normal_colours,
+        statistics=normal_sums,
+        constant=mean_normal,
+    ),
+    Task(
+        name="edge",
+        title="Boundaries",
+        loss=losses.edge_cross_entropy,
+        predict=predict_edges,
+        metric=lambda _: EdgeLoss(),
+        headline="loss",
+        units={"loss": ""},
+        lower_is_better=frozenset({"loss"}),
+        picture=pictures.greys,
+        statistics=class_counts,
+        constant=edge_base_rate,
+    ),
+)
+
+TASK_RECORDS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _RECORDS})
+"""The records by name, in the canonical order."""
+
+
+def select_tasks(names: Iterable[str]) -> list[Task]:
+    """The named tasks' records in the canonical order, whatever the order of the names.
+
+    Raises:
+        ValueError: a name is unknown or given twice, or there is none.
+
+    Example:
+        >>> [task.title for task in select_tasks(["edge", "depth"])]
+        ['Depth', 'Boundaries']
+    """
+    chosen = list(names)
+    if not chosen or not set(chosen) <= set(TASKS) or len(set(chosen)) < len(chosen):
+        raise ValueError(
+            f"Expected one or more different tasks among {', '.join(TASKS)}, got {chosen}: correct `tasks`."
+        )
+    return [task for task in TASK_RECORDS.values() if task.name in chosen]
+
+
+def constant_prediction(task: Task, statistics: Tensor, target: Tensor) -> Tensor:
+    """The best constant prediction for every pixel of a target, as the task's metric takes it.
+
+    Args:
+        task: the record.
+        statistics: the sum of ``task.statistics`` over the training set.
+        target: a batch's target; only its shape and device matter.
+
+    Raises:
+        ValueError: the statistics saw no valid pixel.
+    """
+    if not statistics.any():
+        raise ValueError(f"Expected a valid {task.name} pixel in the training set, got none: check its targets.")
+    return task.constant(statistics).to(target.device).expand(target.shape)
+
+
+def picture_row(
+    tasks: Sequence[Task], batch: Mapping[str, Any], predictions: Mapping[str, Tensor], index: int
+) -> dict[str, pictures.Picture]:
+    """One image of a batch and, for each task, its prediction beside its truth: a row of `pictures.panel`.
+
+    Args:
+        tasks: the tasks to show.
+        batch: a `Batch`: the image, the tasks' targets, and the size before padding, which is cut off.
+        predictions: ``task.predict``'s results for the batch, by task name.
+        index: which image of the batch.
+    """
+    row = {"Image": pictures.photograph(batch["image"][index])}
+    for task in tasks:
+        row[f"{task.title}\nprediction"] = task.picture(predictions[task.name][index])
+        row[f"{task.title}\ntruth"] = task.picture(batch[task.name][index])
+    height, width = batch["size"][index].tolist()
+    return {title: pictures.without_padding(picture, (height, width)) for title, picture in row.items()}

@@ -1,0 +1,32 @@
+"""The vocabulary shared by every part: task names, the ignore mark, batches and logits. Imports nothing of ours."""
+
+from typing import TypedDict
+
+from torch import Tensor
+
+IGNORE = 255
+"""Value of a target pixel that neither losses nor metrics look at, in integer and in float maps alike."""
+
+TASKS = ("semseg", "depth", "human_parts", "sal", "normals", "edge")
+"""Every task, in the one order used by decoders, logits, configs, tables and released checkpoints."""
+
+Logits = dict[str, Tensor]
+"""Raw outputs by task name, each ``(B, n, H, W)``."""
+
+
+class Batch(TypedDict, total=False):
+    """A batch of images with the targets of the selected tasks (the keys of the others are absent).
+
+    Everything lies on one padded grid ``H, W``; a pixel without truth holds ``IGNORE`` (255).
+    """
+
+    image: Tensor  # (B, 3, H, W) float32, ImageNet-normalised, 0 on the padding
+    semseg: Tensor  # (B, H, W) uint8 class
+    depth: Tensor  # (B, H, W) float32 metres
+    human_parts: Tensor  # (B, H, W) uint8 class
+    sal: Tensor  # (B, H, W) uint8 0/1
+    normals: Tensor  # (B, 3, H, W) float32 unit vectors; all three components 255 where ignored
+    edge: Tensor  # (B, H, W) uint8 0/1
+    id: list[str]  # the samples' names in the dataset's lists
+    size: Tensor  # (B, 2) int64 height and width before the (centred) padding
+    key: Tensor  # (B,) int64 hash of (seed, epoch, index): what a sample's random draws derive from

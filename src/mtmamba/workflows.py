@@ -1,0 +1,282 @@
+"""What the scripts do: train a model, evaluate a checkpoint."""
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from mtmamba import results, run
+from mtmamba.callbacks import PicturePanel, Throughput
+from mtmamba.checkpoints import (
+    BEST,
+    FOLDER,
+    LAST,
+    AtomicCheckpointIO,
+    LastCheckpoint,
+    find_checkpoint,
+    find_unfinished,
+    read_checkpoint,
+)
+from mtmamba.data.datamodule import DenseDataModule
+from mtmamba.lit_module import MultiTaskModule, NonFiniteLossError
+from mtmamba.loggers import CSVLogger, wandb_logger
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
+    """Train, evaluate the best checkpoint, and leave everything in the run's folder.
+
+    Args:
+        cfg: from the training script's configuration, with choices.
+        run_dir: the run's folder; a resumed run goes on in its own and this one is removed.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        NonFiniteLossError: a loss became NaN or infinite; ``nonfinite_batch.json`` names the images.
+    """
+    start = time.perf_counter()
+    resume = _resumed_checkpoint(cfg)
+    if resume is not None:
+        _remove_empty(run_dir)
+        run_dir = resume.parents[1]
+    _begin(cfg, run_dir)
+
+    seed_everything(cfg.seed, verbose=False)
+    data = run.build_datamodule(cfg)
+    if rank_zero_only.rank == 0:
+        data.prepare_data()  # a dataset that is not what it should be stops us before weights are fetched
+    module = run.build_module(cfg)
+    monitor = _monitor(cfg.monitor, module)
+    last = LastCheckpoint(run_dir / FOLDER, cfg.callbacks.checkpoint_every)
+    pictures = PicturePanel(run_dir / "pictures", cfg.pictures)
+    callbacks = [last, _best_checkpoint(run_dir, monitor, module), pictures, Throughput(), _progress(cfg)]
+    if cfg.ema_decay is not None:
+        callbacks.append(EMAWeightAveraging(decay=cfg.ema_decay))
+    loggers = _loggers(cfg, run_dir, resume)
+    trainer = _trainer(cfg, data, module, callbacks, loggers)
+    if cfg.compile:
+        module.model.encoder.compile()
+        module.model.decoder.compile()
+    try:
+        trainer.fit(module, data, ckpt_path=resume)
+        best = run_dir / FOLDER / BEST
+        if best.is_file():
+            trainer.validate(module, data, ckpt_path=best, verbose=False)
+        record = _record(cfg, run_dir, trainer, module, data, seconds=time.perf_counter() - start)
+    except NonFiniteLossError as error:
+        found = {"step": error.step, "tasks": error.tasks, "images": error.ids}
+        results.write_json(run_dir / "nonfinite_batch.json", found)
+        raise
+    finally:
+        _close(loggers)
+    _report(cfg, run_dir, module, record, pictures.path)
+    return record
+
+
+def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
+    """Evaluate a checkpoint on its dataset's validation images.
+
+    Args:
+        cfg: from the evaluation script's configuration.
+        run_dir: where to leave ``metrics.json`` and pictures.
+
+    Returns:
+        What ``metrics.json`` holds.
+    """
+    start = time.perf_counter()
+    path = find_checkpoint(Path(cfg.ckpt))
+    checkpoint = read_checkpoint(path)
+    given = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
+    overrides = [f"{key}={value}" for key, value in {**given, "backend": cfg.backend, "cache_dir": cfg.cache_dir}.items()]
+    full = run.config_of(checkpoint["mtmamba"], overrides)
+    _begin(full, run_dir)
+
+    data = run.build_datamodule(full)
+    module = run.build_module(full)
+    module.load_state_dict(checkpoint["state_dict"])
+    pictures = PicturePanel(run_dir / "pictures", cfg.pictures)
+    trainer = hydra.utils.instantiate(
+        {"_target_": "lightning.Trainer", **cfg.trainer},
+        callbacks=[pictures],
+        logger=False,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        default_root_dir=str(run_dir),
+    )
+    trainer.validate(module, data, verbose=False)
+    with_baseline = OmegaConf.merge(full, {"baseline": cfg.baseline})
+    record = _record(with_baseline, run_dir, trainer, module, data, seconds=time.perf_counter() - start)
+    record |= {"checkpoint": str(path), "step": checkpoint["global_step"]}
+    _report(full, run_dir, module, record, pictures.path)
+    return record
+
+
+def _resumed_checkpoint(cfg: DictConfig) -> Path | None:
+    if cfg.resume is None:
+        return None
+    if cfg.resume != "auto":
+        return find_checkpoint(Path(cfg.resume), LAST).resolve()
+    found = find_unfinished(cfg, Path(cfg.log_dir))
+    if found is None:
+        rank_zero_info(f"resume=auto: no unfinished run of this configuration below {cfg.log_dir}; starting anew.")
+        return None
+    rank_zero_info(f"resume=auto: going on with {found}.")
+    return (found / FOLDER / LAST).resolve()
+
+
+@rank_zero_only
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing but Hydra's record of the call."""
+    if folder.is_dir() and {p.name for p in folder.iterdir()} <= {".hydra"}:
+        shutil.rmtree(folder)
+
+
+@rank_zero_only
+def _begin(cfg: DictConfig, run_dir: Path) -> None:
+    """Write down what runs where, and let the package's messages reach the terminal and ``run.log``."""
+    results.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    results.write_json(run_dir / "environment.json", results.environment())
+    ours = logging.getLogger("mtmamba")
+    ours.setLevel(logging.INFO)
+    for handler in list(ours.handlers):
+        ours.removeHandler(handler)
+        handler.close()
+    for handler in (logging.StreamHandler(), logging.FileHandler(run_dir / "run.log")):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+        ours.addHandler(handler)
+    log.info("Run folder: %s", run_dir)
+
+
+def _monitor(name: str, module: MultiTaskModule) -> tuple[str, str]:
+    """Return the metric that "best" goes by, and whether its ``min`` or ``max`` is best."""
+    if name == "auto":
+        graded = any(
+            set(module.delta_m_base.get(task.name, {})) & set(task.units) for task in module.tasks
+        )
+        name = "val/delta_m" if graded else "val/loss"
+    known = {"val/loss": "min", "val/delta_m": "max"}
+    for task in module.tasks:
+        known |= {f"val/{task.name}/loss": "min"}
+        known |= {f"val/{task.name}/{metric}": "min" if metric in task.lower_is_better else "max" for metric in task.units}
+    if name not in known:
+        raise run.ConfigError(f"Expected monitor to be auto or one of {', '.join(known)}, got {name}.")
+    return name, known[name]
+
+
+def _best_checkpoint(run_dir: Path, monitor: tuple[str, str], module: MultiTaskModule) -> Callback:
+    return ModelCheckpoint(
+        run_dir / FOLDER,
+        filename=BEST.removesuffix(".ckpt"),
+        monitor=monitor[0],
+        mode=monitor[1],
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+
+
+def _progress(cfg: DictConfig) -> Callback:
+    return TQDMProgressBar(refresh_rate=cfg.callbacks.progress_refresh)
+
+
+def _loggers(cfg: DictConfig, run_dir: Path, resume: Path | None) -> list[Logger]:
+    csv = CSVLogger(run_dir / "metrics.csv")
+    if resume is not None:
+        csv.resume(read_checkpoint(resume)["global_step"])
+    if not cfg.logger.wandb:
+        return [csv]
+    group = run_dir.parent.name if run_dir.parent.name.endswith("_sweep") else cfg.choices.experiment
+    name = "-".join(cfg.choices[g] for g in ("data", "encoder", "decoder", "ablation") if cfg.choices[g] != "none")
+    config = OmegaConf.to_container(cfg, resolve=True)
+    return [csv, wandb_logger(run_dir, cfg.logger.project, name, group, config)]
+
+
+def _trainer(
+    cfg: DictConfig, data: DenseDataModule, module: nn.Module, callbacks: list[Callback], loggers: list[Logger]
+) -> Trainer:
+    trainer = hydra.utils.instantiate(
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        check_val_every_n_epoch=None,
+        use_distributed_sampler=False,
+        sync_batchnorm=True,
+        enable_model_summary=False,
+        _convert_="all",
+    )
+    accumulate = data.accumulate_grad_batches(trainer.world_size)
+    trainer.accumulate_grad_batches = accumulate
+    trainer.val_check_interval *= accumulate  # Lightning counts micro-batches
+    if accumulate > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules()):
+        rank_zero_warn(
+            f"This model has batch norm, whose statistics are those of micro-batches: accumulating {accumulate} of them is "
+            "not equivalent to one batch. Raise data.device_batch_size or use more devices."
+        )
+    return trainer
+
+
+def _record(
+    cfg: DictConfig, run_dir: Path, trainer: Trainer, module: MultiTaskModule, data: DenseDataModule, *, seconds: float
+) -> dict[str, Any]:
+    """Collect what ``metrics.json`` holds, and write it."""
+    scores = module.scores
+    record = {
+        "run": str(run_dir),
+        "experiment": cfg.choices.get("experiment"),
+        "choices": dict(cfg.choices),
+        "seed": cfg.seed,
+        "git": results.git_revision(),
+        "step": trainer.global_step,
+        "dataset": cfg.choices.data,
+        "split": "val",
+        "images": len(data.val_dataset),
+        "tasks": {task: {**values, "protocol": results.PROTOCOLS[task]} for task, values in scores.items()},
+        "delta_m": module.delta_m(scores),
+        "delta_m_base": module.delta_m_base,
+        "parameters": sum(p.numel() for p in module.model.parameters()),
+        "seconds": round(seconds, 1),
+        "hardware": results.hardware(),
+    }
+    if cfg.get("baseline"):
+        log.info("Scoring the best constant prediction.")
+        record["constant"] = results.constant_scores(
+            module.tasks, run.num_outputs(cfg), data.plain_train_dataloader(), data.val_dataloader()
+        )
+    if trainer.is_global_zero:
+        results.write_json(run_dir / "metrics.json", record)
+    return record
+
+
+@rank_zero_only
+def _report(cfg: DictConfig, run_dir: Path, module: MultiTaskModule, record: Mapping[str, Any], picture: Path | None) -> None:
+    columns = {"Best constant": record["constant"]} if "constant" in record else {}
+    results.show(results.score_table(module.tasks, module.scores, columns, record["delta_m"]))
+    log.info("Scores: %s", run_dir / "metrics.json")
+    if picture is not None:
+        log.info("Pictures: %s", picture)
+
+
+def _close(loggers: list[Logger]) -> None:
+    """Close W&B whatever happened, or the runs of a sweep would merge into one."""
+    for logger in loggers:
+        logger.finalize("finished")
+        if type(logger).__name__ == "WandbLogger":
+            import wandb
+
+            wandb.finish(quiet=True)

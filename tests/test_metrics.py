@@ -1,0 +1,298 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from mtmamba.losses import edge_cross_entropy
+from mtmamba.metrics import DepthError, EdgeLoss, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure, delta_m
+from mtmamba.metrics.saliency import f_measures, threshold_counts
+from mtmamba.types import IGNORE
+
+CLASSES = 5
+METRICS = {
+    "semseg": lambda: MeanIoU(CLASSES),
+    "depth": DepthError,
+    "human_parts": lambda: PartsMeanIoU(CLASSES),
+    "sal": SaliencyFMeasure,
+    "normals": NormalsError,
+    "edge": EdgeLoss,
+}
+each_metric = pytest.mark.parametrize("task", METRICS)
+
+
+def sample(task: str, seed: int = 0, batch: int = 4) -> tuple[Tensor, Tensor]:
+    """A prediction and a target with about a quarter of its pixels ignored."""
+    random = torch.Generator().manual_seed(seed)
+    shape = (batch, 3, 6, 7) if task == "normals" else (batch, 6, 7)
+    if task == "normals":
+        prediction, target = torch.randn(2, *shape, generator=random).unbind()
+        target = target / target.norm(dim=1, keepdim=True)
+    elif task == "depth":
+        prediction, target = (10 * torch.rand(2, *shape, generator=random)).unbind()
+    else:
+        classes = CLASSES if task in ("semseg", "human_parts") else 2
+        prediction, target = torch.randint(classes, (2, *shape), generator=random).unbind()
+        prediction = torch.rand(shape, generator=random) if task in ("sal", "edge") else prediction
+    ignored = torch.rand(batch, 6, 7, generator=random) < 0.25
+    return prediction, target.masked_fill(ignored[:, None] if task == "normals" else ignored, IGNORE)
+
+
+def values(metric: Metric, *updates: tuple[Tensor, Tensor]) -> dict[str, float]:
+    for prediction, target in updates:
+        metric.update(prediction, target)
+    return {name: value.item() for name, value in metric.compute().items()}
+
+
+@each_metric
+def test_merged_halves_equal_the_whole(task):
+    prediction, target = sample(task)
+    whole = values(METRICS[task](), (prediction, target))
+    first, second = METRICS[task](), METRICS[task]()
+    first.update(prediction[:1], target[:1])
+    second.update(prediction[1:], target[1:])
+    first.merge_state(second)
+    assert values(first) == pytest.approx(whole, rel=1e-14)
+
+
+def count_half(rank: int, folder: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    results = {}
+    for task, build in METRICS.items():
+        prediction, target = sample(task)
+        part = slice(0, 1) if rank == 0 else slice(1, 4)
+        results[task] = values(build(), (prediction[part], target[part]))
+    torch.save(results, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path):
+    torch.multiprocessing.spawn(count_half, (tmp_path,), nprocs=2)
+    for rank in range(2):
+        for task, results in torch.load(tmp_path / f"{rank}.pt").items():
+            assert results == pytest.approx(values(METRICS[task](), sample(task)), rel=1e-14)
+
+
+@each_metric
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_ignored_pixels_change_nothing(task, seed):
+    prediction, target = sample(task, seed)
+    broken = IGNORE if task in ("semseg", "human_parts") else math.nan
+    expected = values(METRICS[task](), (prediction, target))
+    assert values(METRICS[task](), (prediction.masked_fill(target == IGNORE, broken), target)) == expected
+
+
+@each_metric
+def test_no_valid_pixel_gives_nan(task):
+    prediction, target = sample(task)
+    results = values(METRICS[task](), (prediction, torch.full_like(target, IGNORE)))
+    assert all(math.isnan(value) for value in results.values())
+
+
+@each_metric
+def test_states_are_wide(task):
+    metric = METRICS[task]().half()
+    metric.update(*sample(task))
+    assert {state.dtype for state in metric.metric_state.values()} <= {torch.int64, torch.float64}
+    assert all(value.dtype == torch.float64 for value in metric.compute().values())
+
+
+def test_a_small_error_after_a_large_sum():
+    metric = DepthError()
+    metric.update(torch.tensor([[[30000.0]]]), torch.zeros(1, 1, 1))
+    for _ in range(100):  # each square, 1, is lost beside 9e8 in float32
+        metric.update(torch.tensor([[[1.0]]]), torch.zeros(1, 1, 1))
+    assert metric.compute()["RMSE"].item() ** 2 * 101 == pytest.approx(9e8 + 100, rel=1e-12)
+
+
+@pytest.mark.parametrize("task", ["depth", "sal", "normals", "edge"])
+def test_nan_prediction(task):
+    prediction, target = sample(task)
+    with pytest.raises(ValueError, match=r"Expected finite predictions, got \d+ NaN"):
+        METRICS[task]().update(torch.full_like(prediction, math.nan), target)
+
+
+@each_metric
+def test_wrong_shape(task):
+    prediction, target = sample(task)
+    with pytest.raises(ValueError, match="Expected a prediction of the target's shape"):
+        METRICS[task]().update(prediction[..., :-1], target)
+
+
+@pytest.mark.parametrize("wrong", [-1, CLASSES])
+def test_class_out_of_range(wrong):
+    with pytest.raises(ValueError, match=rf"Expected predicted classes in 0\.\.4, got {wrong}\.\."):
+        MeanIoU(CLASSES).update(torch.full((1, 2, 2), wrong), torch.zeros(1, 2, 2, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"Expected target classes in 0\.\.4"):
+        MeanIoU(CLASSES).update(torch.zeros(1, 2, 2, dtype=torch.uint8), torch.full((1, 2, 2), wrong))
+
+
+@pytest.mark.parametrize("metric", [SaliencyFMeasure, EdgeLoss])
+def test_probability_out_of_range(metric):
+    with pytest.raises(ValueError, match="Expected probabilities"):
+        metric().update(torch.full((1, 2, 2), 1.5), torch.zeros(1, 2, 2, dtype=torch.uint8))
+
+
+def test_logits_are_no_classes():
+    with pytest.raises(ValueError, match="Expected integer classes"):
+        MeanIoU(2).update(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.uint8))
+
+
+def test_miou_equals_torchmetrics():
+    random = torch.Generator().manual_seed(0)
+    target = torch.randint(CLASSES, (3, 40, 40), generator=random, dtype=torch.uint8)
+    prediction = torch.where(torch.rand(target.shape, generator=random) < 0.5, target, target.flip(-1))
+    target[torch.rand(target.shape, generator=random) < 0.2] = IGNORE
+    other = MulticlassJaccardIndex(CLASSES, ignore_index=IGNORE)(prediction.long(), target.long())
+    assert values(MeanIoU(CLASSES), (prediction, target))["mIoU"] == pytest.approx(100 * other.item(), rel=1e-6)
+
+
+def test_miou_pools_the_set_and_counts_absent_classes_as_0():
+    # Class 0: 2 of 3 (one false negative); class 1: 1 of 2; class 2 never occurs.
+    first = torch.tensor([[[0, 0, 1]]]), torch.tensor([[[0, 0, 0]]])
+    second = torch.tensor([[[1, 1]]]), torch.tensor([[[1, IGNORE]]])
+    assert values(MeanIoU(3), first, second)["mIoU"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 3)
+
+
+def test_parts_leave_out_images_without_a_part():
+    prediction = torch.tensor([[[0, 1, 1]], [[1, 1, 1]]])
+    target = torch.tensor([[[0, 1, 1]], [[0, 0, IGNORE]]], dtype=torch.uint8)
+    assert values(PartsMeanIoU(2), (prediction, target))["mIoU"] == 100
+    assert values(MeanIoU(2), (prediction, target))["mIoU"] < 100
+
+
+def test_depth_pools_the_set():
+    # Per image the errors are 1 and 3, a mean of 2; over the pixels sqrt((1 + 9 + 9 + 9) / 4).
+    target = torch.tensor([[[2.0, IGNORE, IGNORE]], [[5.0, 5.0, 5.0]]])
+    prediction = torch.tensor([[[3.0, 0.0, 0.0]], [[2.0, 8.0, 2.0]]])
+    assert values(DepthError(), (prediction, target))["RMSE"] == pytest.approx(math.sqrt(7))
+
+
+def rotated(degrees: list[float]) -> tuple[Tensor, Tensor]:
+    """Predictions of any length, at these angles from the z axis."""
+    radians = np.deg2rad(degrees)
+    vectors = np.stack((np.sin(radians), np.zeros_like(radians), np.cos(radians)))
+    prediction = torch.from_numpy(vectors * np.linspace(0.5, 3, len(degrees))).view(1, 3, 1, -1)
+    return prediction, torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1).expand_as(prediction).double()
+
+
+def test_normals_by_hand():
+    angles = [0.0, 1e-6, 11.2, 11.3, 22.4, 29.9, 30.1, 180.0]
+    results = values(NormalsError(), rotated(angles))
+    assert results["mErr"] == pytest.approx(sum(angles) / 8, rel=1e-12)
+    assert results["median"] == pytest.approx(11.3, abs=0.005 + 1e-9)
+    assert [results[f"within_{share}"] for share in ("11.25", "22.5", "30")] == [37.5, 62.5, 75.0]
+
+
+def test_median_equals_numpy():
+    errors = np.random.default_rng(0).uniform(0, 90, 1001)
+    median = values(NormalsError(), rotated(errors.tolist()))["median"]
+    assert median == pytest.approx(np.median(errors), abs=0.005 + 1e-9)
+
+
+def test_normal_of_length_zero_is_90_degrees_off():
+    _, target = rotated([0.0])
+    assert values(NormalsError(), (torch.zeros_like(target), target))["mErr"] == pytest.approx(90)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_max_f_equals_loops(seed):
+    prediction, target = sample("sal", seed)
+    clean, published = [], []
+    for p, results in ((prediction, clean), (torch.sigmoid(prediction), published)):
+        p, t = p[target != IGNORE].numpy(), target[target != IGNORE].numpy()
+        for step in range(1, 20):
+            shown = p >= np.float32(step / 20)
+            hits = (shown & (t == 1)).sum()
+            precision, recall = hits / max(shown.sum(), 1), hits / (t == 1).sum()
+            results.append(1.3 * precision * recall / max(0.3 * precision + recall, 1e-12))
+    results = values(SaliencyFMeasure(), (prediction, target))
+    assert results == pytest.approx({"maxF": 100 * max(clean), "maxF_published": 100 * max(published)}, rel=1e-12)
+
+
+def test_thresholds_include_their_own_value():
+    probability = (torch.arange(1, 20).double() / 20).float()
+    counts = threshold_counts(probability, torch.ones(19))
+    assert counts[1].tolist() == [0] + 19 * [1]
+    # Recall at the k-th threshold is (20 - k) / 19, precision 1.
+    expected = [1.3 * r / (0.3 + r) for r in ((20 - k) / 19 for k in range(1, 20))]
+    assert f_measures(counts).tolist() == pytest.approx(expected)
+
+
+def test_published_max_f_has_five_cuts():
+    cuts = [0, 0.2007, 0.4055, 0.6190, 0.8473]
+    below, above = [torch.tensor([cut + shift for cut in cuts]).clamp(min=0).sigmoid() for shift in (-1e-4, 1e-4)]
+    reached = [threshold_counts(p, torch.zeros(5))[0].nonzero().flatten().tolist() for p in (below, above)]
+    assert reached == [[10, 11, 12, 13], [10, 11, 12, 13, 14]]
+    assert threshold_counts(torch.ones(1).sigmoid(), torch.zeros(1))[0].argmax() == 14
+
+
+def test_saliency_without_foreground():
+    everything = torch.full((1, 2, 2), 0.99), torch.zeros(1, 2, 2, dtype=torch.uint8)
+    assert values(SaliencyFMeasure(), everything) == {"maxF": 0, "maxF_published": 0}
+
+
+def test_edge_loss_equals_the_training_loss_of_the_pooled_pixels():
+    random = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(2, 1, 8, 8, generator=random)
+    target = torch.randint(2, (2, 8, 8), generator=random).masked_fill(torch.rand(2, 8, 8, generator=random) < 0.3, 255)
+    pooled = edge_cross_entropy(logits.view(1, 1, 16, 8), target.view(1, 16, 8))
+    metric = values(EdgeLoss(), (logits[:, 0].sigmoid(), target))
+    assert metric["loss"] == pytest.approx(pooled.item(), rel=1e-5)
+
+
+def test_edge_loss_of_a_saturated_probability():
+    target = torch.tensor([[[1, 0]]])
+    assert values(EdgeLoss(), (torch.tensor([[[0.0, 1.0]]]), target))["loss"] == pytest.approx(24 * math.log(2) / 2)
+
+
+BASE = {"semseg": 54.32, "depth": 0.5166, "normals": 19.21, "edge": 77.30}
+PUBLISHED = {
+    "single-task": ((54.32, 0.5166, 19.21, 77.30), 0.00),
+    "multi-task": ((53.72, 0.5239, 19.97, 76.50), -1.87),
+    "1*STM": ((54.61, 0.5059, 19.00, 77.40), 0.95),
+    "2*STM": ((54.66, 0.4984, 18.81, 78.20), 1.84),
+    "3*STM": ((54.75, 0.5054, 18.81, 78.20), 1.55),
+    "MTMamba": ((55.82, 0.5066, 18.63, 78.70), 2.38),
+    "g=0": ((55.37, 0.5087, 18.76, 78.30), 1.77),
+    "g=1": ((54.50, 0.4981, 18.83, 78.20), 1.76),
+}
+
+
+@pytest.mark.parametrize("row", PUBLISHED)
+def test_delta_m_of_the_published_rows(row):
+    scores, published = PUBLISHED[row]
+    gain = delta_m(dict(zip(BASE, scores, strict=True)), BASE, {"depth", "normals"})
+    assert math.trunc(100 * gain) / 100 == published  # the paper truncates
+
+
+def test_delta_m_takes_a_mapping_of_directions():
+    directions = {"semseg": False, "depth": True, "normals": True, "edge": False}
+    scores = dict(zip(BASE, PUBLISHED["MTMamba"][0], strict=True))
+    assert delta_m(scores, BASE, directions) == delta_m(scores, BASE, {"depth", "normals"})
+
+
+@pytest.mark.parametrize(
+    ("scores", "base", "message"),
+    [
+        ({"depth": 1.0}, {"depth": 1.0, "edge": 1.0}, r"one side only: \['edge'\]"),
+        ({}, {}, "same tasks"),
+        ({"depth": 1.0}, {"depth": 0.0}, "other than 0"),
+    ],
+)
+def test_delta_m_of_wrong_arguments(scores, base, message):
+    with pytest.raises(ValueError, match=message):
+        delta_m(scores, base, set())
+
+
+def test_delta_m_passes_nan_on():
+    assert math.isnan(delta_m({"depth": math.nan, "edge": 2.0}, {"depth": 1.0, "edge": 1.0}, {"depth"}))

@@ -1,0 +1,144 @@
+"""The authors' network, number by number: stored weights, inputs, outputs and gradients of their program at tiny widths."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import mtmamba
+from mtmamba.models.adapters import (
+    CheckpointError,
+    decoder_views,
+    encoder_views,
+    export_views,
+    load_released_decoder,
+    load_released_encoder,
+)
+from mtmamba.models.encoders import SwinEncoder
+
+FIXTURES = Path(__file__).parent / "fixtures"
+DECODERS = {"mtmamba": "mtmamba_nyud_tiny", "mtmamba_plus": "mtmamba_plus_nyud_tiny"}
+
+
+def read(name):
+    with safe_open(FIXTURES / f"{name}.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        return tensors, file.metadata()
+
+
+def under(tensors, prefix):
+    return {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
+
+
+def error(got, expected):
+    return ((got.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+def tiny_decoder(name):
+    tensors, meta = read(DECODERS[name])
+    channels = [int(c) for c in meta["channels"].split(",")]
+    cfg = mtmamba.load_config([f"decoder={name}", "data=nyud", f"tasks=[{meta['tasks']}]"])
+    assert json.loads(meta["num_outputs"]) == dict(cfg.data.num_outputs)
+    decoder = mtmamba.build_decoder(cfg, channels).eval()
+    load_released_decoder(decoder, under(tensors, "state/"))
+    features = [tensors[f"feature/{i}"].permute(0, 2, 3, 1).contiguous() for i in (1, 2, 3, 4)]
+    return decoder, features, tensors
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoder_gives_the_released_outputs_and_gradients(name):
+    decoder, features, tensors = tiny_decoder(name)
+    for x in features:
+        x.requires_grad_()
+    logits = decoder(features)
+    assert list(logits) == ["semseg", "depth", "normals", "edge"]
+    for task, expected in under(tensors, "output/").items():
+        assert error(logits[task], expected) < 1e-5, task
+
+    torch.autograd.backward(list(logits.values()), [tensors[f"output_grad/{task}"] for task in logits])
+    for i, x in enumerate(features, 1):
+        assert error(x.grad.permute(0, 3, 1, 2), tensors[f"feature_grad/{i}"]) < 1e-4
+    grads = {key: p.grad for key, p in decoder.named_parameters()}
+    got, expected = export_views(decoder_views(decoder, grads)), under(tensors, "param_grad/")
+    assert got.keys() == expected.keys()
+    for key, grad in expected.items():
+        assert error(got[key], grad) < 1e-4, key
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoder_in_bfloat16_autocast_stays_within_five_percent(name):
+    decoder, features, tensors = tiny_decoder(name)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = decoder(features)
+    for task, expected in under(tensors, "output/").items():
+        assert error(logits[task], expected) < 0.05, task
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoder_export_gives_the_released_state_back_bit_for_bit(name):
+    decoder, _, tensors = tiny_decoder(name)
+    state = export_views(decoder_views(decoder, decoder.state_dict()))
+    released = under(tensors, "state/")
+    assert state.keys() == released.keys()
+    assert all(torch.equal(state[key], x) for key, x in released.items())
+
+
+def swin_tiny():
+    tensors, meta = read("swin_tiny")
+    depths, heads = ([int(x) for x in meta[key].split(",")] for key in ("depths", "num_heads"))
+    encoder = SwinEncoder(int(meta["embed_dim"]), depths, heads, int(meta["window"])).eval()
+    load_released_encoder(encoder, under(tensors, "state/"))
+    return encoder, tensors
+
+
+def test_encoder_gives_the_released_features_and_image_gradient():
+    encoder, tensors = swin_tiny()
+    image = tensors["image"].requires_grad_()
+    maps = [x.permute(0, 3, 1, 2) for x in encoder(image)]
+    for i, x in enumerate(maps, 1):
+        assert error(x, tensors[f"feature/{i}"]) < 1e-5
+    torch.autograd.backward(maps, [tensors[f"feature_cotangent/{i}"] for i in (1, 2, 3, 4)])
+    assert error(image.grad, tensors["image_grad"]) < 1e-4
+
+
+def test_encoder_export_gives_the_released_state_back_bit_for_bit():
+    encoder, tensors = swin_tiny()
+    state = export_views(encoder_views(encoder.state_dict()))
+    released = {k.removeprefix("backbone."): x for k, x in under(tensors, "state/").items() if "position_index" not in k}
+    assert state.keys() == released.keys()
+    assert all(torch.equal(state[key], x) for key, x in released.items())
+
+
+def test_prefixes_are_accepted():
+    tensors, _ = read("swin_tiny")
+    encoder, _ = swin_tiny()
+    before = {key: x.clone() for key, x in encoder.state_dict().items()}
+    for p in encoder.parameters():
+        p.data.zero_()
+    load_released_encoder(encoder, {f"module.{k}": x for k, x in under(tensors, "state/").items()} | {"module.head": x0()})
+    assert all(torch.equal(encoder.state_dict()[key], x) for key, x in before.items())
+
+
+def x0():
+    return torch.zeros(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("final_project.edge.bias"), "missing final_project.edge.bias"),
+        (lambda s: s.update(surprise=torch.zeros(1)), "unexpected surprise"),
+        (lambda s: s.update({"final_project.edge.bias": torch.zeros(2)}), r"shape \(2,\), expected \(1,\)"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_whole(change, message):
+    decoder, _, tensors = tiny_decoder("mtmamba")
+    before = {key: x.clone() for key, x in decoder.state_dict().items()}
+    state = under(tensors, "state/")
+    state = {key: x + 1 for key, x in state.items()}
+    change(state)
+    with pytest.raises(CheckpointError, match=message):
+        load_released_decoder(decoder, state)
+    assert all(torch.equal(decoder.state_dict()[key], x) for key, x in before.items())
