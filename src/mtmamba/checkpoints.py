@@ -127,7 +127,7 @@ class LastCheckpoint(Callback):
         self._step = step
         validates = step % max(1, int(trainer.val_check_interval) // trainer.accumulate_grad_batches) == 0
         if self.stopped or validates or step % self.every == 0 or step == trainer.max_steps:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
         if self.stopped:
             rank_zero_info(f"Stopped after step {step}; go on with resume={self.path.parents[1]}")
             raise KeyboardInterrupt

@@ -84,7 +84,8 @@ def wandb_logger(run_dir: Path, project: str, name: str, group: str, config: dic
     """
     import wandb  # noqa: PLC0415 - seconds to import, and logger=csv does without
 
-    online = wandb.Settings().mode == "online" and wandb.login(prompt=False)
+    mode = wandb.Settings().mode
+    online = mode in (None, "online", "shared") and wandb.login(prompt=False)
     run_id = hashlib.blake2b(str(run_dir.resolve()).encode(), digest_size=8).hexdigest()
     return WandbLogger(
         project=project,
@@ -95,5 +96,5 @@ def wandb_logger(run_dir: Path, project: str, name: str, group: str, config: dic
         save_dir=run_dir,
         offline=not online,
         config=config,
-        settings=wandb.Settings(init_timeout=30, silent=True),
+        settings=wandb.Settings(mode="online" if online else "disabled" if mode == "disabled" else "offline", init_timeout=30, silent=True),
     )

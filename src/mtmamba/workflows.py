@@ -279,4 +279,4 @@ def _close(loggers: list[Logger]) -> None:
         if type(logger).__name__ == "WandbLogger":
             import wandb
 
-            wandb.finish(quiet=True)
+            wandb.finish()

@@ -71,13 +71,16 @@ class DenseDataModule(LightningDataModule):
         self.num_workers, self.seed, self.cache_dir, self.scenes = num_workers, seed, Path(cache_dir), scenes
         self.train_dataset: DenseDataset | None = None
         self.val_dataset: DenseDataset | None = None
+        self._prepared = False
 
     def accumulate_grad_batches(self, world_size: int) -> int:
         """Return the micro-batches of each of ``world_size`` devices in a global batch."""
         return accumulation(self.batch_size, self._share(world_size), world_size)
 
     def prepare_data(self) -> None:
-        """Generate the scenes where asked to, then check the folder; runs in one process only."""
+        """Generate the scenes where asked to, then check the folder; runs in one process only, and once."""
+        if self._prepared:
+            return
         counts = None
         if self.scenes is not None:
             from mtmamba.data.synthetic import generate  # slow to import, and only the synthetic datasets need it
@@ -87,6 +90,7 @@ class DenseDataModule(LightningDataModule):
             counts = {split: self.scenes[split] for split in ("train", "val")}
         report = validate(self.root, self.dataset, self.tasks, cache_dir=self.cache_dir, counts=counts)
         _log.info(report.summary())
+        self._prepared = True
 
     def setup(self, stage: str | None = None) -> None:
         """Open both splits."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CPU_BLOCK, GPU_BLOCK = 2**20, 2**24
+CPU_BLOCK, GPU_BLOCK = 2**20, 2**23
 """Elements of one array of a block: on a CPU the three such arrays stay near the caches, a GPU needs long launches."""
 MIN_CHANNELS = 16
 """Channels of the narrowest block: fewer would leave vector registers empty."""

@@ -4,13 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtmamba.data.synthetic.geometry import Array, Material, Primitive, ball, bounds, placed, tube
+from mtmamba.data.synthetic.geometry import Array, Material, Primitive, ball, bounds, placed, squashed, tube
 from mtmamba.data.synthetic.palette import DARK, Range, cloth, colour, paint, shades
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Joint angles in radians, a pair (left, right) each; 0 hangs straight down, positive swings forward (elbows too, knees back)."""
+    """Joint angles in radians, a pair (left, right) each.
+
+    0 hangs straight down; hips, shoulders and elbows swing forward, knees back.
+    """
 
     hips: Range
     knees: Range
@@ -25,14 +28,25 @@ def random_pose(rng: np.random.Generator, sitting: bool = False) -> Pose:
     arms = rng.uniform(0.1, 0.35), rng.uniform(0.1, 0.35)
     if sitting:
         hips, knees = (rng.uniform(1.4, 1.6), rng.uniform(1.4, 1.6)), (rng.uniform(1.3, 1.6), rng.uniform(1.3, 1.6))
-        return Pose(hips, knees, (rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8)), (rng.uniform(0.5, 1.3), rng.uniform(0.5, 1.3)), arms, 0)
+        return Pose(
+            hips,
+            knees,
+            (rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8)),
+            (rng.uniform(0.5, 1.3), rng.uniform(0.5, 1.3)),
+            arms,
+            0,
+        )
     stride = rng.uniform(0.05, 0.6) * rng.choice((-1, 1))
     hips = stride, -stride
     knees = rng.uniform(0, 0.2) + max(-stride, 0), rng.uniform(0, 0.2) + max(stride, 0)
     shoulders = (-stride * rng.uniform(0.6, 1.2), stride * rng.uniform(0.6, 1.2))
     elbows = rng.uniform(0.1, 1.0), rng.uniform(0.1, 1.0)
     if rng.random() < 0.35:  # one arm up: pointing, waving, holding something
-        shoulders, elbows, arms = (shoulders[0], rng.uniform(0.8, 2.4)), (elbows[0], rng.uniform(0.2, 1.4)), (arms[0], rng.uniform(0.1, 0.9))
+        shoulders, elbows, arms = (
+            (shoulders[0], rng.uniform(0.8, 2.4)),
+            (elbows[0], rng.uniform(0.2, 1.4)),
+            (arms[0], rng.uniform(0.1, 0.9)),
+        )
     return Pose(hips, knees, shoulders, elbows, arms, rng.uniform(-0.05, 0.12))
 
 
@@ -42,9 +56,15 @@ def _down(forward: float, sideways: float = 0.0) -> Array:
     return np.array([out, np.sin(forward) * np.cos(sideways), -np.cos(forward) * np.cos(sideways)], np.float32)
 
 
-def _limb(kind: str, material: Material, a: Array, b: Array, radius: float, end: float, part: str = "") -> list[Primitive]:
+def _limb(
+    kind: str, material: Material, a: Array, b: Array, radius: float, end: float, part: str = ""
+) -> list[Primitive]:
     """Bar with round ends."""
-    return [tube(kind, material, a, b, radius, end, part), ball(kind, material, a, radius, part), ball(kind, material, b, end, part)]
+    return [
+        tube(kind, material, a, b, radius, end, part),
+        ball(kind, material, a, radius, part),
+        ball(kind, material, b, end, part),
+    ]
 
 
 def person(rng: np.random.Generator, sitting: bool = False) -> list[Primitive]:
@@ -71,23 +91,40 @@ def person(rng: np.random.Generator, sitting: bool = False) -> list[Primitive]:
         ankle = knee + 0.235 * tall * _down(pose.hips[i] - pose.knees[i])
         body += _limb("person", trousers, hip, knee, 0.048 * tall * build, 0.034 * tall, f"{name}uleg")
         body += _limb("person", shin, knee, ankle, 0.033 * tall, 0.022 * tall, f"{name}lleg")
-        body.append(ball("person", shoes, ankle + np.array([0, 0.03, -0.012], np.float32) * tall, np.array([0.028, 0.07, 0.024]) * tall, f"{name}foot"))
+        body.append(
+            ball(
+                "person",
+                shoes,
+                ankle + np.array([0, 0.03, -0.012], np.float32) * tall,
+                np.array([0.028, 0.07, 0.024]) * tall,
+                f"{name}foot",
+            )
+        )
     return body if sitting else grounded(body)
 
 
-def _trunk(tall: float, build: float, lean: float, skin: Material, shirt: Material, trousers: Material, hair: Material) -> list[Primitive]:
+def _trunk(
+    tall: float, build: float, lean: float, skin: Material, shirt: Material, trousers: Material, hair: Material
+) -> list[Primitive]:
     up = np.array([0, np.sin(lean), np.cos(lean)], np.float32)
     neck, head = up * 0.335 * tall, up * 0.415 * tall
     width = np.array([0.085, 0.058, 0.07], np.float32) * tall * build
-    chest = tube("person", shirt, up * -0.01 * tall, up * 0.26 * tall, 0.075 * tall * build, 0.098 * tall * build, "torso")
-    chest.half[1 if abs(chest.rotation[0, 0]) > 0.5 else 0] *= 0.68  # flatter from front to back
+    chest = tube(
+        "person", shirt, up * -0.01 * tall, up * 0.26 * tall, 0.075 * tall * build, 0.098 * tall * build, "torso"
+    )
+    chest = squashed(chest, 1, 0.68)
     shoulders = ball("person", shirt, up * 0.258 * tall, np.array([0.115, 0.062, 0.045]) * tall * build, "torso")
     pelvis = ball("person", trousers, (0, 0, 0), width * np.array([1, 1, 0.8]), "torso")
     throat = tube("person", skin, up * 0.27 * tall, neck + up * 0.03 * tall, 0.032 * tall, part="neck")
     face = ball("person", skin, head, np.array([0.05, 0.057, 0.072]) * tall, "head")
-    scalp = ball("person", hair, head + np.array([0, -0.014, 0.018]) * tall, np.array([0.056, 0.058, 0.064]) * tall, "hair")
+    scalp = ball(
+        "person", hair, head + np.array([0, -0.012, 0.023]) * tall, np.array([0.056, 0.058, 0.064]) * tall, "hair"
+    )
     eye = Material((DARK,), gloss=0.5)
-    eyes = [ball("person", eye, head + np.array([s * 0.02, 0.051, 0.006]) * tall, 0.008 * tall, f"{n}eye") for n, s in (("l", -1), ("r", 1))]
+    eyes = [
+        ball("person", eye, head + np.array([s * 0.02, 0.051, 0.006]) * tall, 0.008 * tall, f"{n}eye")
+        for n, s in (("l", -1), ("r", 1))
+    ]
     return [chest, shoulders, pelvis, throat, face, scalp, *eyes]
 
 
@@ -126,7 +163,11 @@ def animal(rng: np.random.Generator, kind: str) -> list[Primitive]:
     b = _BREEDS[kind]
     base = colour(rng, b.hue, b.saturation, b.value)
     dark = shades(base, 0.75)[0]
-    coat = Material((base, dark) if b.pattern in ("spots", "stripes") else shades(base, 0.15), b.pattern, b.girth if b.pattern == "spots" else 0.08)
+    coat = Material(
+        (base, dark) if b.pattern in ("spots", "stripes") else shades(base, 0.15),
+        b.pattern,
+        b.girth if b.pattern == "spots" else 0.08,
+    )
     plain = Material(shades(dark if kind == "sheep" else base, 0.1))
     half, mid = b.length / 2, b.height - b.girth
     solids = [
@@ -146,7 +187,11 @@ def animal(rng: np.random.Generator, kind: str) -> list[Primitive]:
     turn = rng.uniform(-0.5, 0.5)
     root = np.array([0, half * 0.85, mid + b.girth * 0.35], np.float32)
     face = np.array([np.sin(turn), np.cos(turn), 0], np.float32)
-    head = root + b.neck * np.array([face[0] * np.cos(raise_) * 0.5, np.cos(raise_), np.sin(raise_)], np.float32) + face * b.head * 0.6
+    head = (
+        root
+        + b.neck * np.array([face[0] * np.cos(raise_) * 0.5, np.cos(raise_), np.sin(raise_)], np.float32)
+        + face * b.head * 0.6
+    )
     nose = head + face * (b.head * 0.6 + b.snout) + np.array([0, 0, -b.snout * 0.45], np.float32)
     solids += _limb(kind, coat if kind != "sheep" else plain, root, head, b.girth * 0.5, b.head * 0.72)
     solids += _limb(kind, plain, head, nose, b.head * 0.75, b.head * 0.42)
@@ -154,10 +199,33 @@ def animal(rng: np.random.Generator, kind: str) -> list[Primitive]:
     side = np.array([face[1], -face[0], 0], np.float32)
     for x in (-1, 1):
         ear = head + side * x * b.head * 0.6
-        solids.append(tube(kind, plain, ear, ear + np.array([0, 0, b.head * 1.2], np.float32) + side * x * b.head * 0.3, b.head * 0.3, b.head * 0.05))
-        solids.append(ball(kind, Material((DARK,), gloss=0.8), head + side * x * b.head * 0.55 + face * b.head * 0.5 + np.array([0, 0, 0.25 * b.head]), b.head * 0.16))
+        solids.append(
+            tube(
+                kind,
+                plain,
+                ear,
+                ear + np.array([0, 0, b.head * 1.2], np.float32) + side * x * b.head * 0.3,
+                b.head * 0.3,
+                b.head * 0.05,
+            )
+        )
+        solids.append(
+            ball(
+                kind,
+                Material((DARK,), gloss=0.8),
+                head + side * x * b.head * 0.55 + face * b.head * 0.5 + np.array([0, 0, 0.25 * b.head]),
+                b.head * 0.16,
+            )
+        )
     tail = np.array([0, -half * 1.05, mid + b.girth * 0.5], np.float32)
-    solids += _limb(kind, plain, tail, tail + np.array([0, -0.3, -0.3 if b.height > 0.7 else 0.35], np.float32) * b.length * 0.55, b.girth * 0.14, b.girth * 0.08)
+    solids += _limb(
+        kind,
+        plain,
+        tail,
+        tail + np.array([0, -0.3, -0.3 if b.height > 0.7 else 0.35], np.float32) * b.length * 0.55,
+        b.girth * 0.14,
+        b.girth * 0.08,
+    )
     return grounded(solids)
 
 

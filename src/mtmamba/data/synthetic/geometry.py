@@ -1,7 +1,7 @@
 """Boxes, ellipsoids and tapered cylinders: how they are described, made, moved and met by rays.
 
-The world is in metres: x right, y forward, z up. Every shape is a unit shape (|x|, |y|, |z| <= 1) scaled by ``half``, turned by
-``rotation`` and moved to ``centre``.
+The world is in metres: x right, y forward, z up. Every shape is a unit shape (|x|, |y|, |z| <= 1) scaled by ``half``,
+turned by ``rotation`` and moved to ``centre``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Primitive:
-    """One convex solid. ``taper`` scales the top face (z = +1) in x and y; a cylinder, whose axis is z, takes the first."""
+    """One convex solid. ``taper`` scales the top face (z = +1) in x and y; a cylinder, around z, takes the first."""
 
     shape: Literal["box", "sphere", "cylinder"]
     centre: Array  # (3,)
@@ -47,7 +47,12 @@ class Primitive:
 
 
 def box(
-    kind: str, material: Material, low: ArrayLike, high: ArrayLike, taper: tuple[float, float] = (1, 1), casts: bool = True
+    kind: str,
+    material: Material,
+    low: ArrayLike,
+    high: ArrayLike,
+    taper: tuple[float, float] = (1, 1),
+    casts: bool = True,
 ) -> Primitive:
     """Axis-parallel box between two corners."""
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
@@ -63,7 +68,13 @@ def ball(kind: str, material: Material, centre: ArrayLike, radii: ArrayLike, par
 
 
 def tube(
-    kind: str, material: Material, start: ArrayLike, end: ArrayLike, radius: float, end_radius: float | None = None, part: str = ""
+    kind: str,
+    material: Material,
+    start: ArrayLike,
+    end: ArrayLike,
+    radius: float,
+    end_radius: float | None = None,
+    part: str = "",
 ) -> Primitive:
     """Round bar from ``start`` to ``end`` (3-vectors), as thick as ``radius`` there and ``end_radius`` here."""
     a, b = np.asarray(start, np.float32), np.asarray(end, np.float32)
@@ -74,7 +85,7 @@ def tube(
     rotation = np.stack([side, np.cross(axis, side), axis], 1).astype(np.float32)
     half = np.array([radius, radius, length / 2], np.float32)
     taper = 1.0 if end_radius is None else end_radius / radius
-    return Primitive("cylinder", (a + b) / 2, half, rotation, kind, material, part, (taper, taper))
+    return Primitive("cylinder", ((a + b) / 2).astype(np.float32), half, rotation, kind, material, part, (taper, taper))
 
 
 def placed(solids: Iterable[Primitive], position: ArrayLike, angle: float = 0.0) -> list[Primitive]:
@@ -87,6 +98,11 @@ def about_vertical(angle: float) -> Array:
     """``(3, 3)`` rotation that turns x towards y."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float32)
+
+
+def shadowless(solids: Iterable[Primitive]) -> list[Primitive]:
+    """The same, casting no shadow: for lamps and for what hardly stands out."""
+    return [replace(p, casts=False) for p in solids]
 
 
 def tilted(solid: Primitive, angle: float) -> Primitive:
@@ -103,16 +119,35 @@ def corners(solids: Sequence[Primitive]) -> Array:
     return centre[:, None] + (_SIGNS * half[:, None]) @ rotation.transpose(0, 2, 1)
 
 
+def squashed(bar: Primitive, axis: int, factor: float) -> Primitive:
+    """The same bar, ``factor`` times as thick in that direction across it that is nearest to world axis ``axis``."""
+    half = bar.half.copy()
+    half[np.argmax(np.abs(bar.rotation[axis, :2]))] *= factor
+    return replace(bar, half=half)
+
+
 def bounds(solids: Sequence[Primitive]) -> tuple[Array, Array]:
     """Lowest and highest corner of the axis-parallel box around all."""
     points = corners(solids).reshape(-1, 3)
     return points.min(0), points.max(0)
 
 
+def turned(matrix: Array, vectors: Array) -> Array:
+    """``matrix @ vectors`` for ``(K, 3)`` and ``(3, N)``, not by BLAS, whose rounding may depend on its threads."""
+    return np.einsum("ij,jk->ik", matrix, vectors)
+
+
 def box_planes(taper: tuple[float, float]) -> tuple[Array, Array]:
     """Outward normals ``(6, 3)`` and offsets ``(6,)`` of a tapered unit box: inside is normal . x <= offset."""
     kx, ky = taper
-    slopes = [(1, 0, (1 - kx) / 2), (-1, 0, (1 - kx) / 2), (0, 1, (1 - ky) / 2), (0, -1, (1 - ky) / 2), (0, 0, 1), (0, 0, -1)]
+    slopes = [
+        (1, 0, (1 - kx) / 2),
+        (-1, 0, (1 - kx) / 2),
+        (0, 1, (1 - ky) / 2),
+        (0, -1, (1 - ky) / 2),
+        (0, 0, 1),
+        (0, 0, -1),
+    ]
     offsets = [(1 + kx) / 2, (1 + kx) / 2, (1 + ky) / 2, (1 + ky) / 2, 1, 1]
     return np.array(slopes, np.float32), np.array(offsets, np.float32)
 
@@ -128,16 +163,18 @@ def intersect(solid: Primitive, origin: Array, directions: Array) -> Array:
     Returns:
         ``(N,)`` the t of the entry point ``origin + t * direction``; infinite where the ray misses.
     """
-    local_origin = (solid.rotation.T @ (origin - solid.centre)) / solid.half
-    local = (solid.rotation.T / solid.half[:, None]) @ directions
+    local_origin = turned(solid.rotation.T, (origin - solid.centre)[:, None])[:, 0] / solid.half
+    local = turned(solid.rotation.T / solid.half[:, None], directions)
     with np.errstate(divide="ignore", invalid="ignore"):
         if solid.shape == "box":
             return _enter_box(solid.taper, local_origin, local)
         # Start again from the point nearest to the centre: far away the squares would cancel in float32.
         squared = np.einsum("ij,ij->j", local, local)
-        nearest = -(local_origin @ local) / squared
+        nearest = -np.einsum("i,ij->j", local_origin, local) / squared
         start = local_origin[:, None] + nearest * local
-        enter = _enter_sphere(start, squared) if solid.shape == "sphere" else _enter_cylinder(solid.taper[0], start, local)
+        enter = (
+            _enter_sphere(start, squared) if solid.shape == "sphere" else _enter_cylinder(solid.taper[0], start, local)
+        )
         t = nearest + enter
     return np.where(t > 0, t, np.float32(np.inf))
 
@@ -145,7 +182,7 @@ def intersect(solid: Primitive, origin: Array, directions: Array) -> Array:
 def _enter_box(taper: tuple[float, float], origin: Array, d: Array) -> Array:
     enter, leave = np.full(d.shape[1], -np.inf, np.float32), np.full(d.shape[1], np.inf, np.float32)
     for normal, offset in zip(*box_planes(taper), strict=True):
-        gap, speed = offset - normal @ origin, normal @ d
+        gap, speed = offset - normal @ origin, np.einsum("i,ij->j", normal, d)
         t = gap / speed
         if gap < 0:  # the origin is on the outer side: only an inward ray can pass this plane
             np.maximum(enter, np.where(speed < 0, t, np.float32(np.inf)), out=enter)
@@ -173,8 +210,8 @@ def _enter_cylinder(taper: float, start: Array, d: Array) -> Array:
 
 
 def surface(solid: Primitive, points: Array) -> tuple[Array, Array]:
-    """Local coordinates in metres and unit normals in the world, both ``(3, N)``, of ``points`` ``(3, N)`` on the surface."""
-    metres = solid.rotation.T @ (points - solid.centre[:, None])
+    """Local coordinates in metres and unit normals in the world, both ``(3, N)``, of ``points`` ``(3, N)`` on it."""
+    metres = turned(solid.rotation.T, points - solid.centre[:, None])
     unit = metres / solid.half[:, None]
     if solid.shape == "sphere":
         local = unit
@@ -182,7 +219,7 @@ def surface(solid: Primitive, points: Array) -> tuple[Array, Array]:
         normals, offsets = box_planes(solid.taper)
         # Distances in metres, so that the nearest face of a thin box is the one that was hit.
         steepness = np.linalg.norm(normals / solid.half, axis=1)
-        face = np.argmax((normals @ unit - offsets[:, None]) / steepness[:, None], axis=0)
+        face = np.argmax((turned(normals, unit) - offsets[:, None]) / steepness[:, None], axis=0)
         local = normals[face].T
     else:
         slope = np.float32((solid.taper[0] - 1) / 2)
@@ -190,5 +227,5 @@ def surface(solid: Primitive, points: Array) -> tuple[Array, Array]:
         to_side, to_cap = np.abs(np.hypot(unit[0], unit[1]) - radius), np.abs(1 - np.abs(unit[2]))
         cap = to_cap * solid.half[2] < to_side * solid.half[0]
         local = np.stack([unit[0] * ~cap, unit[1] * ~cap, np.where(cap, np.sign(unit[2]), -slope * radius)])
-    normal = solid.rotation @ (local / solid.half[:, None])
+    normal = turned(solid.rotation, local / solid.half[:, None])
     return metres, normal / np.linalg.norm(normal, axis=0)

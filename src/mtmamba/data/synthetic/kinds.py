@@ -6,8 +6,8 @@ from typing import NamedTuple
 class Kind(NamedTuple):
     """The numbers of one kind of surface as the label files store them.
 
-    ``nyud``: 1..40, 0 unlabelled. ``voc``: PASCAL VOC, 0 background, 1..20. ``context``: 1..459, the place in PASCAL-Context's
-    alphabetical list.
+    ``nyud``: 1..40, 0 unlabelled. ``voc``: PASCAL VOC, 0 background, 1..20. ``context``: 1..459, the place in
+    PASCAL-Context's alphabetical list.
     """
 
     nyud: int
@@ -71,6 +71,7 @@ KINDS = {
     "cow": Kind(0, 10, 98),
     "fence": Kind(0, 0, 144),
     "grass": Kind(0, 0, 187),
+    "ground": Kind(0, 0, 189),
     "horse": Kind(0, 13, 207),
     "motorbike": Kind(0, 14, 258),
     "mountain": Kind(0, 0, 259),

@@ -22,7 +22,8 @@ def colour(rng: np.random.Generator, hue: Range, saturation: Range, value: Range
 def shades(base: Colour, spread: float = 0.25, count: int = 2) -> tuple[Colour, ...]:
     """``count`` colours from darker to lighter around ``base``."""
     return tuple(
-        (min(base[0] * f, 1.0), min(base[1] * f, 1.0), min(base[2] * f, 1.0)) for f in np.linspace(1 - spread, 1 + spread, count)
+        (min(base[0] * f, 1.0), min(base[1] * f, 1.0), min(base[2] * f, 1.0))
+        for f in np.linspace(1 - spread, 1 + spread, count)
     )
 
 
@@ -39,5 +40,9 @@ def wood(rng: np.random.Generator, value: Range = (0.35, 0.75)) -> Material:
 
 def cloth(rng: np.random.Generator, value: Range = (0.3, 0.85)) -> Material:
     """Fabric of any hue, plain or striped."""
-    look = {"pattern": "stripes", "scale": rng.uniform(0.05, 0.16)} if rng.random() < 0.3 else {"pattern": "speckle", "scale": 0.06}
+    look = (
+        {"pattern": "stripes", "scale": rng.uniform(0.05, 0.16)}
+        if rng.random() < 0.3
+        else {"pattern": "speckle", "scale": 0.06}
+    )
     return paint(rng, (0, 1), (0.25, 0.8), value, spread=0.2, **look)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mtmamba.data.synthetic.geometry import Array, Primitive, corners, intersect, surface
+from mtmamba.data.synthetic.geometry import Array, Primitive, corners, intersect, surface, turned
 from mtmamba.data.synthetic.kinds import KINDS, Kind, part_class
 from mtmamba.data.synthetic.scene import Camera, Scene
 
@@ -45,7 +45,7 @@ class Maps:
 
 
 def rays(camera: Camera, size: tuple[int, int], offsets: Array) -> Array:
-    """``(3, S, H, W)`` directions whose component along the optical axis is 1, for S offsets ``(S, 2)`` in pixels (x, y)."""
+    """``(3, S, H, W)`` directions, 1 long along the optical axis, for ``offsets`` ``(S, 2)`` from pixel centres."""
     height, width = size
     k = camera.intrinsics(size)
     x = (np.arange(width, dtype=np.float32) + offsets[:, :1] - k[0, 2]) / k[0, 0]
@@ -73,7 +73,10 @@ def windows(solids: Sequence[Primitive], camera: Camera, size: tuple[int, int]) 
 
 
 def trace(scene: Scene, directions: Array) -> tuple[Array, NDArray[np.int16]]:
-    """Depth (infinite for the sky) and index of the nearest solid (-1), both ``(S, H, W)``, for ``directions`` ``(3, S, H, W)``."""
+    """Depth and number of the nearest solid for ``directions`` ``(3, S, H, W)``, both ``(S, H, W)``.
+
+    The sky's depth is infinite, its number -1.
+    """
     shape = directions.shape[1:]
     depth, index = np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int16)
     for i, (top, bottom, left, right) in enumerate(windows(scene.solids, scene.camera, (shape[1], shape[2]))):
@@ -104,6 +107,6 @@ def label_maps(scene: Scene, size: tuple[int, int]) -> Maps:
     normals = np.zeros((3, t.size), np.float32)
     for i, where in members(index):
         if i >= 0:
-            points = scene.camera.position[:, None] + t[where] * flat[:, where]
-            normals[:, where] = scene.camera.axes() @ surface(scene.solids[i], points)[1]
+            points = scene.camera.position[:, None] + t[where] * flat.take(where, 1)
+            normals[:, where] = turned(scene.camera.axes(), surface(scene.solids[i], points)[1])
     return Maps(scene, index[0], np.where(np.isfinite(depth[0]), depth[0], 0), normals.T.reshape(*size, 3))

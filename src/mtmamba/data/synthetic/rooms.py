@@ -1,51 +1,86 @@
 """Indoor scenes: a room of some sort, furnished so that nothing overlaps."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
-from mtmamba.data.synthetic import furniture as f
+from mtmamba.data.synthetic import fixtures, furniture, things
 from mtmamba.data.synthetic.figures import animal, person
-from mtmamba.data.synthetic.geometry import Array, Material, Primitive, ball, bounds, box, placed, tube
+from mtmamba.data.synthetic.geometry import Array, Material, Primitive, ball, bounds, box, placed, shadowless, tube
 from mtmamba.data.synthetic.palette import WHITE, colour, paint, shades, wood
 from mtmamba.data.synthetic.scene import Camera, Light, Place, Scene, Stage
 
-_FURNITURE: dict[str, tuple[f.Builder, ...]] = {
-    "bedroom": (f.bed, f.night_stand, f.dresser, f.cabinet, f.night_stand, f.floor_lamp, f.desk, f.chair),
-    "living room": (f.sofa, f.media, f.bookshelf, f.big_plant, f.floor_lamp, f.sofa, f.cabinet),
-    "office": (f.desk, f.bookshelf, f.cabinet, f.desk, f.chair, f.big_plant, f.big_carton),
-    "kitchen": (f.counter, f.refrigerator, f.cabinet, f.counter, f.stool, f.big_plant),
-    "bathroom": (f.bathtub, f.wash_basin, f.toilet, f.cabinet, f.stool),
+_FURNITURE: dict[str, tuple[things.Builder, ...]] = {
+    "bedroom": (
+        furniture.bed,
+        furniture.night_stand,
+        furniture.dresser,
+        furniture.cabinet,
+        furniture.night_stand,
+        things.floor_lamp,
+        furniture.desk,
+        furniture.chair,
+    ),
+    "living room": (
+        furniture.sofa,
+        furniture.media,
+        furniture.bookshelf,
+        things.big_plant,
+        things.floor_lamp,
+        furniture.sofa,
+        furniture.cabinet,
+    ),
+    "office": (
+        furniture.desk,
+        furniture.bookshelf,
+        furniture.cabinet,
+        furniture.desk,
+        furniture.chair,
+        things.big_plant,
+        things.big_carton,
+    ),
+    "kitchen": (
+        furniture.counter,
+        furniture.refrigerator,
+        furniture.cabinet,
+        furniture.counter,
+        furniture.stool,
+        things.big_plant,
+    ),
+    "bathroom": (fixtures.bathtub, fixtures.wash_basin, fixtures.toilet, furniture.cabinet, furniture.stool),
 }
-_ON_WALLS: dict[str, tuple[f.Builder, ...]] = {
-    "bedroom": (f.picture, f.wall_mirror, f.clothes, f.picture),
-    "living room": (f.picture, f.picture, f.shelves, f.picture),
-    "office": (f.whiteboard, f.picture, f.shelves, f.clothes),
-    "kitchen": (f.picture, f.shelves, f.picture),
-    "bathroom": (f.picture, f.clothes, f.wall_mirror),
+_ON_WALLS: dict[str, tuple[things.Builder, ...]] = {
+    "bedroom": (fixtures.picture, fixtures.wall_mirror, fixtures.clothes, fixtures.picture),
+    "living room": (fixtures.picture, fixtures.picture, fixtures.shelves, fixtures.picture),
+    "office": (fixtures.whiteboard, fixtures.picture, fixtures.shelves, fixtures.clothes),
+    "kitchen": (fixtures.picture, fixtures.shelves, fixtures.picture),
+    "bathroom": (fixtures.picture, fixtures.clothes, fixtures.wall_mirror),
 }
-_LYING_ABOUT: tuple[f.Builder, ...] = (f.big_carton, f.bag, f.toy_ball, f.stool)
+_LYING_ABOUT: tuple[things.Builder, ...] = (things.big_carton, things.bag, things.toy_ball, furniture.stool)
 
 
 def room(rng: np.random.Generator, *, subjects: int) -> Scene:
     """A furnished room with at most ``subjects`` people and pets."""
     sort = str(rng.choice(list(_FURNITURE)))
     small = sort == "bathroom"
-    width, length, height = rng.uniform(2.6, 3.4) if small else rng.uniform(3.4, 5.2), rng.uniform(3.2, 4.6) if small else rng.uniform(4.2, 6.5), rng.uniform(2.4, 2.8)
+    width, length, height = (
+        rng.uniform(2.6, 3.4) if small else rng.uniform(3.4, 5.2),
+        rng.uniform(3.2, 4.6) if small else rng.uniform(4.2, 6.5),
+        rng.uniform(2.4, 2.8),
+    )
     size = np.array([width, length, height], np.float32)
     camera = _camera(rng, size)
     stage = Stage()
     stage.add(_shell(rng, size, tiled=sort in ("kitchen", "bathroom")))
     eye = camera.position
-    stage.reserve(eye - (0.9, 0.6, 9), eye + (0.9, 1.2, 9))
+    stage.reserve(eye - np.array((0.9, 0.6, 9)), eye + np.array((0.9, 1.2, 9)))
     first, *others = _FURNITURE[sort]
     _against_wall(rng, stage, size, first(rng))
     _openings(rng, stage, size)
     for builder in others:
         _against_wall(rng, stage, size, builder(rng))
     if not small and sort != "bedroom":
-        _seating(rng, stage, size, f.coffee_table if sort == "living room" else f.table)
+        _seating(rng, stage, size, furniture.coffee_table if sort == "living room" else furniture.table)
     for _ in range(subjects):
         who = person(rng) if rng.random() < 0.7 else animal(rng, str(rng.choice(("cat", "dog"))))
         _free_standing(rng, stage, size, who)
@@ -54,8 +89,10 @@ def room(rng: np.random.Generator, *, subjects: int) -> Scene:
     for which in rng.permutation(len(_LYING_ABOUT))[: rng.integers(1, 4)]:
         _free_standing(rng, stage, size, _LYING_ABOUT[which](rng))
     if rng.random() < 0.6:
-        rug = f.floor_mat(rng)
-        stage.add(placed(rug, (rng.uniform(-0.15, 0.15) * width, length * rng.uniform(0.35, 0.55), 0), rng.uniform(-0.3, 0.3)))
+        rug = things.floor_mat(rng)
+        stage.add(
+            placed(rug, (rng.uniform(-0.15, 0.15) * width, length * rng.uniform(0.35, 0.55), 0), rng.uniform(-0.3, 0.3))
+        )
     lamp, light = _ceiling_lamp(rng, size)
     stage.add(lamp)
     corner = np.array([width / 2, 0, 0], np.float32)
@@ -83,10 +120,30 @@ def _shell(rng: np.random.Generator, size: Array, tiled: bool) -> list[Primitive
     wall = paint(rng, (0, 1), (0.03, 0.32), (0.72, 0.95), spread=0.04, scale=0.4)
     accent = paint(rng, (0, 1), (0.15, 0.5), (0.5, 0.85), spread=0.06, scale=0.4)
     if tiled:
-        accent = paint(rng, (0.4, 0.65), (0.05, 0.35), (0.75, 0.95), pattern="tiles", scale=rng.uniform(0.15, 0.25), gloss=0.3)
-        floor = paint(rng, (0.05, 0.6), (0.05, 0.25), (0.4, 0.75), pattern="tiles", scale=rng.uniform(0.3, 0.45), gloss=0.3, spread=0.25)
+        accent = paint(
+            rng, (0.4, 0.65), (0.05, 0.35), (0.75, 0.95), pattern="tiles", scale=rng.uniform(0.15, 0.25), gloss=0.3
+        )
+        floor = paint(
+            rng,
+            (0.05, 0.6),
+            (0.05, 0.25),
+            (0.4, 0.75),
+            pattern="tiles",
+            scale=rng.uniform(0.3, 0.45),
+            gloss=0.3,
+            spread=0.25,
+        )
     elif rng.random() < 0.65:
-        floor = paint(rng, (0.05, 0.09), (0.4, 0.65), (0.4, 0.75), pattern="planks", scale=rng.uniform(0.12, 0.2), gloss=0.2, spread=0.35)
+        floor = paint(
+            rng,
+            (0.05, 0.09),
+            (0.4, 0.65),
+            (0.4, 0.75),
+            pattern="planks",
+            scale=rng.uniform(0.12, 0.2),
+            gloss=0.2,
+            spread=0.35,
+        )
     else:
         floor = paint(rng, (0, 1), (0.1, 0.4), (0.35, 0.65), pattern="speckle", scale=0.06, spread=0.2)
     top = Material(shades(WHITE, 0.03), scale=0.5)
@@ -103,10 +160,12 @@ def _shell(rng: np.random.Generator, size: Array, tiled: bool) -> list[Primitive
         box("wall", board, (-w / 2, 0, 0), (-w / 2 + 0.015, length, 0.09)),
         box("wall", board, (w / 2 - 0.015, 0, 0), (w / 2, length, 0.09)),
     ]
-    return [box(p.kind, p.material, p.centre - p.half, p.centre + p.half, casts=False) for p in solids]
+    return shadowless(solids)
 
 
-def _against_wall(rng: np.random.Generator, stage: Stage, size: Array, solids: list[Primitive], margin: float = 0.03) -> bool:
+def _against_wall(
+    rng: np.random.Generator, stage: Stage, size: Array, solids: list[Primitive], margin: float = 0.03
+) -> bool:
     """Stand something with its back to the left, right or far wall, wherever there is room."""
     low, high = bounds(solids)
     return bool(high[2] < size[2]) and stage.fit(solids, _along_walls(rng, size, low[0], high[0]), margin)
@@ -131,10 +190,11 @@ def _along_walls(rng: np.random.Generator, size: Array, left: float, right: floa
 
 def _openings(rng: np.random.Generator, stage: Stage, size: Array) -> None:
     """A door and a window or two, with free space before the door."""
-    for builder in (f.door, f.window, f.window)[: rng.integers(2, 4)]:
-        if _against_wall(rng, stage, size, builder(rng), 0.1) and builder is f.door:
+    for builder in (fixtures.door, fixtures.window, fixtures.window)[: rng.integers(2, 4)]:
+        if _against_wall(rng, stage, size, builder(rng), 0.1) and builder is fixtures.door:
             low, high = stage.taken[-1]
-            stage.reserve(low - (0.25, 0.25, 0), high + (0.25, 0.25, 0))
+            before = np.array((0.25, 0.25, 0))
+            stage.reserve(low - before, high + before)
 
 
 def _free_standing(rng: np.random.Generator, stage: Stage, size: Array, solids: list[Primitive]) -> bool:
@@ -143,29 +203,36 @@ def _free_standing(rng: np.random.Generator, stage: Stage, size: Array, solids: 
     reach = float(np.linalg.norm(np.maximum(np.abs(low), np.abs(high))[:2]))
     room = np.maximum(size[0] / 2 - reach, 0.1)
     near, far = 0.32 * size[1], max(size[1] - reach, 0.4 * size[1])
-    places = (((rng.uniform(-room, room), rng.uniform(near, far), 0), np.pi + rng.uniform(-1.2, 1.2)) for _ in range(15))
+    places = (
+        ((rng.uniform(-room, room), rng.uniform(near, far), 0), np.pi + rng.uniform(-1.2, 1.2)) for _ in range(15)
+    )
     return stage.fit(solids, places)
 
 
-def _seating(rng: np.random.Generator, stage: Stage, size: Array, builder: f.Builder) -> None:
+def _seating(rng: np.random.Generator, stage: Stage, size: Array, builder: things.Builder) -> None:
     """A table with chairs around it, somebody on one of them now and then."""
-    if not _free_standing(rng, stage, size, builder(rng)) or builder is f.coffee_table:
+    if not _free_standing(rng, stage, size, builder(rng)) or builder is furniture.coffee_table:
         return
     low, high = stage.taken[-1]
-    middle, look = (low + high) / 2, f.chair(rng)
+    middle, look = (low + high) / 2, furniture.chair(rng)
     for side in range(4):
         angle = side * np.pi / 2
         inward = np.array([-np.sin(angle), np.cos(angle), 0], np.float32)
-        seat = middle * (1, 1, 0) - inward * ((high - low)[0 if side % 2 else 1] / 2 + 0.35)
+        seat = middle * (1, 1, 0) - inward * ((high - low)[0 if side % 2 else 1] / 2 + 0.56)
         if rng.random() < 0.8 and stage.fit(look, [(seat, angle)], 0.0) and rng.random() < 0.35:
             stage.add(placed(person(rng, sitting=True), seat + (0, 0, 0.55) + 0.2 * inward, angle))
 
 
 def _ceiling_lamp(rng: np.random.Generator, size: Array) -> tuple[list[Primitive], Light]:
     """A glowing globe on a cord and the light it gives."""
-    place = np.array([rng.uniform(-0.2, 0.2) * size[0], rng.uniform(0.4, 0.65) * size[1], size[2] - rng.uniform(0.25, 0.45)], np.float32)
+    place = np.array(
+        [rng.uniform(-0.2, 0.2) * size[0], rng.uniform(0.4, 0.65) * size[1], size[2] - rng.uniform(0.25, 0.45)],
+        np.float32,
+    )
     tint = colour(rng, (0.08, 0.13), (0.05, 0.22), (1, 1))
     globe = ball("lamp", Material((tint,), glow=1.0), place, rng.uniform(0.1, 0.16))
     cord = tube("lamp", Material(((0.3, 0.3, 0.3),)), place, (place[0], place[1], size[2]), 0.01)
     strength = rng.uniform(0.65, 0.95)
-    return [replace(globe, casts=False), replace(cord, casts=False)], Light(place, (tint[0] * strength, tint[1] * strength, tint[2] * strength), 3.0, 0.12)
+    return shadowless([globe, cord]), Light(
+        place, (tint[0] * strength, tint[1] * strength, tint[2] * strength), 3.0, 0.12
+    )

@@ -11,7 +11,7 @@ from mtmamba.data.synthetic.geometry import Array, Colour, Primitive, about_vert
 
 @dataclass(frozen=True)
 class Camera:
-    """Pinhole camera: ``position`` in metres, ``yaw`` to the left and ``pitch`` downwards in radians, ``focal`` in image widths."""
+    """Pinhole camera, turned left by ``yaw`` and down by ``pitch`` (radians); its ``focal`` length in image widths."""
 
     position: Array
     yaw: float
@@ -33,7 +33,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Light:
-    """A lamp: at ``reach`` metres it gives its linear ``colour``, nearer up to twice that. ``radius`` softens its shadows."""
+    """A lamp: its linear ``colour`` at ``reach`` metres, up to twice that nearer. ``radius`` softens the shadows."""
 
     position: Array
     colour: Colour

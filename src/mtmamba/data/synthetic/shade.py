@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mtmamba.data.synthetic.geometry import Array, Colour, Primitive, corners, intersect, surface
+from mtmamba.data.synthetic.geometry import Array, Colour, Primitive, corners, intersect, surface, turned
 from mtmamba.data.synthetic.raycast import members, rays, trace
 from mtmamba.data.synthetic.scene import Light, Scene
 from mtmamba.data.synthetic.texture import albedo, noise
@@ -57,12 +57,12 @@ def _surfaces(scene: Scene, flat: Array, t: Array, index: NDArray[np.int16]) -> 
         if i < 0:
             continue
         solid = scene.solids[i]
-        points[:, where] = at = scene.camera.position[:, None] + t[where] * flat[:, where]
+        points[:, where] = at = scene.camera.position[:, None] + t[where] * flat.take(where, 1)
         metres, normal = surface(solid, at)
         normals[:, where] = normal
-        slant = np.abs(np.einsum("ij,ij->j", normal, views[:, where]))
+        slant = np.abs(np.einsum("ij,ij->j", normal, views.take(where, 1)))
         footprint = t[where] * pixel / np.maximum(slant, 0.05)
-        colour[:, where] = albedo(solid.material, metres, solid.rotation.T @ normal, footprint)
+        colour[:, where] = albedo(solid.material, metres, turned(solid.rotation.T, normal), footprint)
     return colour, Hits(index >= 0, views, points, normals)
 
 
@@ -100,12 +100,12 @@ def _lamp(scene: Scene, lamp: Light, hits: Hits, rng: np.random.Generator) -> tu
         distance = np.sqrt(np.einsum("ij,ij->j", away, away))
         facing = -np.einsum("ij,ij->j", away, hits.normals[:, here]) / distance
         lit = np.flatnonzero(hits.solid.ravel()[here] & (facing > 0))
-        lit = lit[~shadowed(scene, spot, away[:, lit], distance[lit], tiles[lit])]
-        where, view = first + lit, hits.views[:, first + lit]
+        lit = lit[~shadowed(scene, spot, away.take(lit, 1), distance[lit], tiles[lit])]
+        where, view = first + lit, hits.views.take(first + lit, 1)
         fall = 2 * lamp.reach**2 / (lamp.reach**2 + distance[lit] ** 2)
         diffuse[where] = facing[lit] * fall
-        half = away[:, lit] / distance[lit] + view
-        cosine = -np.einsum("ij,ij->j", half, hits.normals[:, where]) / np.sqrt(np.einsum("ij,ij->j", half, half))
+        half = away.take(lit, 1) / distance[lit] + view
+        cosine = -np.einsum("ij,ij->j", half, hits.normals.take(where, 1)) / np.sqrt(np.einsum("ij,ij->j", half, half))
         shine[where] = np.maximum(cosine, 0) ** 40 * fall
     return diffuse, shine
 
@@ -134,37 +134,41 @@ def shadowed(scene: Scene, spot: Array, away: Array, distance: Array, tiles: NDA
     if not dark.size or not casters:
         return dark
     order = np.argsort(tiles, kind="stable")
-    numbers, starts = np.unique(tiles[order], return_index=True)
-    unit = (away / distance)[:, order]
+    _, starts = np.unique(tiles[order], return_index=True)
+    unit = (away / distance).take(order, 1)
     axes = np.add.reduceat(unit, starts, axis=1)
     axes /= np.sqrt(np.einsum("ij,ij->j", axes, axes))
     sizes = np.diff([*starts, len(order)])
-    angles = np.arccos(np.minimum(np.minimum.reduceat(np.einsum("ij,ij->j", unit, np.repeat(axes, sizes, 1)), starts), 1))
+    angles = np.arccos(
+        np.minimum(np.minimum.reduceat(np.einsum("ij,ij->j", unit, np.repeat(axes, sizes, 1)), starts), 1)
+    )
     farthest = np.maximum.reduceat(distance[order], starts)
     around = corners(casters)
     centres = around.mean(1) - spot
     radii, ranges = np.linalg.norm(around[:, 0] - around.mean(1), axis=1), np.linalg.norm(centres, axis=1)
     between = np.arccos(np.clip((centres / ranges[:, None]) @ axes, -1, 1))
     close = between < np.arcsin(np.minimum(radii / ranges, 1))[:, None] + angles + 1e-3
-    close &= (farthest > (ranges - radii)[:, None]) & (ranges > radii)[:, None]  # a lamp inside a solid is not darkened by it
+    close &= (farthest > (ranges - radii)[:, None]) & (ranges > radii)[
+        :, None
+    ]  # a lamp inside a solid is not darkened by it
     groups = np.split(order, starts[1:])
     for solid, near in zip(casters, close, strict=True):
         if near.any():
             where = np.concatenate([groups[i] for i in np.flatnonzero(near)])
-            dark[where] |= intersect(solid, spot, away[:, where]) < 1 - 0.01 / distance[where]
+            dark[where] |= intersect(solid, spot, away.take(where, 1)) < 1 - 0.01 / distance[where]
     return dark
 
 
 def _casters(scene: Scene) -> list[Primitive]:
-    """Solids whose shadow matters: those that do not look smaller than a five-hundredth of the image's width."""
+    """Solids whose shadow matters: those that look larger than 1/250 of the image's width."""
     sizes = np.array([p.half.max() for p in scene.solids])
     ranges = np.linalg.norm([p.centre - scene.camera.position for p in scene.solids], axis=1)
-    seen = 2 * sizes * scene.camera.focal > 0.002 * ranges
+    seen = 2 * sizes * scene.camera.focal > 0.004 * ranges
     return [p for p, large in zip(scene.solids, seen, strict=True) if large and p.casts]
 
 
 def _sky(zenith: Colour, horizon: Colour, views: Array, solid: NDArray[np.bool_]) -> Array:
-    """Linear colour ``(3, N)``: gradient and clouds where the sky is seen, the plain horizon elsewhere (for the haze)."""
+    """Linear colour ``(3, N)``: gradient and clouds where the sky is seen, elsewhere the plain horizon for the haze."""
     top, low = (np.array(c, np.float32)[:, None] for c in (zenith, horizon))
     rise = np.where(solid, 0, np.maximum(views[2], 0))
     result = low + (top - low) * np.sqrt(rise)

@@ -4,6 +4,7 @@ from functools import cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from mtmamba.data.synthetic.geometry import Array, Material
 
@@ -26,7 +27,7 @@ def noise_table() -> Array:
 
 
 def noise(u: Array, v: Array, size: float) -> Array:
-    """Noise whose finest details are about ``size`` metres at surface coordinates ``u, v`` (metres), linearly interpolated."""
+    """Noise at surface coordinates ``u, v`` (metres) whose finest details are about ``size`` metres."""
     table, x, y = noise_table(), v * (8 / size), u * (8 / size)
     left, top = np.floor(x), np.floor(y)
     x, y = x - left, y - top
@@ -42,7 +43,7 @@ def _hash(i: Array, j: Array | float = 0.0) -> Array:
     return np.modf(np.abs(np.sin(i * 12.9898 + j * 78.233 + 1.7) * 437.585))[0].astype(np.float32)
 
 
-def _near_line(x: Array, width: float) -> Array:
+def _near_line(x: Array, width: float) -> NDArray[np.bool_]:
     """True within ``width`` of a whole number's place."""
     return np.abs(x - np.rint(x)) < width
 
@@ -63,8 +64,6 @@ def weight(pattern: str, u: Array, v: Array, scale: float, colours: int) -> Arra
         mix = np.where(_near_line(a, 0.03), 1.0, 0.85 * shade)
     elif pattern == "tiles":
         mix = np.where(_near_line(a, 0.05) | _near_line(b, 0.05), 1.0, 0.25 * _hash(np.floor(a), np.floor(b)))
-    elif pattern == "panes":
-        mix = np.where(_near_line(a, 0.08) | _near_line(b, 0.08), 1.0, 0.35 * noise(u, v, 0.6))
     elif pattern == "checker":
         mix = (np.floor(a) + np.floor(b)) % 2
     elif pattern == "bricks":
@@ -76,7 +75,7 @@ def weight(pattern: str, u: Array, v: Array, scale: float, colours: int) -> Arra
     elif pattern == "slats":
         mix = np.modf(np.abs(b))[0]
     elif pattern == "spots":
-        mix = noise(u, v, scale / 2) > 0.5
+        mix = np.where(noise(u, v, scale / 2) > 0.5, 1.0, 0.0)
     elif pattern == "spines":
         mix = _hash(np.floor(a + 0.3 * _hash(np.floor(a)))) * (1 - 1e-6)
         return np.floor(mix * colours)
