@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from mtmamba.losses import edge_cross_entropy
 from mtmamba.metrics import DepthError, EdgeLoss, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure, delta_m
 from mtmamba.metrics.saliency import f_measures, threshold_counts
+from mtmamba.tasks import TASK_RECORDS
 from mtmamba.types import IGNORE
 
 CLASSES = 5
@@ -296,3 +297,26 @@ def test_delta_m_of_wrong_arguments(scores, base, message):
 
 def test_delta_m_passes_nan_on():
     assert math.isnan(delta_m({"depth": math.nan, "edge": 2.0}, {"depth": 1.0, "edge": 1.0}, {"depth"}))
+
+
+@pytest.mark.parametrize("task", ["semseg", "depth", "human_parts", "sal", "normals", "edge"])
+def test_every_metric_works_under_autocast(task):
+    """Mixed precision evaluates inside autocast, where PyTorch refuses binary cross entropy of probabilities."""
+    record, (outputs, target) = TASK_RECORDS[task], autocast_case(task)
+    plain, mixed = record.metric(outputs), record.metric(outputs)
+    logits = torch.randn(2, outputs, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain.update(record.predict(logits), target)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed.update(record.predict(logits), target)
+    for name, value in plain.compute().items():
+        torch.testing.assert_close(mixed.compute()[name], value, equal_nan=True)
+
+
+def autocast_case(task):
+    generator = torch.Generator().manual_seed(1)
+    if task == "depth":
+        return 1, torch.rand(2, 8, 8, generator=generator) + 1
+    if task == "normals":
+        return 3, torch.nn.functional.normalize(torch.randn(2, 3, 8, 8, generator=generator), dim=1)
+    outputs = {"semseg": 40, "human_parts": 7, "sal": 2, "edge": 1}[task]
+    return outputs, torch.randint(0, max(2, outputs), (2, 8, 8), generator=generator).to(torch.uint8)

@@ -1,7 +1,6 @@
 """Boundaries: the probability of an edge."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mtmamba.losses import edge_weights
@@ -43,7 +42,7 @@ class EdgeLoss(PooledMetric):
         prediction, target = valid_probabilities(prediction, target, target != IGNORE)
         positive = target.double()
         probability = prediction.double().clamp(RESOLUTION, 1 - RESOLUTION)
-        losses = F.binary_cross_entropy(probability, positive, reduction="none") * edge_weights(positive)
+        losses = torch.where(target == 1, probability, 1 - probability).log().neg() * edge_weights(positive)
         self.total = self.total + losses.sum()
         self.count = self.count + target.numel()
 

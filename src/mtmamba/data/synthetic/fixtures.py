@@ -159,3 +159,12 @@ def toilet(rng: np.random.Generator) -> Solids:
         tube("toilet", IVORY, (0, 0.4, 0), (0, 0.4, 0.38), 0.13, 0.2),
         tube("toilet", lid, (0, 0.4, 0.38), (0, 0.4, 0.42), 0.22),
     ]
+
+
+def radiator(rng: np.random.Generator) -> Solids:
+    """Ribs side by side."""
+    count, high = int(rng.integers(8, 16)), rng.uniform(0.55, 0.75)
+    places = (np.arange(count) - (count - 1) / 2) * 0.07
+    ribs = [box("radiator", IVORY, (x - 0.025, 0.05, 0.12), (x + 0.025, 0.15, high)) for x in places]
+    ends = (places[0] - 0.08, places[-1] + 0.08)
+    return [*ribs, *(tube("radiator", IVORY, (ends[0], 0.1, z), (ends[1], 0.1, z), 0.02) for z in (0.18, high - 0.06))]

@@ -53,7 +53,7 @@ KINDS = {
     "lamp": Kind(35, 0, 232),
     "bathtub": Kind(36, 0, 17),
     "bag": Kind(37, 0, 9),
-    "pillar": Kind(38, 0, 289),
+    "radiator": Kind(38, 0, 314),
     "stool": Kind(39, 0, 383),
     "ball": Kind(40, 0, 10),
     "bottle": Kind(40, 5, 34),

@@ -18,6 +18,7 @@ _FURNITURE: dict[str, tuple[things.Builder, ...]] = {
         furniture.cabinet,
         furniture.night_stand,
         things.floor_lamp,
+        fixtures.radiator,
         furniture.desk,
         furniture.chair,
     ),
@@ -26,6 +27,7 @@ _FURNITURE: dict[str, tuple[things.Builder, ...]] = {
         furniture.media,
         furniture.bookshelf,
         things.big_plant,
+        fixtures.radiator,
         things.floor_lamp,
         furniture.sofa,
         furniture.cabinet,
@@ -34,6 +36,7 @@ _FURNITURE: dict[str, tuple[things.Builder, ...]] = {
         furniture.desk,
         furniture.bookshelf,
         furniture.cabinet,
+        fixtures.radiator,
         furniture.desk,
         furniture.chair,
         things.big_plant,
@@ -58,16 +61,17 @@ _ON_WALLS: dict[str, tuple[things.Builder, ...]] = {
 }
 _LYING_ABOUT: tuple[things.Builder, ...] = (things.big_carton, things.bag, things.toy_ball, furniture.stool)
 
+_LOWEST, _HIGHEST = np.array([-0.5, 0, 0], np.float32), np.array([0.5, 1, 1], np.float32)  # corners in room sizes
+
 
 def room(rng: np.random.Generator, *, subjects: int) -> Scene:
     """A furnished room with at most ``subjects`` people and pets."""
     sort = str(rng.choice(list(_FURNITURE)))
     small = sort == "bathroom"
-    width, length, height = (
-        rng.uniform(2.6, 3.4) if small else rng.uniform(3.4, 5.2),
-        rng.uniform(3.2, 4.6) if small else rng.uniform(4.2, 6.5),
-        rng.uniform(2.4, 2.8),
+    width, length = (
+        (rng.uniform(2.6, 3.4), rng.uniform(3.2, 4.6)) if small else (rng.uniform(3.4, 5.2), rng.uniform(4.2, 6.5))
     )
+    height = rng.uniform(2.4, 2.8)
     size = np.array([width, length, height], np.float32)
     camera = _camera(rng, size)
     stage = Stage()
@@ -89,20 +93,17 @@ def room(rng: np.random.Generator, *, subjects: int) -> Scene:
     for which in rng.permutation(len(_LYING_ABOUT))[: rng.integers(1, 4)]:
         _free_standing(rng, stage, size, _LYING_ABOUT[which](rng))
     if rng.random() < 0.6:
-        rug = things.floor_mat(rng)
-        stage.add(
-            placed(rug, (rng.uniform(-0.15, 0.15) * width, length * rng.uniform(0.35, 0.55), 0), rng.uniform(-0.3, 0.3))
-        )
+        middle = (rng.uniform(-0.15, 0.15) * width, length * rng.uniform(0.35, 0.55), 0)
+        stage.add(placed(things.floor_mat(rng), middle, rng.uniform(-0.3, 0.3)))
     lamp, light = _ceiling_lamp(rng, size)
     stage.add(lamp)
-    corner = np.array([width / 2, 0, 0], np.float32)
     warm = rng.uniform(0.85, 1.0)
     return Scene(
         solids=stage.solids,
         camera=camera,
         lights=(light,),
-        ambient=(0.4, 0.4 * (0.96 + 0.04 * warm), 0.4 * warm),
-        room=(-corner, np.array([width / 2, length, height], np.float32)),
+        ambient=(0.4, 0.4, 0.4 * warm),
+        room=(size * _LOWEST, size * _HIGHEST),
         exposure=rng.uniform(0.85, 1.2),
     )
 
@@ -120,34 +121,18 @@ def _shell(rng: np.random.Generator, size: Array, tiled: bool) -> list[Primitive
     wall = paint(rng, (0, 1), (0.03, 0.32), (0.72, 0.95), spread=0.04, scale=0.4)
     accent = paint(rng, (0, 1), (0.15, 0.5), (0.5, 0.85), spread=0.06, scale=0.4)
     if tiled:
-        accent = paint(
-            rng, (0.4, 0.65), (0.05, 0.35), (0.75, 0.95), pattern="tiles", scale=rng.uniform(0.15, 0.25), gloss=0.3
-        )
-        floor = paint(
-            rng,
-            (0.05, 0.6),
-            (0.05, 0.25),
-            (0.4, 0.75),
-            pattern="tiles",
-            scale=rng.uniform(0.3, 0.45),
-            gloss=0.3,
-            spread=0.25,
-        )
+        square, slab = rng.uniform(0.15, 0.25), rng.uniform(0.3, 0.45)
+        accent = paint(rng, (0.4, 0.65), (0.05, 0.35), (0.75, 0.95), pattern="tiles", scale=square, gloss=0.3)
+        floor = paint(rng, (0.05, 0.6), (0.05, 0.25), (0.4, 0.75), pattern="tiles", scale=slab, gloss=0.3, spread=0.25)
     elif rng.random() < 0.65:
+        board = rng.uniform(0.12, 0.2)
         floor = paint(
-            rng,
-            (0.05, 0.09),
-            (0.4, 0.65),
-            (0.4, 0.75),
-            pattern="planks",
-            scale=rng.uniform(0.12, 0.2),
-            gloss=0.2,
-            spread=0.35,
+            rng, (0.05, 0.09), (0.4, 0.65), (0.4, 0.75), pattern="planks", scale=board, gloss=0.2, spread=0.35
         )
     else:
         floor = paint(rng, (0, 1), (0.1, 0.4), (0.35, 0.65), pattern="speckle", scale=0.06, spread=0.2)
     top = Material(shades(WHITE, 0.03), scale=0.5)
-    board = Material((WHITE,)) if rng.random() < 0.7 else wood(rng)
+    skirting = Material((WHITE,)) if rng.random() < 0.7 else wood(rng)
     back = accent if tiled or rng.random() < 0.4 else wall
     solids = [
         box("floor", floor, (-w / 2 - t, -t, -t), (w / 2 + t, length + t, 0)),
@@ -156,9 +141,9 @@ def _shell(rng: np.random.Generator, size: Array, tiled: bool) -> list[Primitive
         box("wall", wall, (-w / 2 - t, -t, 0), (w / 2 + t, 0, h)),
         box("wall", accent if tiled else wall, (-w / 2 - t, 0, 0), (-w / 2, length, h)),
         box("wall", accent if tiled else wall, (w / 2, 0, 0), (w / 2 + t, length, h)),
-        box("wall", board, (-w / 2, length - 0.015, 0), (w / 2, length, 0.09)),
-        box("wall", board, (-w / 2, 0, 0), (-w / 2 + 0.015, length, 0.09)),
-        box("wall", board, (w / 2 - 0.015, 0, 0), (w / 2, length, 0.09)),
+        box("wall", skirting, (-w / 2, length - 0.015, 0), (w / 2, length, 0.09)),
+        box("wall", skirting, (-w / 2, 0, 0), (-w / 2 + 0.015, length, 0.09)),
+        box("wall", skirting, (w / 2 - 0.015, 0, 0), (w / 2, length, 0.09)),
     ]
     return shadowless(solids)
 

@@ -60,29 +60,10 @@ def street(rng: np.random.Generator) -> Scene:
     edge = road + pavement
     for side in (-1, 1):
         _row_of_houses(rng, stage, side * edge, side * np.pi / 2)
-    _subjects(rng, stage, camera, _STREET, edge - 0.4)
+    _subjects(rng, stage, camera, _STREET, road)
     for side in (-1, 1):
-        kerb = side * (road + 0.5)
-        for y in np.arange(rng.uniform(4, 9), 50, rng.uniform(9, 14)):
-            what = (outdoors.street_lamp, outdoors.tree, outdoors.road_sign)[rng.integers(3)]
-            stage.fit(what(rng), [((kerb, y, 0.12), np.pi if what is outdoors.road_sign else side * np.pi / 2)])
-        for y in rng.uniform(6, 36, 3):
-            lane = ((side * road * 0.5, y, 0), np.pi if side < 0 else 0.0)
-            stage.fit((vehicles.car, vehicles.car, vehicles.car, vehicles.bus)[rng.integers(4)](rng), [lane], 0.4)
-        for y in rng.uniform(4, 25, 3):
-            stage.fit(
-                person(rng),
-                [
-                    (
-                        (side * (road + rng.uniform(0.6, pavement)), y, 0.12),
-                        rng.choice((0, np.pi)) + rng.uniform(-0.4, 0.4),
-                    )
-                ],
-            )
-        stage.fit(
-            (outdoors.bench, outdoors.flowers, bag)[rng.integers(3)](rng),
-            [((side * (edge - 0.6), rng.uniform(4, 14), 0.12), side * np.pi / 2)],
-        )
+        _traffic(rng, stage, road, side)
+        _pavement_life(rng, stage, road, edge, side)
     _horizon(rng, stage)
     return _daylight(rng, stage, camera)
 
@@ -121,6 +102,26 @@ def country(rng: np.random.Generator) -> Scene:
         stage.fit(outdoors.tree(rng), [((x, y, 0), 0.0)])
     _horizon(rng, stage)
     return _daylight(rng, stage, camera)
+
+
+def _traffic(rng: np.random.Generator, stage: Stage, road: float, side: int) -> None:
+    """Cars and buses in one lane, driving on the right."""
+    for y in rng.uniform(6, 36, 3):
+        what = vehicles.car if rng.random() < 0.75 else vehicles.bus
+        stage.fit(what(rng), [((side * road * 0.5, y, 0), np.pi if side < 0 else 0.0)], 0.4)
+
+
+def _pavement_life(rng: np.random.Generator, stage: Stage, road: float, edge: float, side: int) -> None:
+    """Lamps, trees and signs along the kerb, people, a bench or flowers before the houses."""
+    for y in np.arange(rng.uniform(4, 9), 50, rng.uniform(9, 14)):
+        what = (outdoors.street_lamp, outdoors.tree, outdoors.road_sign)[rng.integers(3)]
+        angle = np.pi if what is outdoors.road_sign else side * np.pi / 2
+        stage.fit(what(rng), [((side * (road + 0.5), y, 0.12), angle)])
+    for y in rng.uniform(4, 25, 3):
+        x = side * rng.uniform(road + 0.6, edge - 0.4)
+        stage.fit(person(rng), [((x, y, 0.12), rng.choice((0, np.pi)) + rng.uniform(-0.4, 0.4))])
+    what = (outdoors.bench, outdoors.flowers, bag)[rng.integers(3)]
+    stage.fit(what(rng), [((side * (edge - 0.6), rng.uniform(4, 14), 0.12), side * np.pi / 2)])
 
 
 def _keep_clear(stage: Stage, camera: Camera) -> None:
@@ -189,10 +190,8 @@ def _in_view(rng: np.random.Generator, camera: Camera, size: float, limit: float
 
 def _lake(rng: np.random.Generator, stage: Stage) -> None:
     """Water with one to three boats."""
-    near, water = (
-        rng.uniform(11, 16),
-        paint(rng, (0.52, 0.6), (0.4, 0.65), (0.35, 0.6), pattern="speckle", scale=0.8, gloss=0.6),
-    )
+    near = rng.uniform(11, 16)
+    water = paint(rng, (0.52, 0.6), (0.4, 0.65), (0.35, 0.6), pattern="speckle", scale=0.8, gloss=0.6)
     stage.add([box("water", water, (-_FAR, near, -0.5), (_FAR, near + 60, 0.02), casts=False)])
     for x, y in zip(rng.uniform(-9, 9, 3), rng.uniform(near + 3, near + 14, 3), strict=True):
         stage.fit(vehicles.boat(rng), [((x, y, 0), rng.uniform(0, 6.3))], 0.3)
