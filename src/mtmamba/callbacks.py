@@ -28,14 +28,14 @@ class PicturePanel(Callback):
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.count = folder, count
-        self.path: Path | None = None
+        self.name: str | None = None  # instead of the step's
         self._rows: list[Mapping[str, Picture]] = []
         self._seen = 0
         self._chosen: set[int] = set()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]
         """Choose the images."""
-        total = len(trainer.datamodule.val_dataset)  # type: ignore[attr-defined]
+        total = len(trainer.datamodule.dataset_of("val"))  # type: ignore[attr-defined]
         mine = -(-total // trainer.world_size)
         self._rows, self._seen = [], 0
         self._chosen = {i * mine // self.count for i in range(self.count)} if trainer.is_global_zero else set()
@@ -54,8 +54,7 @@ class PicturePanel(Callback):
         if not self._rows:
             return
         picture = panel(self._rows)
-        self.path = self.folder / f"step_{trainer.global_step:06d}.png"
-        save_png(self.path, picture)
+        save_png(self.folder / f"{self.name or f'step_{trainer.global_step:06d}'}.png", picture)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("pictures", [picture], step=trainer.global_step)

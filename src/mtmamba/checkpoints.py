@@ -50,7 +50,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"Expected a checkpoint of this program, got {path}, which cannot be read: {error}") from error
+        raise CheckpointError(f"Expected a checkpoint of this program, got unreadable {path}: {error}") from error
     if not isinstance(checkpoint, dict) or not {"mtmamba", "state_dict"} <= checkpoint.keys():
         raise CheckpointError(
             f"Expected a checkpoint of this program, got {path} without its description: weights alone go to "
@@ -75,23 +75,25 @@ def find_checkpoint(path: Path, *names: str) -> Path:
                 return found
     elif path.is_file():
         return path
-    raise FileNotFoundError(f"Expected a checkpoint or a run's folder with {FOLDER}/{LAST}, got {path}: check the path.")
+    raise FileNotFoundError(
+        f"Expected a checkpoint, or a run's folder with {FOLDER}/{LAST}, got {path}: check the path."
+    )
 
 
 def find_unfinished(cfg: DictConfig, log_dir: Path) -> Path | None:
     """Return the newest run below a folder that has this configuration, a checkpoint, and no results yet."""
-    wanted = comparable(cfg)
+    wanted = _comparable(cfg)
     for last in sorted(log_dir.rglob(f"{FOLDER}/{LAST}"), key=lambda p: p.stat().st_mtime, reverse=True):
         run = last.parents[1]
         config = run / "config.yaml"
-        if not (run / "metrics.json").exists() and config.is_file() and comparable(OmegaConf.load(config)) == wanted:
+        if not (run / "metrics.json").exists() and config.is_file() and _comparable(OmegaConf.load(config)) == wanted:
             return run
     return None
 
 
-def comparable(cfg: Any) -> Any:
+def _comparable(cfg: Any) -> Any:
     """Return a configuration's values but for ``resume``, which says how a run was started and not what it is."""
-    return {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if k != "resume"}
+    return OmegaConf.to_container(OmegaConf.merge(cfg, {"resume": None}), resolve=True)
 
 
 class LastCheckpoint(Callback):
@@ -102,7 +104,7 @@ class LastCheckpoint(Callback):
 
     Args:
         folder: where to write it.
-        every: optimiser steps between writings; validations are preceded by one as well.
+        every: optimiser steps between writings.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
@@ -125,8 +127,9 @@ class LastCheckpoint(Callback):
         if step == self._step:  # in the middle of an accumulated batch
             return
         self._step = step
-        validates = step % max(1, int(trainer.val_check_interval) // trainer.accumulate_grad_batches) == 0
-        if self.stopped or validates or step % self.every == 0 or step == trainer.max_steps:
+        if step == trainer.max_steps:
+            trainer.should_stop = True  # so that the last weights are validated wherever the interval has its multiples
+        if self.stopped or step % self.every == 0 or step == trainer.max_steps:
             trainer.save_checkpoint(self.path, weights_only=False)
         if self.stopped:
             rank_zero_info(f"Stopped after step {step}; go on with resume={self.path.parents[1]}")

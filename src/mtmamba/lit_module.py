@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -24,8 +25,8 @@ class NonFiniteLossError(FloatingPointError):
 
     def __init__(self, tasks: list[str], ids: list[str], step: int) -> None:
         super().__init__(
-            f"Expected finite losses, got NaN or infinity for {', '.join(tasks)} at step {step} on images {', '.join(ids)}: "
-            "look at these images' targets, lower optimizer.lr, or train in trainer.precision=32-true."
+            f"Expected finite losses, got NaN or infinity for {', '.join(tasks)} at step {step} on images "
+            f"{', '.join(ids)}: look at their targets, lower optimizer.lr, or train in trainer.precision=32-true."
         )
         self.tasks, self.ids, self.step = tasks, ids, step
 
@@ -64,16 +65,19 @@ class MultiTaskModule(LightningModule):
         self.model = model
         self.tasks = select_tasks(num_outputs)
         self.total = total
-        self.lr, self.weight_decay, self.betas, self.power = lr, weight_decay, tuple(betas), power
+        self.lr, self.weight_decay, self.betas, self.power = lr, weight_decay, (betas[0], betas[1]), power
         self.delta_m_base = delta_m_base
         self.description = description
-        self.metrics = nn.ModuleDict({task.name: task.metric(num_outputs[task.name]) for task in self.tasks})
+        self.metrics: Mapping[str, Metric] = nn.ModuleDict(  # type: ignore[assignment]
+            {task.name: task.metric(num_outputs[task.name]) for task in self.tasks}
+        )
         self.scores: dict[str, dict[str, float]] = {}
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with polynomial decay per optimiser step."""
+        fused = self.device.type == "cuda"
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=self.device.type == "cuda"
+            self.parameters(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=fused
         )
         steps = self.trainer.estimated_stepping_batches
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: max(0.0, 1 - i / steps) ** self.power)

@@ -82,10 +82,11 @@ def wandb_logger(run_dir: Path, project: str, name: str, group: str, config: dic
 
     A resumed run goes on with its own page, since the id follows from the run's folder.
     """
-    import wandb  # noqa: PLC0415 - seconds to import, and logger=csv does without
+    import wandb  # a second to import, and logger=csv does without it
 
-    mode = wandb.Settings().mode
-    online = mode in (None, "online", "shared") and wandb.login(prompt=False)
+    mode = wandb.Settings().mode  # WANDB_MODE
+    if mode == "online" and not wandb.login(prompt=False):
+        mode = "offline"
     run_id = hashlib.blake2b(str(run_dir.resolve()).encode(), digest_size=8).hexdigest()
     return WandbLogger(
         project=project,
@@ -94,7 +95,7 @@ def wandb_logger(run_dir: Path, project: str, name: str, group: str, config: dic
         id=run_id,
         resume="allow",
         save_dir=run_dir,
-        offline=not online,
+        offline=mode == "offline",
         config=config,
-        settings=wandb.Settings(mode="online" if online else "disabled" if mode == "disabled" else "offline", init_timeout=30, silent=True),
+        settings=wandb.Settings(mode=mode, init_timeout=30, silent=True),
     )

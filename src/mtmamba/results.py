@@ -23,10 +23,8 @@ from mtmamba.types import Batch
 
 Scores = Mapping[str, Mapping[str, float]]
 
-PACKAGES = (
-    "mtmamba torch torchvision lightning hydra-core omegaconf timm torchmetrics wandb albumentations "
-    "opencv-python-headless numpy mamba-ssm triton"
-).split()
+PACKAGES = """mtmamba torch torchvision lightning hydra-core omegaconf timm torchmetrics wandb albumentations
+    opencv-python-headless numpy mamba-ssm triton""".split()  # noqa: SIM905 - a line each would hide the rest
 PROTOCOLS = {
     "semseg": "counts over the whole set, a class absent from both sides counts 0",
     "human_parts": "counts over the whole set; images without a part ignored",

@@ -3,16 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch import LightningDataModule
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 import mtmamba
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint
+from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.lit_module import MultiTaskModule
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.multitask import MultiTaskModel
@@ -85,14 +85,14 @@ def check_config(cfg: DictConfig) -> None:
     allowed = ABLATED.get(ablation, (decoder,))
     if decoder not in allowed:
         raise ConfigError(
-            f"Expected decoder={'|'.join(allowed)} with ablation={ablation}, got decoder={decoder}, which lacks the part "
-            "that it replaces: choose one of those, or ablation=none."
+            f"Expected decoder={'|'.join(allowed)} with ablation={ablation}, got decoder={decoder}, which lacks the "
+            "part that it replaces: choose one of those, or ablation=none."
         )
     select_tasks(cfg.tasks)
     if unknown := [task for task in cfg.tasks if task not in cfg.data.num_outputs]:
         raise ConfigError(
-            f"Expected tasks of data={cfg.choices.data}, {list(cfg.data.num_outputs)}, got {unknown}: choose among those, "
-            "or another data."
+            f"Expected tasks of data={cfg.choices.data}, {list(cfg.data.num_outputs)}, got {unknown}: choose among "
+            "those, or another data."
         )
 
 
@@ -128,7 +128,7 @@ def build_model(cfg: DictConfig) -> MultiTaskModel:
     return model
 
 
-def build_datamodule(cfg: DictConfig) -> LightningDataModule:
+def build_datamodule(cfg: DictConfig) -> DenseDataModule:
     """Build the data module of the configured dataset and tasks."""
     settings = {key: value for key, value in cfg.data.items() if key not in ("num_outputs", "delta_m_base", "tasks")}
     return hydra.utils.instantiate(settings, tasks=list(num_outputs(cfg)), _convert_="all")
@@ -145,20 +145,24 @@ def build_module(cfg: DictConfig, model: nn.Module | None = None) -> MultiTaskMo
         build_model(cfg) if model is None else model,
         num_outputs(cfg),
         hydra.utils.instantiate(cfg.loss, _convert_="all"),
-        **OmegaConf.to_container(cfg.optimizer, resolve=True),
-        delta_m_base=OmegaConf.to_container(cfg.data.delta_m_base, resolve=True),
+        **plain(cfg.optimizer),
+        delta_m_base=plain(cfg.data.delta_m_base),
         description=describe(cfg),
     )
 
 
+def plain(node: DictConfig) -> dict[str, Any]:
+    """Return a configuration, or a part of one, as a dict with every interpolation resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+
+
 def describe(cfg: DictConfig) -> dict[str, Any]:
     """Return what a checkpoint says of its configuration: group choices and plain values, nothing to instantiate."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    kept = ("tasks", "seed", *MODEL_GROUPS)
+    values, kept = plain(cfg), ("tasks", "seed", *MODEL_GROUPS)
     return {
         "version": mtmamba.__version__,
         "choices": {group: cfg.choices[group] for group in MODEL_GROUPS},
-        "values": {key: _without_targets(plain[key]) for key in kept},
+        "values": {key: _without_targets(values[key]) for key in kept},
     }
 
 
@@ -173,7 +177,9 @@ def config_of(description: Mapping[str, Any], overrides: Sequence[str] = ()) -> 
     """
     choices = [f"{group}={choice}" for group, choice in description["choices"].items()]
     if wrong := [choice for choice in choices if not re.fullmatch(r"\w+=\w+", choice)]:
-        raise ConfigError(f"Expected names of configuration files in the checkpoint, got {wrong}: do not trust this file.")
+        raise ConfigError(
+            f"Expected names of configuration files in the checkpoint, got {wrong}: do not trust this file."
+        )
     cfg = load_config(choices)
     _update(cfg, description["values"])
     cfg.encoder.pretrained = False

@@ -1,15 +1,12 @@
 """What the scripts do: train a model, evaluate a checkpoint."""
 
-import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
@@ -36,6 +33,9 @@ from mtmamba.loggers import CSVLogger, wandb_logger
 
 log = logging.getLogger(__name__)
 
+TRAINER = {"use_distributed_sampler": False, "enable_model_summary": False}
+"""What every Trainer of ours is told: the data module shares out images itself."""
+
 
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """Train, evaluate the best checkpoint, and leave everything in the run's folder.
@@ -59,34 +59,29 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
     seed_everything(cfg.seed, verbose=False)
     data = run.build_datamodule(cfg)
-    if rank_zero_only.rank == 0:
-        data.prepare_data()  # a dataset that is not what it should be stops us before weights are fetched
+    rank_zero_only(data.prepare_data)()  # a dataset that is not what it should be stops us before weights are fetched
     module = run.build_module(cfg)
-    monitor = _monitor(cfg.monitor, module)
-    last = LastCheckpoint(run_dir / FOLDER, cfg.callbacks.checkpoint_every)
     pictures = PicturePanel(run_dir / "pictures", cfg.pictures)
-    callbacks = [last, _best_checkpoint(run_dir, monitor, module), pictures, Throughput(), _progress(cfg)]
+    best = _best_checkpoint(run_dir, *_monitor(cfg.monitor, module))
+    last = LastCheckpoint(run_dir / FOLDER, cfg.callbacks.checkpoint_every)
+    progress = TQDMProgressBar(refresh_rate=cfg.callbacks.progress_refresh)
+    callbacks = [last, best, pictures, Throughput(), progress]
     if cfg.ema_decay is not None:
         callbacks.append(EMAWeightAveraging(decay=cfg.ema_decay))
     loggers = _loggers(cfg, run_dir, resume)
     trainer = _trainer(cfg, data, module, callbacks, loggers)
     if cfg.compile:
-        module.model.encoder.compile()
-        module.model.decoder.compile()
+        module.model.compile()
     try:
         trainer.fit(module, data, ckpt_path=resume)
-        best = run_dir / FOLDER / BEST
-        if best.is_file():
-            trainer.validate(module, data, ckpt_path=best, verbose=False)
-        record = _record(cfg, run_dir, trainer, module, data, seconds=time.perf_counter() - start)
+        pictures.name = "best"
+        return _score(cfg, run_dir, trainer, module, data, run_dir / FOLDER / BEST, start)
     except NonFiniteLossError as error:
         found = {"step": error.step, "tasks": error.tasks, "images": error.ids}
         results.write_json(run_dir / "nonfinite_batch.json", found)
         raise
     finally:
         _close(loggers)
-    _report(cfg, run_dir, module, record, pictures.path)
-    return record
 
 
 def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
@@ -101,30 +96,18 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """
     start = time.perf_counter()
     path = find_checkpoint(Path(cfg.ckpt))
-    checkpoint = read_checkpoint(path)
-    given = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
-    overrides = [f"{key}={value}" for key, value in {**given, "backend": cfg.backend, "cache_dir": cfg.cache_dir}.items()]
-    full = run.config_of(checkpoint["mtmamba"], overrides)
+    settings = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
+    settings |= {key: cfg[key] for key in ("backend", "cache_dir", "baseline")}
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    full = run.config_of(read_checkpoint(path)["mtmamba"], overrides)
     _begin(full, run_dir)
 
     data = run.build_datamodule(full)
     module = run.build_module(full)
-    module.load_state_dict(checkpoint["state_dict"])
     pictures = PicturePanel(run_dir / "pictures", cfg.pictures)
-    trainer = hydra.utils.instantiate(
-        {"_target_": "lightning.Trainer", **cfg.trainer},
-        callbacks=[pictures],
-        logger=False,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        default_root_dir=str(run_dir),
-    )
-    trainer.validate(module, data, verbose=False)
-    with_baseline = OmegaConf.merge(full, {"baseline": cfg.baseline})
-    record = _record(with_baseline, run_dir, trainer, module, data, seconds=time.perf_counter() - start)
-    record |= {"checkpoint": str(path), "step": checkpoint["global_step"]}
-    _report(full, run_dir, module, record, pictures.path)
-    return record
+    pictures.name = "best"
+    trainer = hydra.utils.instantiate(cfg.trainer, callbacks=[pictures], logger=False, **TRAINER, _convert_="all")
+    return _score(full, run_dir, trainer, module, data, path, start)
 
 
 def _resumed_checkpoint(cfg: DictConfig) -> Path | None:
@@ -166,32 +149,27 @@ def _begin(cfg: DictConfig, run_dir: Path) -> None:
 def _monitor(name: str, module: MultiTaskModule) -> tuple[str, str]:
     """Return the metric that "best" goes by, and whether its ``min`` or ``max`` is best."""
     if name == "auto":
-        graded = any(
-            set(module.delta_m_base.get(task.name, {})) & set(task.units) for task in module.tasks
-        )
+        graded = any(module.delta_m_base.get(task.name, {}).keys() & task.units.keys() for task in module.tasks)
         name = "val/delta_m" if graded else "val/loss"
     known = {"val/loss": "min", "val/delta_m": "max"}
     for task in module.tasks:
         known |= {f"val/{task.name}/loss": "min"}
-        known |= {f"val/{task.name}/{metric}": "min" if metric in task.lower_is_better else "max" for metric in task.units}
+        for metric in task.units:
+            known[f"val/{task.name}/{metric}"] = "min" if metric in task.lower_is_better else "max"
     if name not in known:
         raise run.ConfigError(f"Expected monitor to be auto or one of {', '.join(known)}, got {name}.")
     return name, known[name]
 
 
-def _best_checkpoint(run_dir: Path, monitor: tuple[str, str], module: MultiTaskModule) -> Callback:
+def _best_checkpoint(run_dir: Path, monitor: str, mode: str) -> Callback:
     return ModelCheckpoint(
         run_dir / FOLDER,
-        filename=BEST.removesuffix(".ckpt"),
-        monitor=monitor[0],
-        mode=monitor[1],
+        filename=Path(BEST).stem,
+        monitor=monitor,
+        mode=mode,
         enable_version_counter=False,
         save_on_train_epoch_end=False,
     )
-
-
-def _progress(cfg: DictConfig) -> Callback:
-    return TQDMProgressBar(refresh_rate=cfg.callbacks.progress_refresh)
 
 
 def _loggers(cfg: DictConfig, run_dir: Path, resume: Path | None) -> list[Logger]:
@@ -202,12 +180,11 @@ def _loggers(cfg: DictConfig, run_dir: Path, resume: Path | None) -> list[Logger
         return [csv]
     group = run_dir.parent.name if run_dir.parent.name.endswith("_sweep") else cfg.choices.experiment
     name = "-".join(cfg.choices[g] for g in ("data", "encoder", "decoder", "ablation") if cfg.choices[g] != "none")
-    config = OmegaConf.to_container(cfg, resolve=True)
-    return [csv, wandb_logger(run_dir, cfg.logger.project, name, group, config)]
+    return [csv, wandb_logger(run_dir, cfg.logger.project, name, group, run.plain(cfg))]
 
 
 def _trainer(
-    cfg: DictConfig, data: DenseDataModule, module: nn.Module, callbacks: list[Callback], loggers: list[Logger]
+    cfg: DictConfig, data: DenseDataModule, module: MultiTaskModule, callbacks: list[Callback], loggers: list[Logger]
 ) -> Trainer:
     trainer = hydra.utils.instantiate(
         cfg.trainer,
@@ -215,26 +192,35 @@ def _trainer(
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
         check_val_every_n_epoch=None,
-        use_distributed_sampler=False,
         sync_batchnorm=True,
-        enable_model_summary=False,
+        **TRAINER,
         _convert_="all",
     )
     accumulate = data.accumulate_grad_batches(trainer.world_size)
     trainer.accumulate_grad_batches = accumulate
-    trainer.val_check_interval *= accumulate  # Lightning counts micro-batches
-    if accumulate > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules()):
+    if isinstance(trainer.val_check_interval, int):
+        trainer.val_check_interval *= accumulate  # Lightning counts micro-batches
+    if accumulate > 1 and any(isinstance(m, nn.BatchNorm2d) for m in module.modules()):
         rank_zero_warn(
-            f"This model has batch norm, whose statistics are those of micro-batches: accumulating {accumulate} of them is "
-            "not equivalent to one batch. Raise data.device_batch_size or use more devices."
+            f"This model has batch norm, whose statistics are those of micro-batches: accumulating {accumulate} of "
+            "them is not equivalent to one batch. Raise data.device_batch_size or use more devices."
         )
     return trainer
 
 
-def _record(
-    cfg: DictConfig, run_dir: Path, trainer: Trainer, module: MultiTaskModule, data: DenseDataModule, *, seconds: float
+def _score(
+    cfg: DictConfig,
+    run_dir: Path,
+    trainer: Trainer,
+    module: MultiTaskModule,
+    data: DenseDataModule,
+    path: Path,
+    start: float,
 ) -> dict[str, Any]:
-    """Collect what ``metrics.json`` holds, and write it."""
+    """Validate a checkpoint; write ``metrics.json``, print the table, and return the record."""
+    checkpoint = read_checkpoint(path)
+    module.load_state_dict(checkpoint["state_dict"])
+    trainer.validate(module, data, verbose=False)
     scores = module.scores
     record = {
         "run": str(run_dir),
@@ -242,34 +228,32 @@ def _record(
         "choices": dict(cfg.choices),
         "seed": cfg.seed,
         "git": results.git_revision(),
-        "step": trainer.global_step,
+        "checkpoint": str(path),
+        "step": checkpoint["global_step"],
         "dataset": cfg.choices.data,
         "split": "val",
-        "images": len(data.val_dataset),
+        "images": len(data.dataset_of("val")),
         "tasks": {task: {**values, "protocol": results.PROTOCOLS[task]} for task, values in scores.items()},
         "delta_m": module.delta_m(scores),
         "delta_m_base": module.delta_m_base,
         "parameters": sum(p.numel() for p in module.model.parameters()),
-        "seconds": round(seconds, 1),
+        "seconds": round(time.perf_counter() - start, 1),
         "hardware": results.hardware(),
     }
-    if cfg.get("baseline"):
+    if not trainer.is_global_zero:
+        return record
+    columns = {}
+    if cfg.baseline:
         log.info("Scoring the best constant prediction.")
-        record["constant"] = results.constant_scores(
-            module.tasks, run.num_outputs(cfg), data.plain_train_dataloader(), data.val_dataloader()
+        loaders = data.plain_dataloader("train"), data.plain_dataloader("val")
+        columns["Best constant"] = record["constant"] = results.constant_scores(
+            module.tasks, run.num_outputs(cfg), *loaders
         )
-    if trainer.is_global_zero:
-        results.write_json(run_dir / "metrics.json", record)
-    return record
-
-
-@rank_zero_only
-def _report(cfg: DictConfig, run_dir: Path, module: MultiTaskModule, record: Mapping[str, Any], picture: Path | None) -> None:
-    columns = {"Best constant": record["constant"]} if "constant" in record else {}
-    results.show(results.score_table(module.tasks, module.scores, columns, record["delta_m"]))
+    results.write_json(run_dir / "metrics.json", record)
+    results.show(results.score_table(module.tasks, scores, columns, record["delta_m"]))
     log.info("Scores: %s", run_dir / "metrics.json")
-    if picture is not None:
-        log.info("Pictures: %s", picture)
+    log.info("Pictures: %s", run_dir / "pictures")
+    return record
 
 
 def _close(loggers: list[Logger]) -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from mtmamba.data.datasets import DATASETS, DenseDataset, Transform
 from mtmamba.data.layouts import get_layout
 from mtmamba.data.sampler import GlobalBatchSampler, accumulation, evaluation_batches
-from mtmamba.data.transforms import TrainTransform, ValTransform
+from mtmamba.data.transforms import SCALE, TrainTransform, ValTransform
 from mtmamba.data.validation import validate
 
 _log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class DenseDataModule(LightningDataModule):
         device_batch_size: images that a device takes at once; its whole share of the batch when None.
         val_batch_size: images that a device takes at once in evaluation.
         num_workers: loading processes of each device; its share of the machine's cores, at most 16, when None.
+        scale: least and greatest factor of the random scale in training.
         seed: of the order and the augmentation.
         cache_dir: folder for what is slow to compute from PASCAL-Context's files.
         scenes: ``train`` and ``val`` (numbers of images), ``size`` (height, width) and ``seed`` of synthetic scenes to
@@ -59,6 +60,7 @@ class DenseDataModule(LightningDataModule):
         device_batch_size: int | None = None,
         val_batch_size: int = 1,
         num_workers: int | None = None,
+        scale: Sequence[float] = SCALE,
         seed: int = 0,
         cache_dir: str | Path = "~/.cache/mtmamba",
         scenes: Mapping[str, Any] | None = None,
@@ -66,7 +68,7 @@ class DenseDataModule(LightningDataModule):
         super().__init__()
         get_layout(dataset).files(tasks)  # refuses an unknown dataset or task before anything else happens
         self.dataset, self.root, self.tasks = dataset, Path(root).expanduser(), tuple(tasks)
-        self.crop_size = (crop_size[0], crop_size[1])
+        self.crop_size, self.scale = (crop_size[0], crop_size[1]), (scale[0], scale[1])
         self.batch_size, self.device_batch_size, self.val_batch_size = batch_size, device_batch_size, val_batch_size
         self.num_workers, self.seed, self.cache_dir, self.scenes = num_workers, seed, Path(cache_dir), scenes
         self.train_dataset: DenseDataset | None = None
@@ -85,8 +87,7 @@ class DenseDataModule(LightningDataModule):
         if self.scenes is not None:
             from mtmamba.data.synthetic import generate  # slow to import, and only the synthetic datasets need it
 
-            layout = {"NYUDv2": "nyud", "PASCALContext": "pascal"}[self.dataset]
-            generate(self.root, layout=layout, **self.scenes)
+            generate(self.root, layout="nyud" if self.dataset == "NYUDv2" else "pascal", **self.scenes)
             counts = {split: self.scenes[split] for split in ("train", "val")}
         report = validate(self.root, self.dataset, self.tasks, cache_dir=self.cache_dir, counts=counts)
         _log.info(report.summary())
@@ -96,7 +97,7 @@ class DenseDataModule(LightningDataModule):
         """Open both splits."""
         cls = DATASETS[self.dataset]
         transforms: dict[str, Transform] = {
-            "train": TrainTransform(self.crop_size),
+            "train": TrainTransform(self.crop_size, self.scale),
             "val": ValTransform(self.crop_size),
         }
         self.train_dataset, self.val_dataset = (
@@ -106,10 +107,10 @@ class DenseDataModule(LightningDataModule):
 
     def train_dataloader(self) -> "ResumableLoader":
         """Return the loader of this process's micro-batches, beginning at the trainer's ``global_step``."""
-        assert self.train_dataset is not None, "setup() comes first"
+        dataset = self.dataset_of("train")
         rank, world_size = self._place()
         sampler = GlobalBatchSampler(
-            len(self.train_dataset),
+            len(dataset),
             self.batch_size,
             self._share(world_size),
             rank=rank,
@@ -118,22 +119,28 @@ class DenseDataModule(LightningDataModule):
             first_step=self._global_step,
         )
         self._check_trainer(sampler.accumulate)
-        return ResumableLoader(self.train_dataset, batch_sampler=sampler, **self._loading())
+        return ResumableLoader(dataset, batch_sampler=sampler, **self._loading())
 
-    def plain_train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return a loader of the training images as they are, without augmentation, each once and in order."""
-        assert self.train_dataset is not None, "setup() comes first"
-        plain = copy.copy(self.train_dataset)
-        plain.transform = ValTransform(self.crop_size)
-        batches = evaluation_batches(len(plain), self.val_batch_size)
-        return DataLoader(plain, batch_sampler=batches, **self._loading())
+    def plain_dataloader(self, split: str) -> DataLoader[dict[str, Any]]:
+        """Return a loader of a split's images as they are, without augmentation, each once and in order."""
+        dataset = copy.copy(self.dataset_of(split))
+        dataset.transform = ValTransform(self.crop_size)
+        return DataLoader(
+            dataset, batch_sampler=evaluation_batches(len(dataset), self.val_batch_size), **self._loading()
+        )
+
+    def dataset_of(self, split: str) -> DenseDataset:
+        """Return a split's dataset, once ``setup`` has opened it."""
+        dataset = {"train": self.train_dataset, "val": self.val_dataset}[split]
+        assert dataset is not None, "setup() comes first"
+        return dataset
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader of this process's share of the validation images, each once, in order."""
-        assert self.val_dataset is not None, "setup() comes first"
+        dataset = self.dataset_of("val")
         rank, world_size = self._place()
-        batches = evaluation_batches(len(self.val_dataset), self.val_batch_size, rank=rank, world_size=world_size)
-        return DataLoader(self.val_dataset, batch_sampler=batches, **self._loading())
+        batches = evaluation_batches(len(dataset), self.val_batch_size, rank=rank, world_size=world_size)
+        return DataLoader(dataset, batch_sampler=batches, **self._loading())
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the validation loader: neither dataset has public test labels."""

@@ -52,10 +52,10 @@ _TARGETS = dict.fromkeys((*_CLASS_MAPS, "depth", "normals"), "mask")
 
 
 class RandomScale(A.RandomScale):
-    """Resize by s ~ U(0.5, 2) to ``int(side * s)``: image bilinear, labels nearest; valid depth is divided by s."""
+    """Resize by s ~ U(scale) to ``int(side * s)``: image bilinear, labels nearest; valid depth is divided by s."""
 
-    def __init__(self) -> None:
-        limits = SCALE[0] - 1, SCALE[1] - 1
+    def __init__(self, scale: tuple[float, float] = SCALE) -> None:
+        limits = scale[0] - 1, scale[1] - 1
         super().__init__(limits, interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_NEAREST, p=1)
 
     def apply_with_params(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -178,10 +178,11 @@ class TrainTransform:
 
     Args:
         crop_size: height and width of the crop, and of the padded grid ``H, W``.
+        scale: least and greatest factor of the random scale.
     """
 
-    def __init__(self, crop_size: tuple[int, int]) -> None:
-        steps = [RandomScale(), RandomCrop(crop_size), HorizontalFlip(), PhotometricDistortion()]
+    def __init__(self, crop_size: tuple[int, int], scale: tuple[float, float] = SCALE) -> None:
+        steps = [RandomScale(scale), RandomCrop(crop_size), HorizontalFlip(), PhotometricDistortion()]
         self.augment = A.Compose(steps, additional_targets=_TARGETS)
         self.finish = ValTransform(crop_size)
 

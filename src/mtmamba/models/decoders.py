@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -138,7 +139,7 @@ class Decoder(nn.Module):
     def blocks(self) -> Iterator[nn.Module]:
         """Yield the stages' blocks, coarse to fine."""
         for stage in self.stages:
-            yield from stage.blocks
+            yield from cast(Stage, stage).blocks
 
     def forward(self, features: Sequence[Tensor]) -> Logits:
         """Decode the encoder's maps, finest first."""

@@ -35,12 +35,13 @@ class MultiTaskModel(nn.Module):
         Args:
             part: ``none``, ``encoder``, ``decoder`` or ``all``.
         """
-        parts = {"none": (), "encoder": (self.encoder,), "decoder": (self.decoder,), "all": (self.encoder, self.decoder)}
-        if part not in parts:
-            raise ValueError(f"Expected model.checkpointing to be one of {', '.join(parts)}, got {part}.")
-        for module in parts[part]:
-            for block in module.blocks():
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        choices = ("none", "encoder", "decoder", "all")
+        if part not in choices:
+            raise ValueError(f"Expected model.checkpointing to be one of {', '.join(choices)}, got {part}.")
+        blocks = [*self.encoder.blocks()] if part in ("encoder", "all") else []
+        blocks += [*self.decoder.blocks()] if part in ("decoder", "all") else []
+        for block in blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def forward(self, images: Tensor) -> Logits:
         """Pad right and bottom to a multiple of 32, encode, decode, and crop back."""
