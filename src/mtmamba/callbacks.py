@@ -66,6 +66,13 @@ class Throughput(Callback):
     def __init__(self) -> None:
         self._images = 0
         self._since = 0.0
+        self._lr = 0.0
+
+    def on_train_batch_start(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: MultiTaskModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Note the learning rate of the step to come."""
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_start(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]
         """Start counting."""
@@ -85,7 +92,7 @@ class Throughput(Callback):
         now = time.perf_counter()
         values = {
             "perf/images_per_second": self._images / (now - self._since),
-            "optimizer/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "optimizer/lr": self._lr,
         }
         if pl_module.device.type == "cuda":
             values["perf/gpu_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30

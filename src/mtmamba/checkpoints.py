@@ -110,7 +110,7 @@ class LastCheckpoint(Callback):
     def __init__(self, folder: Path, every: int) -> None:
         self.path, self.every = folder / LAST, every
         self.stopped = False
-        self._step = 0
+        self._step = self._saved = -1
         self._handlers: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -118,8 +118,14 @@ class LastCheckpoint(Callback):
         self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from the step that training resumes at."""
+        """Count from the step that training begins or goes on at."""
         self._step = trainer.global_step
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Stop here if asked to: the step before is in its checkpoint, and logged."""
+        if self.stopped and trainer.global_step == self._saved:
+            rank_zero_info(f"Stopped after step {self._saved}; go on with resume={self.path.parents[1]}")
+            raise KeyboardInterrupt
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Write the checkpoint where it is due."""
@@ -131,9 +137,7 @@ class LastCheckpoint(Callback):
             trainer.should_stop = True  # so that the last weights are validated wherever the interval has its multiples
         if self.stopped or step % self.every == 0 or step == trainer.max_steps:
             trainer.save_checkpoint(self.path, weights_only=False)
-        if self.stopped:
-            rank_zero_info(f"Stopped after step {step}; go on with resume={self.path.parents[1]}")
-            raise KeyboardInterrupt
+            self._saved = step
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""

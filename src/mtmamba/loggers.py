@@ -44,11 +44,11 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def resume(self, step: int) -> None:
-        """Read back the rows of an interrupted run, up to and including a step."""
+        """Read back the rows of an interrupted run that precede an optimiser step."""
         if self.path.is_file():
             with self.path.open(newline="") as file:
                 rows = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
-            self._rows = {int(row["step"]): row for row in rows if int(row["step"]) <= step}
+            self._rows = {int(row["step"]): row for row in rows if int(row["step"]) < step}
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -16,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from mtmamba import results, run
+from mtmamba.benchmarks.loader import benchmark_loader
+from mtmamba.benchmarks.scan import benchmark_scan
 from mtmamba.callbacks import PicturePanel, Throughput
 from mtmamba.checkpoints import (
     BEST,
@@ -108,6 +110,28 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     pictures.name = "best"
     trainer = hydra.utils.instantiate(cfg.trainer, callbacks=[pictures], logger=False, **TRAINER, _convert_="all")
     return _score(full, run_dir, trainer, module, data, path, start)
+
+
+def benchmark(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
+    """Measure the selective scan and the loader on this machine; leave ``benchmark.json`` in the run's folder.
+
+    Args:
+        cfg: from the benchmark script's configuration.
+        run_dir: where to leave the numbers.
+    """
+    _begin(cfg, run_dir)
+    measured: dict[str, Any] = {}
+    if "scan" in cfg.what:
+        measured["scan"] = benchmark_scan(**run.plain(cfg.scan))
+    if "loader" in cfg.what:
+        data = run.build_datamodule(OmegaConf.merge(cfg, {"tasks": cfg.data.tasks}))
+        data.prepare_data()
+        data.setup()
+        measured["loader"] = benchmark_loader(data.dataset_of("train"), **run.plain(cfg.loader))
+    results.write_json(run_dir / "benchmark.json", measured | {"environment": results.environment()})
+    for name, values in measured.items():
+        log.info("%s: %s", name, values)
+    return measured
 
 
 def _resumed_checkpoint(cfg: DictConfig) -> Path | None:

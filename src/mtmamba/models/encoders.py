@@ -3,15 +3,23 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import timm
 import torch
 from timm.layers import DropPath as TimmDropPath
+from timm.layers import Format
+from timm.models import FeatureListNet
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, window_partition, window_reverse
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtmamba.models.layers import DropPath
-from mtmamba.models.pretrained import load_pretrained, load_weights
+from mtmamba.models.pretrained import create_pretrained, load_pretrained, load_weights
+
+STRIDES = (4, 8, 16, 32)
+TRIAL_SIZE = (416, 608)
+"""Divisible by 32, its maps by nothing that a window's side could be."""
 
 
 class Encoder(nn.Module, ABC):
@@ -104,21 +112,20 @@ class SwinEncoder(Encoder):
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels)
         for block in self.blocks():
             block.__class__ = PadFirstBlock  # the same module with its attention step replaced
-            block.attn.fused_attn = True
-            for drop in ("drop_path1", "drop_path2"):
-                if isinstance(rate := getattr(block, drop), TimmDropPath):
-                    setattr(block, drop, DropPath(rate.drop_prob))
+            block.attn.fused_attn = True  # type: ignore[misc]
+        own_drop_path(self)
 
-        if torch.empty(0).device.type != "meta":
+        if not _on_meta():
             if weights is not None:
                 load_weights(self, Path(weights))
             elif pretrained:
                 load_pretrained(self, name)
 
-    def blocks(self) -> Iterator[nn.Module]:
+    def blocks(self) -> Iterator[SwinTransformerBlock]:
         """Yield the Swin blocks, first to last."""
-        for stage in self.layers:
-            yield from stage.blocks
+        for module in self.layers.modules():
+            if isinstance(module, SwinTransformerBlock):
+                yield module
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the four normed maps, finest first."""
@@ -127,3 +134,90 @@ class SwinEncoder(Encoder):
             x = layer(x)
             maps.append(norm(x))
         return maps
+
+
+class TimmEncoder(Encoder):
+    """Any timm model with features at strides 4, 8, 16 and 32, and a layer norm on each of these maps.
+
+    Args:
+        name: timm's name of the model, with or without the tag of its weights, such as ``convnext_tiny``.
+        drop_path: stochastic depth, spread over the blocks as the model's authors do.
+        pretrained: fetch its weights.
+
+    Shape: images ``(B, 3, H, W)`` → four maps ``(B, h, w, c)``.
+    Source: Wightman, PyTorch Image Models.
+
+    Raises:
+        ValueError: timm has no such model, or one without these maps, or that takes images of one size only.
+        WeightsError: the pretrained weights cannot be had.
+    """
+
+    def __init__(self, name: str, *, drop_path: float = 0.1, pretrained: bool = False) -> None:
+        super().__init__()
+        settings = _feature_settings(name, drop_path)
+        create = create_pretrained if pretrained and not _on_meta() else timm.create_model
+        features: Any = create(name, **settings)
+        own_drop_path(features)
+        self.features: nn.Module = features
+        self.channels = tuple(features.feature_info.channels())
+        self.channels_last = getattr(features, "output_fmt", Format.NCHW) == Format.NHWC
+        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """Yield the model's stages, or the whole encoder where timm does not tell them apart."""
+        if isinstance(self.features, FeatureListNet):
+            for stage in self.features.return_layers:
+                yield self.features[stage]
+        else:
+            yield self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the four normed maps, finest first."""
+        maps = self.features(images)
+        if not self.channels_last:
+            maps = [x.permute(0, 2, 3, 1) for x in maps]
+        return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
+
+
+def own_drop_path(model: nn.Module) -> None:
+    """Put `DropPath` in the place of timm's, at the same rates: its draws can be set for each sample."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, TimmDropPath):
+                setattr(parent, name, DropPath(child.drop_prob))
+
+
+def _on_meta() -> bool:
+    """Whether tensors are being made without storage: then there is nothing to load weights into."""
+    return torch.empty(0).device.type == "meta"
+
+
+def _feature_settings(name: str, drop_path: float) -> dict[str, Any]:
+    """Return what makes timm build the model as an encoder for any image size, found without allocating anything."""
+    if not timm.is_model(name):
+        raise ValueError(f"Expected the name of a timm model, got encoder.name={name}: see timm.list_models().")
+    failures = []
+    with torch.device("meta"):
+        for extra in ({}, {"strict_img_size": False}):
+            settings: dict[str, Any] = {"features_only": True, "drop_path_rate": drop_path or None, **extra}
+            try:
+                every: Any = timm.create_model(name, **settings)
+                settings["out_indices"] = _stage_indices(name, every.feature_info.reduction())
+                timm.create_model(name, **settings).eval()(torch.empty(1, 3, *TRIAL_SIZE))
+            except (AssertionError, RuntimeError, TypeError) as error:
+                failures.append(error)
+            else:
+                return settings
+    raise ValueError(
+        f"Expected a timm model that gives features for images of any size, got encoder.name={name}, which fails at "
+        f"{TRIAL_SIZE} ({failures[0]}): choose another, or encoder.drop_path=0 if it has no stochastic depth."
+    ) from failures[0]
+
+
+def _stage_indices(name: str, strides: Sequence[int]) -> tuple[int, ...]:
+    if missing := [stride for stride in STRIDES if stride not in strides]:
+        raise ValueError(
+            f"Expected features at strides {STRIDES}, got {tuple(strides)} from encoder.name={name}, without {missing}:"
+            " choose a model of several resolutions, such as convnext_tiny or resnet50."
+        )
+    return tuple(strides.index(stride) for stride in STRIDES)

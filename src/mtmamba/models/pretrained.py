@@ -3,7 +3,10 @@
 import logging
 import pickle
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -13,12 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mtmamba.models.adapters.encoder import encoder_part, encoder_views
+from mtmamba.models.adapters.views import Views, fill, mismatches
+
 log = logging.getLogger(__name__)
 
-REMEDIES = (
-    "Give a file with encoder.weights=FILE (timm's, the Swin authors' or mmsegmentation's), or train from scratch with "
-    "encoder.pretrained=false."
-)
+FROM_SCRATCH = "train from scratch with encoder.pretrained=false."
+REMEDIES = f"Give a file with encoder.weights=FILE (timm's, the Swin authors' or mmsegmentation's), or {FROM_SCRATCH}"
 
 
 class WeightsError(RuntimeError):
@@ -37,17 +41,42 @@ def load_pretrained(encoder: nn.Module, name: str | None) -> None:
     """
     config = timm.get_pretrained_cfg(name) if name and timm.is_model_pretrained(name) else None
     if config is None or not config.hf_hub_id:
-        raise WeightsError(
-            f"Expected the name of pretrained weights that timm knows, got encoder.name={name}. {REMEDIES}"
-        )
-    try:
+        raise _unknown(name, REMEDIES)
+    with _fetching(name, REMEDIES):
         path = hf_hub_download(config.hf_hub_id, "model.safetensors")
+    load_weights(encoder, Path(path), name)
+
+
+def create_pretrained(name: str, **settings: Any) -> nn.Module:
+    """Build a timm model with its pretrained weights, fetched and fitted to it by timm.
+
+    Args:
+        name: architecture, or architecture and tag.
+        settings: of ``timm.create_model``.
+
+    Raises:
+        WeightsError: timm has no weights by that name, or the download failed.
+    """
+    remedies = f"Otherwise, {FROM_SCRATCH}"
+    if not timm.is_model_pretrained(name):
+        raise _unknown(name, remedies)
+    with _fetching(name, remedies):
+        return timm.create_model(name, pretrained=True, **settings)
+
+
+def _unknown(name: str | None, remedies: str) -> WeightsError:
+    return WeightsError(f"Expected the name of pretrained weights that timm knows, got encoder.name={name}. {remedies}")
+
+
+@contextmanager
+def _fetching(name: str | None, remedies: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, EntryNotFoundError) as error:
         raise WeightsError(
-            f"The pretrained weights {name} could not be downloaded ({type(error).__name__}). {REMEDIES} Where only this "
-            "machine is offline, download them once elsewhere and copy the hub's cache (HF_HOME)."
+            f"The pretrained weights {name} could not be downloaded ({type(error).__name__}). Where only this machine "
+            f"is offline, download them once elsewhere and copy the hub's cache (HF_HOME). {remedies}"
         ) from error
-    load_weights(encoder, Path(path), name)
 
 
 def load_weights(encoder: nn.Module, path: Path, name: str | None = None) -> None:
@@ -65,36 +94,21 @@ def load_weights(encoder: nn.Module, path: Path, name: str | None = None) -> Non
     Raises:
         WeightsError: no such file, not a file of weights, or a tensor missing, unknown or of another shape.
     """
-    state = read_state(path)
-    if any(".w_msa." in key for key in state):
-        from mtmamba.models import adapters  # imports the encoders
-
-        try:
-            adapters.load_released_encoder(encoder, state)
-        except adapters.CheckpointError as error:
-            raise WeightsError(f"{path}: {error} {REMEDIES}") from error
-        log.info("Encoder: all %d tensors loaded from %s.", len(encoder.state_dict()), name or path)
-        return
-
-    state = _timm_names(state)
-    own = {k: v for k, v in encoder.state_dict().items() if not k.startswith("norms.")}
-    problems = [f"missing {k}" for k in own.keys() - state.keys()]
-    problems += [f"unexpected {k}" for k in state.keys() - own.keys()]
-    problems += [
-        f"{k} has shape {tuple(v.shape)}, expected {tuple(own[k].shape)}"
-        for k, v in state.items()
-        if k in own and v.shape != own[k].shape
-    ]
-    if problems:
-        matched = len(own.keys() & state.keys())
+    views, state = _matched_names(encoder, read_state(path))
+    norms = {key for key in views if re.match(r"norms?\.?\d\.", key)}
+    fresh = not norms & state.keys()
+    if fresh:
+        views = {key: view for key, view in views.items() if key not in norms}
+    if problems := mismatches(views, state):
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise WeightsError(
-            f"Expected the {len(own)} tensors of this encoder in {name or path}, got {len(state)} of which {matched} match "
-            f"by name: {'; '.join(sorted(problems)[:5])}. Choose the encoder (and encoder.window) of the weights. {REMEDIES}"
+            f"Expected the {len(views)} tensors of this encoder in {name or path}, got {len(state)} of which "
+            f"{len(views.keys() & state.keys())} match by name: {'; '.join(problems[:5])}{more}. Choose the encoder "
+            f"(and encoder.window) of the weights. {REMEDIES}"
         )
-    encoder.load_state_dict(state, strict=False)
-    log.info(
-        "Encoder: %d of %d tensors loaded from %s; the output norms start fresh.", len(own), len(own), name or path
-    )
+    fill(views, state)
+    remark = "; the output norms start fresh" if fresh else ""
+    log.info("Encoder: %d of %d tensors loaded from %s%s.", len(views), len(views), name or path, remark)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -114,7 +128,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise WeightsError(f"{path} cannot be read as weights ({error}). {REMEDIES}") from error
+        raise WeightsError(
+            f"{path} cannot be read as weights ({type(error).__name__}): it is cut short, or something else. {REMEDIES}"
+        ) from error
     for key in ("model", "state_dict"):
         state = state.get(key, state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
@@ -124,14 +140,20 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the classifier and derived buffers; move downsampling from a stage's end (Swin authors) to its start."""
-    at_end = "layers.0.downsample.reduction.weight" in state
-    renamed = {}
-    for key, x in state.items():
-        if re.match(r"(head|norm)\.", key) or key.endswith(("relative_position_index", "attn_mask")):
-            continue
-        if at_end:
-            key = re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", key)
-        renamed[key] = x
-    return renamed
+def _matched_names(encoder: nn.Module, state: dict[str, Tensor]) -> tuple[Views, dict[str, Tensor]]:
+    """Return where tensors lie in the encoder, in the file's naming, and what of the file is an encoder's."""
+    own = encoder.state_dict()
+    state = {
+        key: x
+        for key, x in encoder_part(state).items()
+        if not re.match(r"(head|norm)\.", key) and not key.endswith(("relative_position_index", "attn_mask"))
+    }
+    if any(".w_msa." in key for key in state):
+        return encoder_views(own), state
+    if "layers.0.downsample.reduction.weight" in state:  # the Swin authors' stages end with it, timm's begin
+        state = {re.sub(r"^layers\.(\d+)\.downsample", _next_layer, key): x for key, x in state.items()}
+    return {key: ([x], tuple(x.shape)) for key, x in own.items()}, state
+
+
+def _next_layer(match: re.Match[str]) -> str:
+    return f"layers.{int(match[1]) + 1}.downsample"

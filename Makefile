@@ -1,0 +1,47 @@
+# Every target sets itself up: a fresh clone needs `make demo` or `make test` and nothing before.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+export NO_ALBUMENTATIONS_UPDATE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint types bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## virtual environment with the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Expected Python 3.11 with venv, as $(PYTHON): apt-get install python3.11 python3.11-venv, or make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## synthetic scenes, a micro model, scores and pictures: minutes on a CPU
+	$(BIN)/python src/train.py
+
+test: $(STAMP)  ## lint, types and the fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+test-all: test  ## and the slow tests
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(STAMP)  ## ruff, with its fixes applied
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)  ## mypy
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## speed of the selective scan and of the loader on this machine
+	$(BIN)/python src/benchmark.py
+
+clean:  ## remove the virtual environment, caches of tools and built packages; logs and data stay
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,20 @@
+"""Measure speed on this machine: ``python src/benchmark.py``."""
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from mtmamba.run import with_choices
+from mtmamba.workflows import benchmark
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="benchmark")
+def main(cfg: DictConfig) -> None:
+    """Compose the configuration and measure."""
+    benchmark(with_choices(cfg), Path(HydraConfig.get().runtime.output_dir))
+
+
+if __name__ == "__main__":
+    main()

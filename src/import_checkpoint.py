@@ -1,0 +1,25 @@
+"""Read an authors' checkpoint: ``python src/import_checkpoint.py source=FILE experiment=nyud_mtmamba``; and write one."""
+
+import logging
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from mtmamba.importing import export_checkpoint, import_checkpoint
+from mtmamba.run import with_choices
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="import_checkpoint")
+def main(cfg: DictConfig) -> None:
+    """Turn the source into a checkpoint of ours, or with ``export=FILE`` one of ours into the authors' naming."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    source = Path(cfg.source)
+    if cfg.export is not None:
+        export_checkpoint(source, Path(cfg.export))
+    else:
+        import_checkpoint(with_choices(cfg), source, Path(cfg.output) if cfg.output is not None else None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Parameters and FLOPs of a model by part and operator, counted in a forward pass on meta tensors, which hold no data."""
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from mtmamba.models.decoders import ExpandHead
+from mtmamba.models.layers import TaskLinear
+from mtmamba.models.multitask import MultiTaskModel
+from mtmamba.models.ss2d import SS2D
+from mtmamba.scan import ss2d
+
+aten = torch.ops.aten
+
+PER_ELEMENT = MappingProxyType(
+    {
+        aten.native_layer_norm: ("layer_norm", 5),
+        aten.native_batch_norm: ("batch_norm", 2),
+        aten.upsample_bilinear2d: ("resize", 4),
+    }
+)
+"""Operators whose cost is a number for each element that they give."""
+
+
+class Operation(NamedTuple):
+    """Something that a forward pass executes."""
+
+    part: str
+    operator: str
+    flops: int
+    """With one multiply-add as 1."""
+
+
+def exact(operation: Operation) -> int:
+    """Return the cost as counted."""
+    return operation.flops
+
+
+def published(operation: Operation) -> int:
+    """Return the cost as the paper's tool has it, which reads an einsum's from a text of four digits.
+
+    >>> published(Operation("STM", "einsum", 297_271_296))  # twice this is 5.945e+08
+    297250000
+    """
+    if operation.operator != "einsum":
+        return operation.flops
+    return math.floor(float(f"{2 * operation.flops:.3e}") / 2)
+
+
+def multiply_adds(operation: Operation) -> int:
+    """Return the cost of linear layers, convolutions and other products; norms, resizes and scans are free."""
+    return operation.flops if operation.operator in ("linear", "einsum", "matmul", "conv") else 0
+
+
+CONVENTIONS: Mapping[str, Callable[[Operation], int]] = MappingProxyType(
+    {"paper": published, "exact": exact, "macs": multiply_adds}
+)
+"""Ways to count. A multiply-add is 1. A layer norm costs 5 for each element, a batch norm 2, a bilinear resize 4, and the
+selective scan of L steps, D channels and N states 9 L D N + L D; the rest is free, padding of windows is not."""
+
+
+@dataclass(frozen=True)
+class ModelStats:
+    """Parameters of a model, and its FLOPs for one image."""
+
+    parameters: Mapping[str, int]
+    """By part."""
+    flops: Mapping[tuple[str, str], int]
+    """By part and operator."""
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of the whole model."""
+        return sum(self.parameters.values())
+
+    @property
+    def total_flops(self) -> int:
+        """FLOPs of the whole model."""
+        return sum(self.flops.values())
+
+    def part_flops(self) -> Counter[str]:
+        """FLOPs by part."""
+        return self._flops_by(0)
+
+    def operator_flops(self) -> Counter[str]:
+        """FLOPs by operator."""
+        return self._flops_by(1)
+
+    def _flops_by(self, axis: int) -> Counter[str]:
+        sums: Counter[str] = Counter()
+        for key, flops in self.flops.items():
+            sums[key[axis]] += flops
+        return sums
+
+
+def model_stats(model: MultiTaskModel, image_size: Sequence[int], convention: str = "paper") -> ModelStats:
+    """Count the parameters of a model and its FLOPs for one image.
+
+    Args:
+        model: built under ``torch.device("meta")``; put in evaluation mode.
+        image_size: height and width, pixels.
+        convention: ``paper`` (as published), ``exact`` (the same without the published rounding of einsums) or ``macs``
+            (the multiply-adds of linear layers, convolutions and other products alone).
+
+    Raises:
+        ValueError: another convention, or no image size.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"Expected convention to be one of {', '.join(CONVENTIONS)}, got {convention}.")
+    if len(image_size) != 2 or min(image_size) < 1:
+        raise ValueError(f"Expected image_size to be a height and a width, got {list(image_size)}: try [448,576].")
+    parts = parts_of(model)
+    parameters: Counter[str] = Counter()
+    for module, part in parts.items():
+        parameters[part] += sum(p.numel() for p in module.parameters(recurse=False))
+    flops: Counter[tuple[str, str]] = Counter()
+    for operation in _Tracer(parts).trace(model, image_size):
+        flops[operation.part, operation.operator] += CONVENTIONS[convention](operation)
+    return ModelStats(parameters, +flops)
+
+
+def parts_of(model: MultiTaskModel) -> dict[nn.Module, str]:
+    """Name the part of the model that each module belongs to.
+
+    ``encoder``, ``expand``, ``fuse``, the blocks by their class (``STM``, ``CTM``, …), ``head`` and its children (``head
+    expand``, ``head project``, …).
+    """
+    roots: list[tuple[nn.Module, str]] = [(model.encoder, "encoder")]
+    for stage in model.decoder.stages:
+        roots += [(stage.expand, "expand"), (stage.fuse, "fuse")]
+        roots += [(block, type(block).__name__) for block in stage.blocks]
+    head = model.decoder.head
+    roots += [(head, "head"), *((child, f"head {name}") for name, child in head.named_children())]
+    return {module: part for root, part in roots for module in root.modules()}
+
+
+class _Tracer(TorchDispatchMode):
+    """Write down what a forward pass executes, and where."""
+
+    def __init__(self, parts: Mapping[nn.Module, str]) -> None:
+        super().__init__()
+        self.parts = parts
+        self.running: list[nn.Module] = []  # the modules whose forward has begun, innermost last
+        self.operations: list[Operation] = []
+
+    def trace(self, model: MultiTaskModel, image_size: Sequence[int]) -> list[Operation]:
+        """Return what the forward pass of one image executes."""
+        with (
+            register_module_forward_pre_hook(self.enter),
+            register_module_forward_hook(self.leave),
+            mock.patch.object(sys.modules[ss2d.__module__], "selective_scan", self.scan),
+            sdpa_kernel(SDPBackend.MATH),  # attention as its two products
+            torch.no_grad(),
+            self,
+        ):
+            logits = model.eval()(torch.empty(1, 3, *image_size, device="meta"))
+        head = model.decoder.head
+        if isinstance(head, ExpandHead):  # the published program resizes these logits to the size that they have
+            resized = sum(x.numel() for x in logits.values())
+            self.operations.append(Operation(self.parts[head], "resize", 4 * resized))
+        return self.operations
+
+    def enter(self, module: nn.Module, _: object) -> None:
+        self.running.append(module)
+
+    def leave(self, *_: object) -> None:
+        self.running.pop()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func.overloadpacket
+        if packet in flop_registry:  # which holds twice the multiply-adds
+            self.product(packet, flop_registry[packet](*args, **kwargs, out_val=out) // 2)
+        elif packet in PER_ELEMENT:
+            operator, cost = PER_ELEMENT[packet]
+            self.add(operator, cost * (out if isinstance(out, Tensor) else out[0]).numel())
+        return out
+
+    def product(self, packet: Any, flops: int) -> None:
+        """Add a product, under the operator that the published program has in its place."""
+        module = self.running[-1]
+        if isinstance(module, SS2D):  # an einsum for each task
+            tasks = len(module.D)
+            for _ in range(tasks):
+                self.add("einsum", flops // tasks)
+        elif packet == aten.convolution or self.parts[module] == "head project":  # convolutions with a 1x1 kernel
+            self.add("conv", flops)
+        else:
+            self.add("linear" if isinstance(module, TaskLinear | nn.Linear) else "matmul", flops)
+
+    def scan(self, u: Tensor, delta: Tensor, A: Tensor, *_: Tensor, backend: str) -> Tensor:
+        """Add a selective scan instead of walking through its steps."""
+        self.add("scan", (9 * A.shape[-1] + 1) * u.numel())
+        return torch.empty_like(u)
+
+    def add(self, operator: str, flops: int) -> None:
+        self.operations.append(Operation(self.parts[self.running[-1]], operator, flops))

@@ -1,0 +1,83 @@
+"""What the model statistics script shows."""
+
+import torch
+from omegaconf import DictConfig
+from rich.table import Table
+
+from mtmamba import run
+from mtmamba.results import hardware, show
+from mtmamba.stats.flops import ModelStats, model_stats
+from mtmamba.stats.speed import measure_speed
+from mtmamba.stats.tables import TABLES, UNPUBLISHED, agrees, comparison
+
+
+def report_tables(choice: str) -> bool:
+    """Show the paper's sizes and costs beside ours.
+
+    Args:
+        choice: a table's number, or ``all`` for every table and the networks of which the paper gives neither.
+
+    Returns:
+        Whether every figure is the paper's.
+
+    Raises:
+        ConfigError: no such table.
+    """
+    if choice not in ("all", *TABLES):
+        raise run.ConfigError(f"Expected table to be all or one of {', '.join(TABLES)}, got {choice}.")
+    tables = {f"Table {n}": rows for n, rows in TABLES.items() if choice in ("all", n)}
+    for title, rows in tables.items():
+        show(comparison(title, rows))
+    if choice == "all":
+        show(comparison("Not in the paper", UNPUBLISHED))
+    return all(agrees(row) for rows in tables.values() for row in rows)
+
+
+def report_model(cfg: DictConfig) -> None:
+    """Show parameters and FLOPs of the composed model by part and by operator, and its speed where asked for.
+
+    Raises:
+        ValueError: another convention, or no image size.
+    """
+    with torch.device("meta"):
+        stats = model_stats(run.build_model(cfg), cfg.image_size, cfg.convention)
+    title = " ".join(f"{group}={choice}" for group, choice in cfg.choices.items())
+    size = "x".join(map(str, cfg.image_size))
+    show(_part_table(title, stats))
+    show(_operator_table(f"{size}, convention={cfg.convention}", stats))
+    if cfg.measure:
+        show(_speed_table(cfg))
+
+
+def _part_table(title: str, stats: ModelStats) -> Table:
+    table = _table(title, "part", "parameters", "FLOPs", "share")
+    flops = stats.part_flops()
+    for part, parameters in stats.parameters.items():
+        table.add_row(part, f"{parameters:,}", f"{flops[part]:,}", f"{flops[part] / stats.total_flops:.1%}")
+    table.add_section()
+    table.add_row("all", f"{stats.total_parameters:,}", f"{stats.total_flops:,}")
+    return table
+
+
+def _operator_table(title: str, stats: ModelStats) -> Table:
+    table = _table(title, "operator", "FLOPs", "share")
+    for operator, flops in stats.operator_flops().most_common():
+        table.add_row(operator, f"{flops:,}", f"{flops / stats.total_flops:.1%}")
+    return table
+
+
+def _speed_table(cfg: DictConfig) -> Table:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    speed = measure_speed(run.build_model(cfg).to(device), cfg.image_size, cfg.batch_size, cfg.repeats)
+    table = _table(f"Forward pass on {hardware()}, float32", f"batch of {cfg.batch_size}", "")
+    table.add_row("latency", f"{1e3 * speed.latency:.4g} ms")
+    table.add_row("throughput", f"{speed.throughput:.4g} images/s")
+    table.add_row("peak memory", f"{speed.peak_memory / 2**20:,.0f} MiB")
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(*columns, title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table

@@ -1,0 +1,121 @@
+"""The sizes and costs that the paper prints, beside ours."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from rich.table import Table
+
+from mtmamba import run
+from mtmamba.stats.flops import ModelStats, model_stats
+
+
+class Row(NamedTuple):
+    """A row of a table: one network or several, and what the paper prints for them together."""
+
+    name: str
+    networks: Sequence[str]
+    """Choices of each network, over MTMamba with Swin-Large on NYUDv2."""
+    parameters: str | None = None
+    """In millions."""
+    flops: str | None = None
+    """In units of 10^9."""
+
+
+MTMAMBA = Row("2*STM+1*CTM (MTMamba)", [""], "307.99", "540.81")
+
+TABLES = MappingProxyType(
+    {
+        "2": (
+            Row(
+                "Single-task 2*Swin",
+                [f"decoder=swin2 tasks=[{task}]" for task in ("semseg", "depth", "normals", "edge")],
+                "888.77",
+                "1074.79",
+            ),
+            Row("Multi-task 2*Swin", ["decoder=swin2"], "303.18", "466.35"),
+            Row("1*STM", ["decoder=stm1"], "252.51", "354.13"),
+            Row("2*STM", ["decoder=stm2"], "276.48", "435.47"),
+            Row("3*STM", ["decoder=stm3"], "300.45", "516.82"),
+            MTMAMBA,
+        ),
+        "3": (Row("MFE -> W-MSA", ["ablation=mfe_wmsa"], "451.81", "884.61"), MTMAMBA),
+        "4": (Row("Linear -> W-MSA", ["ablation=gate_wmsa"], "345.33", "659.29"), MTMAMBA),
+    }
+)
+"""Tables 2 to 4 of Lin et al., MTMamba, ECCV 2024."""
+
+UNPUBLISHED = (
+    Row("g = 0 (Table 5)", ["ablation=g0"]),
+    Row("g = 1 (Table 5)", ["ablation=g1"]),
+    Row("Swin-Tiny (Table 6)", ["encoder=swin_tiny"]),
+    Row("Swin-Small (Table 6)", ["encoder=swin_small"]),
+    Row("Swin-Base, window 7", ["encoder=swin_base encoder.window=7"]),
+    Row("Swin-Base, window 12", ["encoder=swin_base"]),
+    Row("MTMamba, PASCAL-Context", ["data=pascal_context"]),
+    Row("MTMamba++", ["decoder=mtmamba_plus"]),
+    Row("MTMamba++, PASCAL-Cont.", ["decoder=mtmamba_plus data=pascal_context"]),
+)
+"""Networks of which the paper gives neither size nor cost."""
+
+
+def floored(values: Iterable[int], unit: int) -> str:
+    """Floor every value to hundredths of ``unit`` and add them up: how the paper rounds.
+
+    >>> floored([1_239_999, 1_239_999], 10**6)
+    '2.46'
+    """
+    hundredths = sum(100 * value // unit for value in values)
+    return f"{hundredths // 100}.{hundredths % 100:02}"
+
+
+@cache
+def network_stats(overrides: str) -> ModelStats:
+    """Count a network at its dataset's size in the paper's convention.
+
+    Args:
+        overrides: as on the command line, over MTMamba with Swin-Large on NYUDv2.
+    """
+    cfg = run.load_config(overrides.split(), name="model_stats")
+    with torch.device("meta"):
+        model = run.build_model(cfg)
+    return model_stats(model, cfg.image_size)
+
+
+def comparison(title: str, rows: Iterable[Row]) -> Table:
+    """Return the table of the paper's figures, ours, and our integers, one for each network of a row."""
+    table = Table("", "paper, M", "ours, M", "parameters", "paper, G", "ours, G", "FLOPs", title=title)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        stats = [network_stats(network) for network in row.networks]
+        parameters, flops = our_figures(row)
+        table.add_row(
+            row.name,
+            row.parameters,
+            _marked(parameters, row.parameters),
+            "\n".join(f"{s.total_parameters:,}" for s in stats),
+            row.flops,
+            _marked(flops, row.flops),
+            "\n".join(f"{s.total_flops:,}" for s in stats),
+        )
+    return table
+
+
+def our_figures(row: Row) -> tuple[str, str]:
+    """Return a row's parameters in millions and FLOPs in units of 10^9, rounded as the paper does."""
+    stats = [network_stats(network) for network in row.networks]
+    return floored((s.total_parameters for s in stats), 10**6), floored((s.total_flops for s in stats), 10**9)
+
+
+def agrees(row: Row) -> bool:
+    """Return whether our figures are those that the paper prints, if any."""
+    return all(
+        theirs in (None, ours) for theirs, ours in zip((row.parameters, row.flops), our_figures(row), strict=True)
+    )
+
+
+def _marked(ours: str, theirs: str | None) -> str:
+    return ours if theirs in (None, ours) else f"{ours} ≠"

@@ -1,0 +1,264 @@
+"""Configurations: every file composes and builds, tables name and count the paper's rows, nonsense is refused."""
+
+import json
+import math
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+import mtmamba
+from mtmamba.models.pretrained import WeightsError
+from mtmamba.models.ss2d import SS2D
+from mtmamba.run import ConfigError, config_dir, config_of, describe, plain
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(path.stem for path in config_dir().glob("*.yaml"))
+FILES = [
+    f"{group}={path.stem}"
+    for group in mtmamba.load_config().choices
+    for path in sorted((config_dir() / group).glob("*.yaml"))
+]
+NEEDS = {"encoder=timm": ["encoder.name=convnext_tiny"]}
+TABLES = {  # label and parameters of each row, in the paper's order; the paper prints the millions, floored
+    "table2": {
+        "Single-task 2*Swin (semseg)": 222_203_440,
+        "Single-task 2*Swin (depth)": 222_195_913,
+        "Single-task 2*Swin (normals)": 222_196_299,
+        "Single-task 2*Swin (edge)": 222_195_913,
+        "Multi-task 2*Swin": 303_187_953,
+        "1*STM": 252_518_817,
+        "2*STM": 276_485_025,
+        "3*STM": 300_451_233,
+        "2*STM+1*CTM": 307_999_137,
+    },
+    "table3": {"MFE→W-MSA": 451_812_651, "MTMamba": 307_999_137},
+    "table4": {"Linear→W-MSA": 345_336_825, "MTMamba": 307_999_137},
+    "table5": {"g=0": 294_258_081, "g=1": 290_226_081, "adaptive g": 307_999_137},
+    "table6": {
+        "Swin-Tiny": 57_589_575,
+        "Swin-Small": 78_907_479,
+        "Swin-Base": 138_674_469,
+        "Swin-Large": 307_999_137,
+    },
+}
+
+
+def build(*overrides):
+    return mtmamba.build_model(mtmamba.load_config(overrides))
+
+
+def parameters(cfg):
+    with torch.device("meta"):
+        return sum(p.numel() for p in mtmamba.build_model(cfg).parameters())
+
+
+def rows(table):
+    """The overrides of a table's runs, from the sweep that its experiment holds."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        hydra_cfg = compose("train", [f"experiment={table}"], return_hydra_config=True).hydra
+    assert hydra_cfg.mode.name == "MULTIRUN"
+    swept = [[f"{key}={value}" for value in values.split(",")] for key, values in hydra_cfg.sweeper.params.items()]
+    return [[f"experiment={table}", *row] for row in product(*swept)]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_has_a_configuration_that_composes(script):
+    assert (ROOT / f"src/{script}.py").is_file()
+    mtmamba.load_config(name=script)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_file_composes_and_its_model_builds(file):
+    assert parameters(mtmamba.load_config([file, *NEEDS.get(file, [])])) > 0
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_runs_the_papers_rows_with_its_names_and_parameters(table):
+    runs = [mtmamba.load_config(row) for row in rows(table)]
+    assert [(cfg.label, parameters(cfg)) for cfg in runs] == list(TABLES[table].items())
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_can_be_run_small(table):
+    small = ["data=synthetic", "encoder=swin_micro", "trainer=demo"]
+    cfg = mtmamba.load_config([*rows(table)[0], *small])
+    assert (cfg.choices.data, cfg.choices.encoder, cfg.trainer.max_steps) == ("synthetic", "swin_micro", 300)
+    if table != "table6":  # whose rows are the encoders
+        assert cfg.label == next(iter(TABLES[table]))
+
+
+@pytest.mark.slow
+def test_a_table_trains_row_by_row(tmp_path):
+    call = f"""src/train.py experiment=table5 data=synthetic encoder=swin_micro trainer=demo trainer.max_steps=2
+        trainer.val_check_interval=2 logger=csv baseline=false data.scenes.train=8 data.scenes.val=2
+        log_dir={tmp_path}/logs cache_dir={tmp_path}/cache"""
+    subprocess.run([sys.executable, *call.split()], cwd=ROOT, check=True)
+    (sweep,) = (tmp_path / "logs/table5").glob("*_sweep")
+    labels = [yaml.safe_load((sweep / f"{i}/config.yaml").read_text())["label"] for i in range(3)]
+    assert labels == list(TABLES["table5"])
+    assert all((sweep / f"{i}/metrics.json").is_file() for i in range(3))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["experiment=pascal_mtmamba"], 335_858_326),
+        (["experiment=nyud_mtmamba", "decoder=mtmamba_plus"], 315_021_249),
+        (["experiment=pascal_mtmamba", "decoder=mtmamba_plus"], 343_231_606),
+        (["experiment=nyud_mtmamba", "encoder=swin_base", "encoder.window=7"], 138_539_109),
+    ],
+)
+def test_parameters_of_the_other_models(overrides, expected):
+    assert parameters(mtmamba.load_config(overrides)) == expected
+
+
+@pytest.mark.parametrize("decoder", ["stm1", "stm2", "stm3", "mtmamba"])
+@pytest.mark.parametrize(("width", "tasks"), [(8, ["depth"]), (20, ["semseg", "edge"]), (96, ["semseg", "normals"])])
+def test_parameters_of_the_decoder_follow_the_closed_form(decoder, width, tasks):
+    cfg = mtmamba.load_config([f"decoder={decoder}", f"tasks=[{','.join(tasks)}]"])
+    with torch.device("meta"):
+        built = mtmamba.build_decoder(cfg, [width, 2 * width, 4 * width, 8 * width])
+    T, crossing = len(tasks), decoder == "mtmamba"
+    k = 2 if crossing else int(decoder[-1])
+    expected = sum(16 * width**2 + 2 * width + (width + 1) * cfg.data.num_outputs[task] for task in tasks)
+    for d in (4 * width, 2 * width, width):
+        r = math.ceil(d / 16)
+        expected += T * (10 * d**2 + 3 * d) + k * T * (6 * d**2 + 16 * d * r + 426 * d)
+        expected += crossing * (T * (8 * d**2 + 16 * d * r + 428 * d) + 16 * d * r + 424 * d)
+    assert sum(p.numel() for p in built.parameters()) == expected
+
+
+def test_public_spellings_reach_the_built_model():
+    model = build("decoder.drop_path=0.3", "encoder.window=7", "tasks=[depth,semseg]", "backend=reference")
+    assert model.decoder.tasks == ("semseg", "depth")
+    blocks = list(model.decoder.blocks())
+    assert (blocks[0].drop_path.rate, blocks[-1].drop_path.rate) == (pytest.approx(0.3), 0)
+    assert {module.backend for module in model.modules() if isinstance(module, SS2D)} == {"reference"}
+    assert next(model.encoder.blocks()).attn.relative_position_bias_table.shape[0] == 13**2
+
+
+@pytest.mark.parametrize(("part", "encoder_runs", "decoder_runs"), [("none", 1, 1), ("decoder", 1, 2), ("all", 2, 2)])
+def test_checkpointing_reaches_the_built_model(part, encoder_runs, decoder_runs):
+    model, runs = build(f"model.checkpointing={part}"), []
+    next(model.encoder.blocks()).norm1.register_forward_hook(lambda *_: runs.append("encoder"))
+    next(model.decoder.blocks()).norm.register_forward_hook(lambda *_: runs.append("decoder"))
+    sum(x.sum() for x in model(torch.randn(1, 3, 32, 32)).values()).backward()
+    assert (runs.count("encoder"), runs.count("decoder")) == (encoder_runs, decoder_runs)
+
+
+def test_pretrained_weights_are_asked_for_by_configuration():
+    build("encoder.pretrained=false")
+    with pytest.raises(WeightsError, match=r"encoder\.name=None.*encoder\.weights=FILE"):
+        build("encoder.pretrained=true")
+    with pytest.raises(WeightsError, match=r"nowhere\.safetensors.*encoder\.pretrained=false"):
+        build("encoder.weights=nowhere.safetensors")
+
+
+def test_a_configuration_composes_from_any_working_directory(tmp_path, monkeypatch):
+    here = mtmamba.load_config(["experiment=nyud_mtmamba", "encoder=swin_tiny"])
+    monkeypatch.chdir(tmp_path)
+    assert mtmamba.load_config(["experiment=nyud_mtmamba", "encoder=swin_tiny"]) == here
+
+
+@pytest.mark.parametrize(
+    ("decoder", "ablation"),
+    [
+        *product(("stm1", "stm2", "stm3"), ("g0", "g1")),
+        *product(("swin2", "mtmamba_plus"), ("g0", "g1", "mfe_wmsa", "gate_wmsa")),
+    ],
+)
+def test_an_ablation_of_a_part_that_the_decoder_lacks_is_refused(decoder, ablation):
+    with pytest.raises(ConfigError, match=rf"got decoder={decoder}, which lacks .* or ablation=none\."):
+        mtmamba.load_config([f"decoder={decoder}", f"ablation={ablation}"])
+
+
+def test_wrong_choices_are_named():
+    with pytest.raises(ConfigError, match=r"tasks of data=synthetic.*got \['sal'\]"):
+        mtmamba.load_config(["tasks=[semseg,sal]"])
+    with pytest.raises(ValueError, match="segseg"):
+        mtmamba.load_config(["tasks=[segseg]"])
+    with pytest.raises(HydraException, match="stm4"):
+        mtmamba.load_config(["decoder=stm4"])
+    with pytest.raises(HydraException, match="windows"):
+        mtmamba.load_config(["encoder.windows=7"])
+    with pytest.raises(ValueError, match=r"model\.checkpointing.*some"):
+        build("model.checkpointing=some")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["decoder=stm3", "ablation=mfe_wmsa", "tasks=[semseg]", "encoder.window=7", "decoder.drop_path=0.1"],
+        ["experiment=nyud_mtmamba", "ablation=g0", "optimizer.lr=0.5"],
+        ["experiment=table2", "row=t2_single_depth", "encoder.weights=file.safetensors"],
+        ["experiment=pascal_mtmamba", "decoder=mtmamba_plus", "loss=weighted", "seed=3"],
+    ],
+)
+def test_a_checkpoints_description_gives_its_configuration_back(overrides):
+    cfg = mtmamba.load_config(overrides)
+    description = json.loads(json.dumps(describe(cfg)))
+    assert "_target_" not in json.dumps(description)
+    again = config_of(description)
+    for key in ("model", "tasks", "data", "loss", "optimizer", "seed"):
+        expected = plain(cfg)[key]
+        if key == "model":
+            expected["encoder"] |= {"pretrained": False, "weights": None}  # nothing is fetched for a checkpoint
+        assert plain(again)[key] == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"_target_": "os.system"},
+        {"decoder": {"own": {"_target_": "os.system"}}},
+        {"encoder": {"surprise": {"_target_": "os.getcwd"}}},
+        {"encoder": {"depths": [{"_target_": "os.getcwd"}]}},
+        {"data": {"root": "${oc.env:HOME}"}},
+        {"tasks": ["${oc.env:HOME}"]},
+    ],
+)
+def test_a_description_with_more_than_plain_values_is_refused(values):
+    with pytest.raises(ConfigError, match="do not trust this file"):
+        config_of(describe(mtmamba.load_config()) | {"values": values})
+
+
+@pytest.mark.parametrize("choice", ["../secrets", "swin_micro,swin_tiny", "swin_micro +x=1", "", "swin_micro@_global_"])
+def test_a_description_with_odd_choices_is_refused(choice):
+    with pytest.raises(ConfigError, match="do not trust this file"):
+        config_of(describe(mtmamba.load_config()) | {"choices": {"encoder": choice}})
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import mtmamba", ("torch", "hydra", "timm", "numpy")),
+        (
+            """
+import importlib, pkgutil, mtmamba.models, mtmamba.scan
+for package in (mtmamba.models, mtmamba.scan):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)""",
+            (
+                "lightning",
+                "hydra",
+                "wandb",
+                "omegaconf",
+                "torchmetrics",
+                "mtmamba.data",
+                "mtmamba.run",
+                "mtmamba.tasks",
+            ),
+        ),
+    ],
+)
+def test_imports_need_nothing_from_above(statement, absent):
+    code = f"import sys; sys.path.insert(0, 'src'); sys.modules.update(dict.fromkeys({absent}))\n{statement}"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

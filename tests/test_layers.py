@@ -1,0 +1,219 @@
+"""Layers on the task axis against torch.nn's, one task at a time, and attention against timm's and a written-out one."""
+
+import math
+
+import pytest
+import torch
+from timm.models.swin_transformer import SwinTransformerBlock
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from mtmamba.models.attention import SwinBlock, WindowAttention
+from mtmamba.models.layers import (
+    DropPath,
+    PatchExpand,
+    SkipFuse,
+    TaskConv2d,
+    TaskLayerNorm,
+    TaskLinear,
+    seed_drop_path,
+)
+from mtmamba.models.ss2d import SS2D
+
+T = 3
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def random(*shape):
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def prepared(layer):
+    """The layer in float64, no parameter at a value that would hide a mistake."""
+    for p in layer.double().parameters():
+        p.data += torch.randn_like(p) / 10
+    return layer
+
+
+def task(layer, t, module):
+    """A torch.nn module with task t's parameters of a layer, through which their gradients flow."""
+    parameters = {name: p[t] for name, p in layer.named_parameters(recurse=False)}
+    return lambda x: functional_call(module, parameters, (x,))
+
+
+def assert_same(y, expected, layer, *inputs):
+    """Equal values, and equal gradients for the inputs and every parameter."""
+    torch.testing.assert_close(y, expected)
+    wanted, cotangent = [*inputs, *layer.parameters()], torch.randn_like(y)
+    for a, b in zip(torch.autograd.grad(y, wanted, cotangent), torch.autograd.grad(expected, wanted, cotangent)):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("maps", [1, T])
+@pytest.mark.parametrize("bias", [True, False])
+def test_task_linear_is_a_loop_of_linear(maps, bias):
+    layer, x = prepared(TaskLinear(T, 5, 7, bias)), random(maps, 2, 3, 4, 5)
+    expected = torch.stack([task(layer, t, nn.Linear(5, 7, bias))(x[t % maps]) for t in range(T)])
+    assert_same(layer(x), expected, layer, x)
+
+
+def test_task_layer_norm_is_a_loop_of_layer_norm():
+    layer, x = prepared(TaskLayerNorm(T, 5)), random(T, 2, 3, 4, 5)
+    expected = torch.stack([task(layer, t, nn.LayerNorm(5))(x[t]) for t in range(T)])
+    assert_same(layer(x), expected, layer, x)
+
+
+@pytest.mark.parametrize(("dim_out", "kernel", "groups"), [(6, 1, 1), (9, 3, 1), (6, 3, 6), (12, 5, 2)])
+def test_task_conv2d_is_a_loop_of_conv2d(dim_out, kernel, groups):
+    layer, x = prepared(TaskConv2d(T, 6, dim_out, kernel, groups)), random(T, 2, 5, 4, 6)
+    conv = nn.Conv2d(6, dim_out, kernel, padding=kernel // 2, groups=groups)
+    expected = [task(layer, t, conv)(x[t].permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for t in range(T)]
+    assert_same(layer(x), torch.stack(expected), layer, x)
+
+
+@pytest.mark.parametrize("maps", [1, T])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_patch_expand_puts_channels_into_space(maps, scale):
+    layer, x = prepared(PatchExpand(T, 6, 3, scale)), random(maps, 2, 4, 5, 6)
+    expected = torch.zeros(T, 2, 4 * scale, 5 * scale, 3, dtype=x.dtype)
+    for t in range(T):
+        channels = task(layer.expand, t, nn.Linear(6, 3 * scale**2, bias=False))(x[t % maps])
+        norm = task(layer.norm, t, nn.LayerNorm(3))
+        for p in range(scale):
+            for q in range(scale):
+                first = 3 * (scale * p + q)
+                expected[t, :, p::scale, q::scale] = norm(channels[..., first : first + 3])
+    assert_same(layer(x), expected, layer, x)
+
+
+def test_skip_fuse_is_a_loop_of_linear_on_the_concatenation():
+    layer, expanded, skip = prepared(SkipFuse(T, 4)), random(T, 2, 3, 5, 4), random(2, 3, 5, 4)
+    both = [task(layer, t, nn.Linear(8, 4))(torch.cat([expanded[t], skip], dim=-1)) for t in range(T)]
+    assert_same(layer(expanded, skip), torch.stack(both), layer, expanded, skip)
+
+
+@pytest.mark.parametrize(
+    ("layer", "module"),
+    [
+        (TaskLinear(T, 60, 80), nn.Linear(60, 80)),
+        (TaskConv2d(T, 40, 40, 3), nn.Conv2d(40, 40, 3)),
+        (TaskConv2d(T, 900, 900, 3, groups=900), nn.Conv2d(900, 900, 3, groups=900)),
+        (TaskLayerNorm(T, 8), nn.LayerNorm(8)),
+    ],
+)
+def test_initial_values_are_those_of_torch_nn(layer, module):
+    for name, expected in module.named_parameters():
+        for t, values in enumerate(layer.get_parameter(name)):
+            assert values.shape == expected.shape
+            assert values.abs().max().item() == pytest.approx(expected.abs().max().item(), rel=0.1), (name, t)
+            assert values.std().item() == pytest.approx(expected.std().item(), rel=0.2), (name, t)
+
+
+def test_initial_values_of_the_scan():
+    ss2d = SS2D(2, 48, dt_rank=3, d_state=5)
+    steps = F.softplus(ss2d.dt_bias)
+    assert ss2d.dt_bias.shape == (2, 4, 48)
+    assert 1e-3 * 0.999 < steps.min() < 2e-3 and 5e-2 < steps.max() < 1e-1 * 1.001
+    assert steps.log().mean().item() == pytest.approx(math.log(1e-2), abs=0.3)  # log-uniform
+    torch.testing.assert_close(ss2d.A_log.exp(), torch.arange(1.0, 6).expand(2, 4, 48, 5))
+    assert (ss2d.D == 1).all()
+    for weight, bound in ((ss2d.x_proj, 48**-0.5), (ss2d.dt_weight, 3**-0.5)):
+        assert 0.95 * bound < weight.abs().max() <= bound
+        assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
+def test_drop_path_drops_samples_at_its_rate_and_keeps_the_mean():
+    drop, x = DropPath(0.3, tasks=T), torch.ones(T, 4000, 2, 5)
+    y = drop(x)
+    kept = y[..., 0, 0] > 0
+    assert (y == y[..., :1, :1]).all()  # whole samples
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / 0.7))
+    assert kept.float().mean(1).tolist() == pytest.approx([0.7] * T, abs=0.03)
+    assert (kept[0] & kept[1]).float().mean().item() == pytest.approx(0.49, abs=0.03)  # tasks draw independently
+    assert drop.eval()(x) is x
+    assert DropPath(0.0, tasks=T)(x) is x
+    assert (DropPath(0.5)(torch.ones(50, T, 2)).unique(dim=1).shape) == (
+        50,
+        1,
+        2,
+    )  # without tasks the batch comes first
+
+
+def test_seeded_draws_depend_on_a_samples_key_alone():
+    drops = nn.ModuleList(DropPath(0.5, tasks=T) for _ in range(8))
+
+    def draws(*keys):
+        seed_drop_path(drops, keys, torch.device("cpu"))
+        return torch.stack([drop(torch.ones(T, len(keys), 1))[..., 0] for drop in drops])  # (blocks, T, samples)
+
+    three = draws(5, 7, 2**62)
+    assert torch.equal(draws(7)[..., 0], three[..., 1])
+    assert torch.equal(draws(9, 5)[..., 1], three[..., 0])
+    assert not torch.equal(three[..., 0], three[..., 1])
+    assert len(draws(*range(40)).flatten(0, 1).unique(dim=0)) == 8 * T  # every block and task draws by itself
+
+
+def written_out_attention(attention, t, x):
+    """Window attention of task t, every pixel of the padded map looking at every other through one mask and bias."""
+    window, shift, heads = attention.window, attention.shift, attention.heads
+    batch, height, width, dim = x.shape
+    rows, columns = (window * math.ceil(n / window) for n in (height, width))
+    padded = torch.zeros(batch, rows, columns, dim, dtype=x.dtype)
+    padded[:, :height, :width] = x
+    qkv = task(attention.qkv, t, nn.Linear(dim, 3 * dim))(padded).view(batch, rows * columns, 3, heads, dim // heads)
+    q, k, v = qkv.unbind(2)
+
+    place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+    rolled = (place - shift) % torch.tensor([rows, columns])
+    offset = rolled[:, None] - rolled
+    together = (rolled[:, None] // window == rolled // window) & (
+        offset == place[:, None] - place
+    )  # not round the edge
+    row, column = (offset + window - 1).clamp(0, 2 * window - 2).unbind(-1)
+    bias = attention.position_bias[t][row * (2 * window - 1) + column]  # (pixels, pixels, heads)
+
+    scores = torch.einsum("bihc,bjhc->bijh", q, k) / (dim // heads) ** 0.5 + bias
+    weights = scores.masked_fill(~together.all(-1)[..., None], -math.inf).softmax(2)
+    mixed = torch.einsum("bijh,bjhc->bihc", weights, v).reshape(batch, rows, columns, dim)
+    return task(attention.proj, t, nn.Linear(dim, dim))(mixed)[:, :height, :width]
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2])
+@pytest.mark.parametrize("size", [(4, 8), (3, 3), (5, 9), (1, 7)])
+def test_window_attention_is_the_written_out_one(size, shift):
+    attention = prepared(WindowAttention(2, 6, heads=2, window=4, shift=shift))
+    x = random(2, 2, *size, 6)
+    expected = torch.stack([written_out_attention(attention, t, x[t]) for t in range(2)])
+    assert_same(attention(x), expected, attention, x)
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+def test_swin_block_is_a_loop_of_timms(shift):
+    block, x = prepared(SwinBlock(T, 12, heads=3, window=6, shift=shift)), random(T, 2, 12, 18, 12)
+    timms = SwinTransformerBlock(12, (12, 18), num_heads=3, window_size=6, shift_size=shift).double()
+    names = {
+        "attention": "attn",
+        "position_bias": "relative_position_bias_table",
+        "mlp.0": "mlp.fc1",
+        "mlp.2": "mlp.fc2",
+    }
+    expected = []
+    for t in range(T):
+        state = {}
+        for name, p in block.named_parameters():
+            for ours, theirs in names.items():
+                name = name.replace(ours, theirs)
+            state[name] = p[t]
+        assert state.keys() == dict(timms.named_parameters()).keys()
+        expected.append(functional_call(timms, state, (x[t],)))
+    assert_same(block(x), torch.stack(expected), block, x)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="5 attention heads divide, got 12"):
+        WindowAttention(1, 12, heads=5)
