@@ -1,4 +1,4 @@
-"""Read an authors' checkpoint: ``python src/import_checkpoint.py source=FILE experiment=nyud_mtmamba``; and write one."""
+"""Import an authors' checkpoint: ``python src/import_checkpoint.py source=FILE experiment=nyud_mtmamba``."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The authors' network, number by number: stored weights, inputs, outputs and gradients of their program at tiny widths."""
+"""The authors' network, number by number: their program's weights, inputs, outputs and gradients at tiny widths."""
 
 import json
 from pathlib import Path
@@ -15,6 +15,7 @@ from mtmamba.models.adapters import (
     export_views,
     load_released_decoder,
     load_released_encoder,
+    position_indices,
 )
 from mtmamba.models.encoders import SwinEncoder
 
@@ -105,24 +106,49 @@ def test_encoder_gives_the_released_features_and_image_gradient():
 
 def test_encoder_export_gives_the_released_state_back_bit_for_bit():
     encoder, tensors = swin_tiny()
-    state = export_views(encoder_views(encoder.state_dict()))
-    released = {k.removeprefix("backbone."): x for k, x in under(tensors, "state/").items() if "position_index" not in k}
+    views = encoder_views(encoder.state_dict())
+    state = export_views(views) | position_indices(views)
+    released = under(tensors, "state/backbone.")
     assert state.keys() == released.keys()
-    assert all(torch.equal(state[key], x) for key, x in released.items())
+    assert all(state[key].dtype == x.dtype and torch.equal(state[key], x) for key, x in released.items())
 
 
-def test_prefixes_are_accepted():
-    tensors, _ = read("swin_tiny")
-    encoder, _ = swin_tiny()
+@pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone."])
+@pytest.mark.parametrize("with_indices", [True, False])
+def test_prefixes_and_absent_position_indices_are_accepted(prefix, with_indices):
+    encoder, tensors = swin_tiny()
     before = {key: x.clone() for key, x in encoder.state_dict().items()}
     for p in encoder.parameters():
         p.data.zero_()
-    load_released_encoder(encoder, {f"module.{k}": x for k, x in under(tensors, "state/").items()} | {"module.head": x0()})
+    released = under(tensors, "state/backbone.")
+    state = {prefix + key: x for key, x in released.items() if with_indices or "position_index" not in key}
+    if prefix:
+        state["module.head"] = torch.zeros(1)  # a decoder's
+    load_released_encoder(encoder, state)
     assert all(torch.equal(encoder.state_dict()[key], x) for key, x in before.items())
 
 
-def x0():
-    return torch.zeros(1)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("norm3.bias"), "missing norm3.bias"),
+        (lambda s: s.update(surprise=torch.zeros(1)), "unexpected surprise"),
+        (lambda s: s.update({"norm3.bias": torch.zeros(2)}), r"shape \(2,\), expected \(96,\)"),
+        (lambda s: s["stages.2.blocks.3.attn.w_msa.relative_position_index"].add_(1), "stages.2.blocks.3"),
+        (
+            lambda s: s.update({"stages.2.blocks.4.attn.w_msa.relative_position_index": torch.zeros(16, 16)}),
+            "unexpected stages.2.blocks.4",
+        ),
+    ],
+)
+def test_an_encoder_state_that_does_not_fit_is_refused_whole(change, message):
+    encoder, tensors = swin_tiny()
+    before = {key: x.clone() for key, x in encoder.state_dict().items()}
+    state = {key: x + 1 if x.is_floating_point() else x for key, x in under(tensors, "state/backbone.").items()}
+    change(state)
+    with pytest.raises(CheckpointError, match=message):
+        load_released_encoder(encoder, state)
+    assert all(torch.equal(encoder.state_dict()[key], x) for key, x in before.items())
 
 
 @pytest.mark.parametrize(
@@ -133,7 +159,7 @@ def x0():
         (lambda s: s.update({"final_project.edge.bias": torch.zeros(2)}), r"shape \(2,\), expected \(1,\)"),
     ],
 )
-def test_a_state_that_does_not_fit_is_refused_whole(change, message):
+def test_a_decoder_state_that_does_not_fit_is_refused_whole(change, message):
     decoder, _, tensors = tiny_decoder("mtmamba")
     before = {key: x.clone() for key, x in decoder.state_dict().items()}
     state = under(tensors, "state/")

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mtmamba import run
-from mtmamba.files import replacing
+from mtmamba.checkpoints import AtomicCheckpointIO
 from mtmamba.models.adapters import (
     CheckpointError,
     decoder_views,
@@ -23,6 +22,7 @@ from mtmamba.models.adapters import (
     position_indices,
     strip_prefix,
 )
+from mtmamba.models.pretrained import UNREADABLE
 from mtmamba.types import TASKS
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ def import_checkpoint(cfg: DictConfig, source: Path, output: Path | None = None)
     load_released_encoder(model.encoder, state)
     load_released_decoder(model.decoder, state)
     weights = {f"model.{name}": x for name, x in model.state_dict().items()}
-    _write({"state_dict": weights, "mtmamba": run.describe(cfg), "global_step": 0}, output)
+    content = {"state_dict": weights, "mtmamba": run.describe(cfg), "global_step": 0}
+    AtomicCheckpointIO().save_checkpoint(content, output)
     log.info("Imported all %d tensors of %s into %s", len(state), source, output)
     return output
 
@@ -81,7 +82,7 @@ def export_checkpoint(source: Path, output: Path) -> None:
     state = {f"module.backbone.{name}": x for name, x in (export_views(encoder) | position_indices(encoder)).items()}
     decoder = decoder_views(model.decoder, model.decoder.state_dict())
     state |= {f"module.{name}": x for name, x in export_views(decoder).items()}
-    _write({"model": state}, output)
+    AtomicCheckpointIO().save_checkpoint({"model": state}, output)
     log.info("Exported %d tensors of %s into %s", len(state), source, output)
 
 
@@ -96,44 +97,93 @@ def read_released(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"Expected an authors' checkpoint at {path}, got none: check source=FILE.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(
-            f"Expected an authors' checkpoint, got {path}, which cannot be read as tensors ({type(error).__name__}): it "
-            "is cut short, or something else. Download it again."
+            f"Expected an authors' checkpoint, got {path}, which cannot be read ({type(error).__name__}): it is cut "
+            "short, no PyTorch file, or one that would run code. Download it again."
         ) from error
     if isinstance(content, dict) and "mtmamba" in content:
         raise CheckpointError(
-            f"Expected an authors' checkpoint, got {path}, which is one of this program already: evaluate it as it is, or "
-            "turn it into the authors' naming with export=FILE."
+            f"Expected an authors' checkpoint, got {path}, which is one of this program already: evaluate it as it is, "
+            "or turn it into the authors' naming with export=FILE."
         )
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(x, Tensor) for x in state.values()):
         found = f"a dict with {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(
-            f"Expected an authors' checkpoint, a dict with tensors under `model`, got {path} with {found[:200]}: weights "
-            "of an encoder alone go to encoder.weights."
+            f"Expected an authors' checkpoint, a dict with tensors under `model`, got {path} with {found[:200]}: give "
+            "their file, or to encoder.weights that of an encoder alone."
         )
     return strip_prefix(state, "module.")
 
 
 def _require_fitting(cfg: DictConfig, state: dict[str, Tensor], source: Path) -> None:
-    """Compare what the names and shapes say of the model with the configuration, before they are compared one by one."""
+    """Compare what the names say of the model with the configuration, before tensors are compared one by one."""
     tasks, decoder, encoder = _tasks(state), _decoder(state), _encoder(state)
     if not tasks:
         raise CheckpointError(
-            f"Expected an authors' checkpoint, got {source}, which has no task's head (final_project.…): it is no MTMamba."
+            f"Expected an authors' checkpoint, got {source}, which has no task's head (final_project.…): weights of an "
+            "encoder alone go to encoder.weights."
         )
-    choices = [_experiment(tasks), decoder and f"decoder={decoder}", encoder and _encoder_choice(encoder)]
-    configured = {key: OmegaConf.to_container(cfg.encoder).get(key) for key in encoder or ()}
-    for what, expected, found in (
-        ("tasks", run.num_outputs(cfg).keys(), tasks),
-        ("decoder", cfg.choices.decoder, decoder),
-        ("encoder", configured, encoder),
-    ):
-        if found is not None and set(found)
-            raise CheckpointError(f"Expected ")
+    expected, found, remedies = [], [], []
+    if set(tasks) != set(run.num_outputs(cfg)):
+        expected.append(f"tasks {', '.join(run.num_outputs(cfg))}")
+        found.append(f"tasks {', '.join(tasks)}")
+        remedies.append(_tasks_choice(tasks))
+    if decoder not in (None, cfg.choices.decoder):
+        expected.append(f"decoder {cfg.choices.decoder}")
+        found.append(f"decoder {decoder}")
+        remedies.append(f"decoder={decoder}")
+    if any(cfg.encoder.get(key) != value for key, value in encoder.items()):
+        expected.append(f"encoder {cfg.choices.encoder}")
+        found.append("encoder with " + ", ".join(f"{key} {value}" for key, value in encoder.items()))
+        remedies.append(_encoder_choice(encoder))
+    if remedies:
+        raise CheckpointError(
+            f"Expected {'; '.join(expected)} in {source}, got {'; '.join(found)}: choose {' '.join(remedies)}."
+        )
 
 
-def _write(content: dict[str, Any], path: Path) -> None:
-    with replacing(path) as partial:
-        torch.save(content, partial)
+def _tasks(state: dict[str, Tensor]) -> list[str]:
+    """Return the tasks that have a head, in the canonical order."""
+    found = {name.split(".")[1] for name in state if name.startswith("final_project.")}
+    return [task for task in TASKS if task in found] + sorted(found - set(TASKS))
+
+
+def _decoder(state: dict[str, Tensor]) -> str | None:
+    """Return the decoder by its cross-task block; None where there is none."""
+    blocks = {name.split(".")[0] for name in state}
+    return "mtmamba_plus" if "block_ctm" in blocks else "mtmamba" if "block_3" in blocks else None
+
+
+def _encoder(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the Swin's settings, read off its tables of relative position biases; empty where there are none."""
+    tables: dict[int, list[tuple[int, ...]]] = {}
+    for name, x in state.items():
+        if stage := re.match(r"backbone\.stages\.(\d+)\..*relative_position_bias_table", name):
+            tables.setdefault(int(stage[1]), []).append(tuple(x.shape))
+    patches = state.get("backbone.patch_embed.projection.weight")
+    if not tables or patches is None:
+        return {}
+    stages = [tables[i] for i in sorted(tables)]
+    return {
+        "embed_dim": patches.shape[0],
+        "depths": [len(blocks) for blocks in stages],
+        "num_heads": [blocks[0][-1] for blocks in stages],
+        "window": (math.isqrt(stages[0][0][0]) + 1) // 2,
+    }
+
+
+def _tasks_choice(tasks: list[str]) -> str:
+    for experiment in EXPERIMENTS:
+        if set(run.load_config([f"experiment={experiment}"]).tasks) == set(tasks):
+            return f"experiment={experiment}"
+    return f"tasks=[{','.join(tasks)}]"
+
+
+def _encoder_choice(encoder: dict[str, Any]) -> str:
+    for path in sorted((run.config_dir() / "encoder").glob("swin_*.yaml")):
+        known: Any = OmegaConf.to_container(OmegaConf.load(path))
+        if encoder.items() <= known.items():
+            return f"encoder={path.stem}"
+    return " ".join(f"encoder.{key}={value}" for key, value in encoder.items()).replace(", ", ",")

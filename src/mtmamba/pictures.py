@@ -3,7 +3,6 @@
 A picture is an RGB array ``(H, W, 3)`` of uint8. Pixels without truth are dark grey in every kind of picture.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtmamba.types import IGNORE
+from mtmamba.files import replacing
+from mtmamba.types import IGNORE, IMAGENET_MEAN, IMAGENET_STD
 
 Picture = NDArray[np.uint8]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 IGNORED_COLOUR = (80, 80, 80)
 FARTHEST_DEPTH = 10.0
 """Metres at the end of the colour map, the reach of NYUv2's sensor: one scale, so that all depth pictures compare."""
@@ -103,14 +101,9 @@ def panel(rows: Sequence[Mapping[str, Picture]], tile_width: int = 208) -> Pictu
 
 def save_png(path: Path, picture: Picture) -> None:
     """Write a PNG file, making its folder; a reader sees the old file or the whole new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     _, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_bytes(encoded.tobytes())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _bytes(values: NDArray[np.floating]) -> Picture:

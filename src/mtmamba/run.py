@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
@@ -52,8 +53,13 @@ def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfi
         ConfigError: the choices do not go together.
         hydra.errors.HydraException: an unknown key or choice.
     """
-    with hydra.initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
-        cfg = hydra.compose(name, list(overrides), return_hydra_config=True)
+    running = GlobalHydra.instance().hydra  # a script's, which would refuse a second composition
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+            cfg = hydra.compose(name, list(overrides), return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = running
     choices = cfg.hydra.runtime.choices
     with open_dict(cfg):
         del cfg["hydra"]
@@ -158,10 +164,10 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
     """Return what a checkpoint says of its configuration: group choices and plain values, nothing to instantiate."""
-    values, kept = plain(cfg), ("tasks", "seed", *MODEL_GROUPS)
+    values, kept = plain(cfg), ("tasks", "seed", "label", *MODEL_GROUPS)
     return {
         "version": mtmamba.__version__,
-        "choices": {group: cfg.choices[group] for group in MODEL_GROUPS},
+        "choices": {group: cfg.choices[group] for group in (*MODEL_GROUPS, "experiment")},
         "values": {key: _without_targets(values[key]) for key in kept},
     }
 
@@ -175,12 +181,13 @@ def config_of(description: Mapping[str, Any], overrides: Sequence[str] = ()) -> 
         description: from `describe`.
         overrides: of this call, which win.
     """
-    choices = [f"{group}={choice}" for group, choice in description["choices"].items()]
+    choices = [f"{group}={description['choices'][group]}" for group in MODEL_GROUPS]
     if wrong := [choice for choice in choices if not re.fullmatch(r"\w+=\w+", choice)]:
         raise ConfigError(
             f"Expected names of configuration files in the checkpoint, got {wrong}: do not trust this file."
         )
     cfg = load_config(choices)
+    cfg.choices.experiment = str(description["choices"]["experiment"])
     _update(cfg, description["values"])
     cfg.encoder.pretrained = False
     if "weights" in cfg.encoder:

@@ -10,6 +10,12 @@ IGNORE = 255
 TASKS = ("semseg", "depth", "human_parts", "sal", "normals", "edge")
 """Every task, in the one order used by decoders, logits, configs, tables and released checkpoints."""
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Subtracted from RGB in 0..1; images are then divided by `IMAGENET_STD`."""
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""See `IMAGENET_MEAN`."""
+
 Logits = dict[str, Tensor]
 """Raw outputs by task name, each ``(B, n, H, W)``."""
 

@@ -30,6 +30,7 @@ from mtmamba.checkpoints import (
     read_checkpoint,
 )
 from mtmamba.data.datamodule import DenseDataModule
+from mtmamba.files import remove_partial
 from mtmamba.lit_module import MultiTaskModule, NonFiniteLossError
 from mtmamba.loggers import CSVLogger, wandb_logger
 
@@ -57,6 +58,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     if resume is not None:
         _remove_empty(run_dir)
         run_dir = resume.parents[1]
+        rank_zero_only(remove_partial)(run_dir)
     _begin(cfg, run_dir)
 
     seed_everything(cfg.seed, verbose=False)
@@ -204,7 +206,7 @@ def _loggers(cfg: DictConfig, run_dir: Path, resume: Path | None) -> list[Logger
         return [csv]
     group = run_dir.parent.name if run_dir.parent.name.endswith("_sweep") else cfg.choices.experiment
     name = "-".join(cfg.choices[g] for g in ("data", "encoder", "decoder", "ablation") if cfg.choices[g] != "none")
-    return [csv, wandb_logger(run_dir, cfg.logger.project, name, group, run.plain(cfg))]
+    return [csv, wandb_logger(run_dir, cfg.logger.project, cfg.label or name, group, run.plain(cfg))]
 
 
 def _trainer(
@@ -249,6 +251,7 @@ def _score(
     record = {
         "run": str(run_dir),
         "experiment": cfg.choices.get("experiment"),
+        "label": cfg.label,
         "choices": dict(cfg.choices),
         "seed": cfg.seed,
         "git": results.git_revision(),

@@ -1,14 +1,14 @@
 """A folder of computed arrays, keyed by the content they were computed from; several processes may share it."""
 
 import io
-import os
-import tempfile
 import zlib
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+
+from mtmamba.files import replacing
 
 
 def cached(cache_dir: Path, kind: str, source: bytes, compute: Callable[[], np.ndarray]) -> np.ndarray:
@@ -32,22 +32,11 @@ def cached(cache_dir: Path, kind: str, source: bytes, compute: Callable[[], np.n
         return np.load(io.BytesIO(zlib.decompress(path.read_bytes())), allow_pickle=False)
     except (OSError, zlib.error, ValueError, EOFError):
         array = compute()
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
     try:
-        _store(path, array)
+        with replacing(path) as partial:
+            partial.write_bytes(zlib.compress(buffer.getvalue(), level=1))
     except OSError as error:
         raise OSError(f"Expected a writable cache folder, got {cache_dir} ({error}): set cache_dir=FOLDER.") from error
     return array
-
-
-def _store(path: Path, array: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(zlib.compress(buffer.getvalue(), level=1))
-        os.replace(temporary, path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise

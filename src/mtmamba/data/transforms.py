@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from mtmamba.data.photometric import Array, Distortion, distort, draw_distortion
-from mtmamba.types import IGNORE
+from mtmamba.types import IGNORE, IMAGENET_MEAN, IMAGENET_STD
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer release
 import albumentations as A
@@ -32,8 +32,6 @@ from albumentations.pytorch import ToTensorV2
 RawSample = dict[str, Any]
 Sample = dict[str, torch.Tensor | str]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 SCALE = (0.5, 2.0)
 """Range of the random scale."""
 CROP_REDRAWS = 10

@@ -3,6 +3,7 @@
 import logging
 import pickle
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,18 @@ log = logging.getLogger(__name__)
 
 FROM_SCRATCH = "train from scratch with encoder.pretrained=false."
 REMEDIES = f"Give a file with encoder.weights=FILE (timm's, the Swin authors' or mmsegmentation's), or {FROM_SCRATCH}"
+
+UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    ValueError,
+    struct.error,
+)
+"""What reading a file that is damaged, or no file of tensors, ends with."""
 
 
 class WeightsError(RuntimeError):
@@ -127,9 +140,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except UNREADABLE as error:
         raise WeightsError(
-            f"{path} cannot be read as weights ({type(error).__name__}): it is cut short, or something else. {REMEDIES}"
+            f"{path} cannot be read ({type(error).__name__}): it is cut short, no file of weights, or one that would "
+            f"run code. {REMEDIES}"
         ) from error
     for key in ("model", "state_dict"):
         state = state.get(key, state) if isinstance(state, dict) else state

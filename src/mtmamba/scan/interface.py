@@ -100,6 +100,8 @@ def _scan(tensors: dict[str, Tensor], backend: str) -> Tensor:
     _check(tensors)
     dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors.values()) else torch.float32
     u = tensors["u"]
+    if u.is_meta:  # nothing to compute, in thousands of steps
+        return torch.empty_like(u)
     scan = BACKENDS[_choose(backend, u.device.type, dtype)].scan
     autocast = torch.amp.is_autocast_available(u.device.type)  # not so on meta tensors
     with torch.autocast(u.device.type, enabled=False) if autocast else nullcontext():

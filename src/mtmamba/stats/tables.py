@@ -54,9 +54,9 @@ UNPUBLISHED = (
     Row("Swin-Small (Table 6)", ["encoder=swin_small"]),
     Row("Swin-Base, window 7", ["encoder=swin_base encoder.window=7"]),
     Row("Swin-Base, window 12", ["encoder=swin_base"]),
-    Row("MTMamba, PASCAL-Context", ["data=pascal_context"]),
-    Row("MTMamba++", ["decoder=mtmamba_plus"]),
-    Row("MTMamba++, PASCAL-Cont.", ["decoder=mtmamba_plus data=pascal_context"]),
+    Row("MTMamba (PASCAL)", ["data=pascal_context"]),
+    Row("MTMamba++ (NYUDv2)", ["decoder=mtmamba_plus"]),
+    Row("MTMamba++ (PASCAL)", ["decoder=mtmamba_plus data=pascal_context"]),
 )
 """Networks of which the paper gives neither size nor cost."""
 
@@ -112,9 +112,8 @@ def our_figures(row: Row) -> tuple[str, str]:
 
 def agrees(row: Row) -> bool:
     """Return whether our figures are those that the paper prints, if any."""
-    return all(
-        theirs in (None, ours) for theirs, ours in zip((row.parameters, row.flops), our_figures(row), strict=True)
-    )
+    figures = zip((row.parameters, row.flops), our_figures(row), strict=True)
+    return all(theirs in (None, ours) for theirs, ours in figures)
 
 
 def _marked(ours: str, theirs: str | None) -> str:
