@@ -17,6 +17,7 @@ from mtmamba.models.adapters import CheckpointError, encoder_views
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
+TABLE = "stages.2.blocks.1.attn.w_msa.relative_position_bias_table"
 SMALL = [  # the encoder of the stored decoders' widths
     "encoder=swin_micro",
     "encoder.embed_dim=5",
@@ -220,6 +221,8 @@ def test_a_known_encoder_is_named(tmp_path):
     [
         (lambda s: s.pop("module.block_3.1.op_share.Ds"), ["missing block_3.1.op_share.Ds"]),
         (lambda s: s.pop("module.backbone.norm2.bias"), ["missing norm2.bias"]),
+        (lambda s: s.pop(f"module.backbone.{TABLE}"), [f"missing {TABLE}"]),
+        (lambda s: s.update({f"module.backbone.{TABLE}": torch.zeros(49)}), [f"{TABLE} has shape (49,), expected"]),
         (lambda s: s.update({"module.aux_head.weight": torch.zeros(1)}), ["unexpected aux_head.weight"]),
         (lambda s: s.update({"module.backbone.norm.weight": torch.zeros(40)}), ["unexpected norm.weight"]),
         (

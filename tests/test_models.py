@@ -1,5 +1,7 @@
 """The whole network at a micro width: every decoder, ablation and choice of tasks trains, at any size and batch."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -16,7 +18,6 @@ VARIANTS = [
     *(("mtmamba", ablation) for ablation in ("g0", "g1", "mfe_wmsa", "gate_wmsa")),
     *((stm, ablation) for stm in ("stm1", "stm2", "stm3") for ablation in ("mfe_wmsa", "gate_wmsa")),
 ]
-ROOMS, STREETS = "synthetic", "synthetic_pascal"
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +25,13 @@ def seed():
     torch.manual_seed(0)
 
 
+@cache
+def config(*overrides):
+    return mtmamba.load_config(overrides)
+
+
 def build(decoder="mtmamba", ablation="none", *overrides):
-    return mtmamba.build_model(mtmamba.load_config([f"decoder={decoder}", f"ablation={ablation}", *overrides]))
+    return mtmamba.build_model(config(f"decoder={decoder}", f"ablation={ablation}", *overrides))
 
 
 def images(batch=2, height=32, width=64):
@@ -69,9 +75,7 @@ def test_every_parameter_gets_a_gradient(decoder, ablation):
 
 
 @pytest.mark.parametrize(("decoder", "ablation"), VARIANTS)
-@pytest.mark.parametrize(
-    ("data", "tasks"), [(ROOMS, "depth"), (ROOMS, "edge,semseg"), (STREETS, "human_parts,sal,normals")]
-)
+@pytest.mark.parametrize(("data", "tasks"), [("synthetic", "depth"), ("synthetic_pascal", "edge,human_parts,sal")])
 def test_two_steps_of_training_stay_finite(decoder, ablation, data, tasks):
     model = build(decoder, ablation, f"data={data}", f"tasks=[{tasks}]")
     records, batch = select_tasks(tasks.split(",")), random_batch(model, images(2, 32, 32))
@@ -98,8 +102,8 @@ def test_a_batch_of_two_equals_two_singles(decoder):
         torch.testing.assert_close(x, torch.cat([single[task] for single in singles]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("size", [(32, 32), (33, 70), (1, 31)])
+@pytest.mark.parametrize("decoder", ["mtmamba", "swin2", "mtmamba_plus"])
+@pytest.mark.parametrize("size", [(33, 70), (1, 31)])
 def test_any_size_is_padded_and_cropped_back(decoder, size):
     model, image = build(decoder).eval(), images(1, *size)
     height, width = (-(-n // 32) * 32 for n in size)
@@ -125,11 +129,10 @@ def test_tasks_that_never_meet_are_the_single_task_models(decoder):
             torch.testing.assert_close(single(image)[task], model(image)[task], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("part", ["encoder", "decoder", "all"])
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_recomputed_blocks_change_neither_outputs_nor_gradients(decoder, part):
-    results, image = [], images()
-    plain, recomputing = build(decoder), build(decoder, "none", f"model.checkpointing={part}")
+def test_recomputed_blocks_change_neither_outputs_nor_gradients(decoder):
+    results, image = [], images(2, 32, 32)
+    plain, recomputing = build(decoder), build(decoder, "none", "model.checkpointing=all")
     recomputing.load_state_dict(plain.state_dict())
     for model in (plain.train(), recomputing.train()):
         seed_drop_path(model, [11, 12], torch.device("cpu"))
@@ -155,7 +158,10 @@ def test_seeded_draws_follow_an_image_through_the_batch():
         assert error(other[task], two[task]) > 1e-2
 
 
-@pytest.mark.parametrize(("decoder", "ablation"), VARIANTS)
+@pytest.mark.parametrize(
+    ("decoder", "ablation"),
+    [*((decoder, "none") for decoder in DECODERS), ("mtmamba", "mfe_wmsa"), ("mtmamba", "gate_wmsa")],
+)
 def test_bfloat16_autocast_stays_close(decoder, ablation):
     model, image = build(decoder, ablation).eval(), images()
     with torch.no_grad():

@@ -11,7 +11,6 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from omegaconf import DictConfig, OmegaConf
 
 from mtmamba.files import replacing
 
@@ -78,22 +77,6 @@ def find_checkpoint(path: Path, *names: str) -> Path:
     raise FileNotFoundError(
         f"Expected a checkpoint, or a run's folder with {FOLDER}/{LAST}, got {path}: check the path."
     )
-
-
-def find_unfinished(cfg: DictConfig, log_dir: Path) -> Path | None:
-    """Return the newest run below a folder that has this configuration, a checkpoint, and no results yet."""
-    wanted = _comparable(cfg)
-    for last in sorted(log_dir.rglob(f"{FOLDER}/{LAST}"), key=lambda p: p.stat().st_mtime, reverse=True):
-        run = last.parents[1]
-        config = run / "config.yaml"
-        if not (run / "metrics.json").exists() and config.is_file() and _comparable(OmegaConf.load(config)) == wanted:
-            return run
-    return None
-
-
-def _comparable(cfg: Any) -> Any:
-    """Return a configuration's values but for ``resume``, which says how a run was started and not what it is."""
-    return OmegaConf.to_container(OmegaConf.merge(cfg, {"resume": None}), resolve=True)
 
 
 class LastCheckpoint(Callback):

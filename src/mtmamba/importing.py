@@ -152,25 +152,29 @@ def _tasks(state: dict[str, Tensor]) -> list[str]:
 
 def _decoder(state: dict[str, Tensor]) -> str | None:
     """Return the decoder by its cross-task block; None where there is none."""
-    blocks = {name.split(".")[0] for name in state}
-    return "mtmamba_plus" if "block_ctm" in blocks else "mtmamba" if "block_3" in blocks else None
+    if any(name.startswith("block_ctm.") for name in state):
+        return "mtmamba_plus"
+    return "mtmamba" if any(".op_share." in name for name in state) else None
 
 
 def _encoder(state: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the Swin's settings, read off its tables of relative position biases; empty where there are none."""
-    tables: dict[int, list[tuple[int, ...]]] = {}
+    """Return the Swin's settings, read off its names and shapes; empty where these do not tell."""
+    blocks: dict[int, set[int]] = {}
+    tables: dict[int, torch.Size] = {}
     for name, x in state.items():
-        if stage := re.match(r"backbone\.stages\.(\d+)\..*relative_position_bias_table", name):
-            tables.setdefault(int(stage[1]), []).append(tuple(x.shape))
+        if found := re.match(r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.", name):
+            stage, block = int(found[1]), int(found[2])
+            blocks.setdefault(stage, set()).add(block)
+            if name.endswith("relative_position_bias_table") and x.ndim == 2:
+                tables[stage] = x.shape
     patches = state.get("backbone.patch_embed.projection.weight")
-    if not tables or patches is None:
+    if patches is None or patches.ndim != 4 or not blocks or blocks.keys() != tables.keys():
         return {}
-    stages = [tables[i] for i in sorted(tables)]
     return {
         "embed_dim": patches.shape[0],
-        "depths": [len(blocks) for blocks in stages],
-        "num_heads": [blocks[0][-1] for blocks in stages],
-        "window": (math.isqrt(stages[0][0][0]) + 1) // 2,
+        "depths": [len(blocks[stage]) for stage in sorted(blocks)],
+        "num_heads": [tables[stage][1] for stage in sorted(tables)],
+        "window": (math.isqrt(tables[max(tables)][0]) + 1) // 2,
     }
 
 

@@ -1,7 +1,6 @@
 """What the scripts do: train a model, evaluate a checkpoint."""
 
 import logging
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,20 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from omegaconf import DictConfig
 from torch import nn
 
 from mtmamba import results, run
 from mtmamba.benchmarks.loader import benchmark_loader
 from mtmamba.benchmarks.scan import benchmark_scan
 from mtmamba.callbacks import PicturePanel, Throughput
-from mtmamba.checkpoints import (
-    BEST,
-    FOLDER,
-    LAST,
-    AtomicCheckpointIO,
-    LastCheckpoint,
-    find_checkpoint,
-    find_unfinished,
-    read_checkpoint,
-)
+from mtmamba.checkpoints import BEST, FOLDER, AtomicCheckpointIO, LastCheckpoint, find_checkpoint, read_checkpoint
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.files import remove_partial
 from mtmamba.lit_module import MultiTaskModule, NonFiniteLossError
 from mtmamba.loggers import CSVLogger, wandb_logger
+from mtmamba.run_folder import begin, remove_empty, resumed_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +45,12 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         NonFiniteLossError: a loss became NaN or infinite; ``nonfinite_batch.json`` names the images.
     """
     start = time.perf_counter()
-    resume = _resumed_checkpoint(cfg)
+    resume = resumed_checkpoint(cfg)
     if resume is not None:
-        _remove_empty(run_dir)
+        remove_empty(run_dir)
         run_dir = resume.parents[1]
         rank_zero_only(remove_partial)(run_dir)
-    _begin(cfg, run_dir)
+    begin(cfg, run_dir)
 
     seed_everything(cfg.seed, verbose=False)
     data = run.build_datamodule(cfg)
@@ -104,7 +95,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     settings |= {key: cfg[key] for key in ("backend", "cache_dir", "baseline")}
     overrides = [f"{key}={value}" for key, value in settings.items()]
     full = run.config_of(read_checkpoint(path)["mtmamba"], overrides)
-    _begin(full, run_dir)
+    begin(full, run_dir)
 
     data = run.build_datamodule(full)
     module = run.build_module(full)
@@ -121,12 +112,12 @@ def benchmark(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         cfg: from the benchmark script's configuration.
         run_dir: where to leave the numbers.
     """
-    _begin(cfg, run_dir)
+    begin(cfg, run_dir)
     measured: dict[str, Any] = {}
     if "scan" in cfg.what:
         measured["scan"] = benchmark_scan(**run.plain(cfg.scan))
     if "loader" in cfg.what:
-        data = run.build_datamodule(OmegaConf.merge(cfg, {"tasks": cfg.data.tasks}))
+        data = run.build_datamodule(cfg)
         data.prepare_data()
         data.setup()
         measured["loader"] = benchmark_loader(data.dataset_of("train"), **run.plain(cfg.loader))
@@ -134,42 +125,6 @@ def benchmark(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     for name, values in measured.items():
         log.info("%s: %s", name, values)
     return measured
-
-
-def _resumed_checkpoint(cfg: DictConfig) -> Path | None:
-    if cfg.resume is None:
-        return None
-    if cfg.resume != "auto":
-        return find_checkpoint(Path(cfg.resume), LAST).resolve()
-    found = find_unfinished(cfg, Path(cfg.log_dir))
-    if found is None:
-        rank_zero_info(f"resume=auto: no unfinished run of this configuration below {cfg.log_dir}; starting anew.")
-        return None
-    rank_zero_info(f"resume=auto: going on with {found}.")
-    return (found / FOLDER / LAST).resolve()
-
-
-@rank_zero_only
-def _remove_empty(folder: Path) -> None:
-    """Remove a folder that holds nothing but Hydra's record of the call."""
-    if folder.is_dir() and {p.name for p in folder.iterdir()} <= {".hydra"}:
-        shutil.rmtree(folder)
-
-
-@rank_zero_only
-def _begin(cfg: DictConfig, run_dir: Path) -> None:
-    """Write down what runs where, and let the package's messages reach the terminal and ``run.log``."""
-    results.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    results.write_json(run_dir / "environment.json", results.environment())
-    ours = logging.getLogger("mtmamba")
-    ours.setLevel(logging.INFO)
-    for handler in list(ours.handlers):
-        ours.removeHandler(handler)
-        handler.close()
-    for handler in (logging.StreamHandler(), logging.FileHandler(run_dir / "run.log")):
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-        ours.addHandler(handler)
-    log.info("Run folder: %s", run_dir)
 
 
 def _monitor(name: str, module: MultiTaskModule) -> tuple[str, str]:

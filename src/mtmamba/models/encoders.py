@@ -141,7 +141,7 @@ class TimmEncoder(Encoder):
 
     Args:
         name: timm's name of the model, with or without the tag of its weights, such as ``convnext_tiny``.
-        drop_path: stochastic depth, spread over the blocks as the model's authors do.
+        drop_path: stochastic depth, spread over the blocks as timm does; 0 for models without.
         pretrained: fetch its weights.
 
     Shape: images ``(B, 3, H, W)`` → four maps ``(B, h, w, c)``.
