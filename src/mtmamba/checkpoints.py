@@ -1,7 +1,6 @@
 """Checkpoints: written whole or not at all, read without running code, found again."""
 
 import os
-import pickle
 import signal
 import types
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from mtmamba.files import replacing
+from mtmamba.models.pretrained import UNREADABLE
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 FOLDER = "checkpoints"
@@ -48,7 +48,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"Expected a checkpoint at {path}, got none: give a run's folder or a .ckpt file.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"Expected a checkpoint of this program, got unreadable {path}: {error}") from error
     if not isinstance(checkpoint, dict) or not {"mtmamba", "state_dict"} <= checkpoint.keys():
         raise CheckpointError(

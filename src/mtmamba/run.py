@@ -164,11 +164,11 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
     """Return what a checkpoint says of its configuration: group choices and plain values, nothing to instantiate."""
-    values, kept = plain(cfg), ("tasks", "seed", "label", *MODEL_GROUPS)
+    kept = ("tasks", "seed", "label", *MODEL_GROUPS)  # an ablation's values are the decoder's
     return {
         "version": mtmamba.__version__,
         "choices": {group: cfg.choices[group] for group in (*MODEL_GROUPS, "experiment")},
-        "values": {key: _without_targets(values[key]) for key in kept},
+        "values": {key: _without_targets(value) for key, value in plain(cfg).items() if key in kept},
     }
 
 

@@ -88,6 +88,7 @@ class STM(nn.Module):
     Normalise, extract features, let a gate keep or drop them, project back, add the input. Every pixel can reach every
     other; tasks never mix here (see `CTM`).
 
+    >>> import torch
     >>> STM(2, 16, mfe=MFE, gate=LinearGate)(torch.zeros(2, 1, 4, 6, 16)).shape
     torch.Size([2, 1, 4, 6, 16])
     """
