@@ -133,22 +133,20 @@ def sctm(block, z, t):
 
 
 @pytest.mark.parametrize(
-    ("block", "equations"),
+    ("kind", "tasks", "dim", "parts", "equations"),
     [
-        *((STM(2, 12, **parts), stm) for parts in VARIANTS),
-        *((CTM(2, 12, **parts), ctm) for parts in VARIANTS),
-        (OwnCTM(2, 12, **PAPER), own_ctm),
-        (SharedCTM(2, 12, **PAPER), shared_ctm),
-        (SCTM(2, 12), sctm),
-        (STM(1, 20, **PAPER), stm),
-        (CTM(3, 20, **PAPER), ctm),
+        *((STM, 2, 12, parts, stm) for parts in VARIANTS),
+        *((CTM, 2, 12, parts, ctm) for parts in VARIANTS),
+        (OwnCTM, 2, 12, PAPER, own_ctm),
+        (SharedCTM, 2, 12, PAPER, shared_ctm),
+        (SCTM, 2, 12, {}, sctm),
+        (STM, 1, 20, PAPER, stm),
+        (CTM, 3, 20, PAPER, ctm),
     ],
 )
-def test_block_is_its_equations_task_by_task(block, equations):
-    block = prepared(block).eval()
-    attention = any(isinstance(module, AttentionMFE | AttentionGate) for module in block.modules())
-    tasks, dim = block.out_proj.weight.shape[:2]
-    z = random(tasks, 2, *((12, 12) if attention else (3, 4)), dim)
+def test_block_is_its_equations_task_by_task(kind, tasks, dim, parts, equations):
+    block = prepared(kind(tasks, dim, **parts))
+    z = random(tasks, 2, *((3, 4) if parts in ({}, PAPER) else (12, 12)), dim)  # attention fills one window
     expected = [torch.stack([equations(block, z[:, b], t) for b in range(2)]) for t in range(tasks)]
     torch.testing.assert_close(block(z), torch.stack(expected))
 
@@ -187,14 +185,22 @@ def test_an_open_gate_is_the_shared_branch_and_a_closed_one_the_own(gate, ablati
     torch.testing.assert_close(block(z), before)  # the branch that the gate shuts out has no say
 
 
-@pytest.mark.parametrize("block", [STM(2, 8, **PAPER), CTM(2, 8, **PAPER), SCTM(2, 8), *swin_pair(2, 8, window=4)])
-def test_stochastic_depth_skips_a_task_of_a_sample(block):
+@pytest.mark.parametrize(
+    ("make", "chance"),
+    [
+        (lambda: STM(2, 8, **PAPER), 0.5),
+        (lambda: CTM(2, 8, **PAPER), 0.5),
+        (lambda: SCTM(2, 8), 0.5),
+        (lambda: swin_pair(2, 8)[1], 0.25),  # which has two branches
+    ],
+)
+def test_stochastic_depth_skips_a_task_of_a_sample(make, chance):
+    block = make()
     for module in block.modules():
         if hasattr(module, "rate"):
             module.rate = 0.5
     z = torch.randn(2, 64, 2, 3, 8)
     skipped = (block.train()(z) == z).flatten(2).all(2)  # (tasks, samples)
-    chance = 0.25 if hasattr(block, "mlp") else 0.5  # a Swin block has two branches
     assert skipped.float().mean(1).tolist() == pytest.approx([chance] * 2, abs=0.2)
     assert (skipped[0] != skipped[1]).any()
 

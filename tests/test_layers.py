@@ -99,20 +99,21 @@ def test_skip_fuse_is_a_loop_of_linear_on_the_concatenation():
 
 
 @pytest.mark.parametrize(
-    ("layer", "module"),
+    ("layer", "module", "sizes", "options"),
     [
-        (TaskLinear(T, 60, 80), nn.Linear(60, 80)),
-        (TaskConv2d(T, 40, 40, 3), nn.Conv2d(40, 40, 3)),
-        (TaskConv2d(T, 900, 900, 3, groups=900), nn.Conv2d(900, 900, 3, groups=900)),
-        (TaskLayerNorm(T, 8), nn.LayerNorm(8)),
+        (TaskLinear, nn.Linear, (60, 200), {}),
+        (TaskConv2d, nn.Conv2d, (40, 200, 3), {}),
+        (TaskConv2d, nn.Conv2d, (400, 400, 3), {"groups": 400}),
+        (TaskLayerNorm, nn.LayerNorm, (8,), {}),
     ],
 )
-def test_initial_values_are_those_of_torch_nn(layer, module):
-    for name, expected in module.named_parameters():
-        for t, values in enumerate(layer.get_parameter(name)):
+def test_initial_values_are_those_of_torch_nn(layer, module, sizes, options):
+    layer = layer(T, *sizes, **options)
+    for name, expected in module(*sizes, **options).named_parameters():
+        for values in layer.get_parameter(name):
             assert values.shape == expected.shape
-            assert values.abs().max().item() == pytest.approx(expected.abs().max().item(), rel=0.1), (name, t)
-            assert values.std().item() == pytest.approx(expected.std().item(), rel=0.2), (name, t)
+            assert values.abs().max().item() == pytest.approx(expected.abs().max().item(), rel=0.1), name
+            assert values.std().item() == pytest.approx(expected.std().item(), rel=0.2), name
 
 
 def test_initial_values_of_the_scan():
