@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
@@ -26,7 +25,6 @@ FILES = [
     for path in sorted((config_dir() / group).glob("*.yaml"))
 ]
 DEMO = describe(mtmamba.load_config())
-NEEDS = {"encoder=timm": ["encoder.name=convnext_tiny"]}
 TABLES = {  # label and parameters of each row, in the paper's order; the paper prints the millions, floored
     "table2": {
         "Single-task 2*Swin (semseg)": 222_203_440,
@@ -77,7 +75,7 @@ def test_every_script_has_a_configuration_that_composes(script):
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_file_composes_and_its_model_builds(file):
-    assert parameters(mtmamba.load_config([file, *NEEDS.get(file, [])])) > 0
+    assert parameters(mtmamba.load_config([file])) > 0
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -86,13 +84,14 @@ def test_a_table_runs_the_papers_rows_with_its_names_and_parameters(table):
     assert [(cfg.label, parameters(cfg)) for cfg in runs] == list(TABLES[table].items())
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_a_table_can_be_run_small(table):
+@pytest.mark.parametrize("table", ["table2", "table5"])
+def test_a_table_keeps_its_names_when_it_is_run_small(table):
     small = ["data=synthetic", "encoder=swin_micro", "trainer=demo"]
-    cfg = mtmamba.load_config([*rows(table)[0], *small])
-    assert (cfg.choices.data, cfg.choices.encoder, cfg.trainer.max_steps) == ("synthetic", "swin_micro", 300)
-    if table != "table6":  # whose rows are the encoders
-        assert cfg.label == next(iter(TABLES[table]))
+    runs = [mtmamba.load_config([*row, *small]) for row in rows(table)]
+    assert [cfg.label for cfg in runs] == list(TABLES[table])
+    assert {(cfg.choices.data, cfg.choices.encoder, cfg.choices.trainer) for cfg in runs} == {
+        ("synthetic", "swin_micro", "demo")
+    }
 
 
 @pytest.mark.slow
@@ -102,9 +101,8 @@ def test_a_table_trains_row_by_row(tmp_path):
         log_dir={tmp_path}/logs cache_dir={tmp_path}/cache"""
     subprocess.run([sys.executable, *call.split()], cwd=ROOT, check=True)
     (sweep,) = (tmp_path / "logs/table5").glob("*_sweep")
-    labels = [yaml.safe_load((sweep / f"{i}/config.yaml").read_text())["label"] for i in range(3)]
+    labels = [json.loads((sweep / f"{i}/metrics.json").read_text())["label"] for i in range(3)]
     assert labels == list(TABLES["table5"])
-    assert all((sweep / f"{i}/metrics.json").is_file() for i in range(3))
 
 
 @pytest.mark.parametrize(
@@ -200,19 +198,19 @@ def test_wrong_choices_are_named():
         ["decoder=stm3", "ablation=mfe_wmsa", "tasks=[semseg]", "encoder.window=7", "decoder.drop_path=0.1"],
         ["experiment=nyud_mtmamba", "ablation=g0", "optimizer.lr=0.5"],
         ["experiment=table2", "row=t2_single_depth", "encoder.weights=file.safetensors"],
-        ["experiment=pascal_mtmamba", "decoder=mtmamba_plus", "loss=weighted", "seed=3"],
+        ["experiment=pascal_mtmamba", "decoder=mtmamba_plus", "loss=weighted", "encoder=timm", "seed=3"],
     ],
 )
 def test_a_checkpoints_description_gives_its_configuration_back(overrides):
     cfg = mtmamba.load_config(overrides)
     description = json.loads(json.dumps(describe(cfg)))
     assert "_target_" not in json.dumps(description)
-    again = config_of(description)
-    for key in ("model", "tasks", "data", "loss", "optimizer", "seed"):
-        expected = plain(cfg)[key]
-        if key == "model":
-            expected["encoder"] |= {"pretrained": False, "weights": None}  # nothing is fetched for a checkpoint
-        assert plain(again)[key] == expected
+    again, expected = config_of(description), plain(cfg)
+    fetched = expected["model"]["encoder"]
+    fetched |= {key: nothing for key, nothing in (("pretrained", False), ("weights", None)) if key in fetched}
+    for key in ("model", "tasks", "data", "loss", "optimizer", "seed", "label"):
+        assert plain(again)[key] == expected[key]
+    assert {group: again.choices[group] for group in description["choices"]} == description["choices"]
 
 
 @pytest.mark.parametrize(
@@ -247,16 +245,7 @@ import importlib, pkgutil, mtmamba.models, mtmamba.scan
 for package in (mtmamba.models, mtmamba.scan):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)""",
-            (
-                "lightning",
-                "hydra",
-                "wandb",
-                "omegaconf",
-                "torchmetrics",
-                "mtmamba.data",
-                "mtmamba.run",
-                "mtmamba.tasks",
-            ),
+            ("lightning", "hydra", "wandb", "omegaconf", "torchmetrics", "mtmamba.data", "mtmamba.run"),
         ),
     ],
 )

@@ -128,7 +128,8 @@ def build_model(cfg: DictConfig) -> MultiTaskModel:
     Raises:
         WeightsError: pretrained weights were asked for and cannot be had.
     """
-    encoder = hydra.utils.instantiate(cfg.model.encoder, _convert_="all")
+    # Called here rather than by Hydra, which would wrap its errors into one of its own.
+    encoder = hydra.utils.instantiate(cfg.model.encoder, _convert_="all", _partial_=True)()
     model = MultiTaskModel(encoder, build_decoder(cfg, encoder.channels))
     model.recompute(cfg.model.checkpointing)
     return model
@@ -186,6 +187,7 @@ def config_of(description: Mapping[str, Any], overrides: Sequence[str] = ()) -> 
         raise ConfigError(
             f"Expected names of configuration files in the checkpoint, got {wrong}: do not trust this file."
         )
+    _require_plain(description["values"])
     cfg = load_config(choices)
     cfg.choices.experiment = str(description["choices"]["experiment"])
     _update(cfg, description["values"])
@@ -220,11 +222,23 @@ def _without_targets(value: Any) -> Any:
     return value
 
 
+def _require_plain(value: Any) -> None:
+    """Refuse what Hydra or OmegaConf would act on: keys such as ``_target_``, and interpolations."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_plain(item)
+            if str(key).startswith("_"):
+                raise ConfigError(f"Expected plain values in the checkpoint, got a key {key}: do not trust this file.")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _require_plain(item)
+    elif "${" in str(value):
+        raise ConfigError(f"Expected plain values in the checkpoint, got {value}: do not trust this file.")
+
+
 def _update(cfg: DictConfig, values: Mapping[str, Any]) -> None:
     """Set plain values in a configuration; what is instantiated stays as our YAML says."""
     for key, value in values.items():
-        if key.startswith("_") or "${" in str(value):
-            raise ConfigError(f"Expected plain values in the checkpoint, got {key}={value}: do not trust this file.")
         if isinstance(value, Mapping) and isinstance(cfg.get(key), DictConfig):
             _update(cfg[key], value)
         else:

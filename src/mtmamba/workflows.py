@@ -159,7 +159,8 @@ def _loggers(cfg: DictConfig, run_dir: Path, resume: Path | None) -> list[Logger
         csv.resume(read_checkpoint(resume)["global_step"])
     if not cfg.logger.wandb:
         return [csv]
-    group = run_dir.parent.name if run_dir.parent.name.endswith("_sweep") else cfg.choices.experiment
+    sweep = run_dir.parent.name if run_dir.parent.name.endswith("_sweep") else None
+    group = f"{cfg.choices.experiment}/{sweep}" if sweep else cfg.choices.experiment
     name = "-".join(cfg.choices[g] for g in ("data", "encoder", "decoder", "ablation") if cfg.choices[g] != "none")
     return [csv, wandb_logger(run_dir, cfg.logger.project, cfg.label or name, group, run.plain(cfg))]
 
