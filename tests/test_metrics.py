@@ -222,7 +222,7 @@ def test_max_f_equals_loops(seed):
 
 def test_thresholds_include_their_own_value():
     probability = (torch.arange(1, 20).double() / 20).float()
-    counts = threshold_counts(probability, torch.ones(19))
+    counts = threshold_counts(probability[None], torch.ones(1, 19))[0]
     assert counts[1].tolist() == [0] + 19 * [1]
     # Recall at the k-th threshold is (20 - k) / 19, precision 1.
     expected = [1.3 * r / (0.3 + r) for r in ((20 - k) / 19 for k in range(1, 20))]
@@ -232,9 +232,9 @@ def test_thresholds_include_their_own_value():
 def test_published_max_f_has_five_cuts():
     cuts = [0, 0.2007, 0.4055, 0.6190, 0.8473]
     below, above = [torch.tensor([cut + shift for cut in cuts]).clamp(min=0).sigmoid() for shift in (-1e-4, 1e-4)]
-    reached = [threshold_counts(p, torch.zeros(5))[0].nonzero().flatten().tolist() for p in (below, above)]
+    reached = [threshold_counts(p[None], torch.zeros(1, 5))[0, 0].nonzero().flatten().tolist() for p in (below, above)]
     assert reached == [[10, 11, 12, 13], [10, 11, 12, 13, 14]]
-    assert threshold_counts(torch.ones(1).sigmoid(), torch.zeros(1))[0].argmax() == 14
+    assert threshold_counts(torch.ones(1, 1).sigmoid(), torch.zeros(1, 1))[0, 0].argmax() == 14
 
 
 def test_saliency_without_foreground():

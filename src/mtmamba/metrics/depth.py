@@ -1,9 +1,11 @@
 """Depth in metres."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from mtmamba.metrics.pooled import PooledMetric, valid_pixels
+from mtmamba.metrics.pooled import PooledMetric, valid_prediction
 from mtmamba.types import IGNORE
 
 
@@ -41,12 +43,12 @@ class DepthError(PooledMetric):
         self.add_sum("squares", dtype=torch.float64)
         self.add_sum("count")
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Add the squared errors of depths ``(B, H, W)`` against targets ``(B, H, W)``, both in metres."""
-        prediction, target = valid_pixels(prediction, target, target != IGNORE)
-        self.squares = self.squares + (prediction.double() - target.double()).square().sum()
-        self.count = self.count + target.numel()
+    def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Sum the squared errors of depths ``(B, H, W)`` against targets ``(B, H, W)``, both in metres."""
+        valid = target != IGNORE
+        errors = valid_prediction(prediction, target, valid).double() - torch.where(valid, target, 0).double()
+        return {"squares": errors.square().sum((1, 2)), "count": valid.sum((1, 2))}
 
-    def compute(self) -> dict[str, Tensor]:
-        """The error, NaN before any valid pixel."""
-        return {"RMSE": (self.squares / self.count).sqrt()}
+    def score(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The error, NaN without a valid pixel."""
+        return {"RMSE": (sums["squares"].double() / sums["count"]).sqrt()}

@@ -1,10 +1,12 @@
 """Boundaries: the probability of an edge."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from mtmamba.losses import edge_weights
-from mtmamba.metrics.pooled import PooledMetric, valid_probabilities
+from mtmamba.metrics.pooled import PooledMetric, valid_probability
 from mtmamba.types import IGNORE
 
 RESOLUTION = 2.0**-24
@@ -37,15 +39,14 @@ class EdgeLoss(PooledMetric):
         self.add_sum("total", dtype=torch.float64)
         self.add_sum("count")
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Add the losses of probabilities ``(B, H, W)`` against targets ``(B, H, W)`` of 0, 1 and 255."""
-        prediction, target = valid_probabilities(prediction, target, target != IGNORE)
-        positive = target.double()
-        probability = prediction.double().clamp(RESOLUTION, 1 - RESOLUTION)
-        losses = torch.where(target == 1, probability, 1 - probability).log().neg() * edge_weights(positive)
-        self.total = self.total + losses.sum()
-        self.count = self.count + target.numel()
+    def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Sum the losses of probabilities ``(B, H, W)`` against targets ``(B, H, W)`` of 0, 1 and 255."""
+        valid = target != IGNORE
+        probability = valid_probability(prediction, target, valid).double().clamp(RESOLUTION, 1 - RESOLUTION)
+        positive = target == 1
+        losses = torch.where(positive, probability, 1 - probability).log().neg() * edge_weights(positive.double())
+        return {"total": torch.where(valid, losses, 0).sum((1, 2)), "count": valid.sum((1, 2))}
 
-    def compute(self) -> dict[str, Tensor]:
-        """The loss, NaN before any valid pixel."""
-        return {"loss": self.total / self.count}
+    def score(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The loss, NaN without a valid pixel."""
+        return {"loss": sums["total"].double() / sums["count"]}

@@ -1,10 +1,12 @@
 """Surface normals."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtmamba.metrics.pooled import PooledMetric, valid_pixels
+from mtmamba.metrics.pooled import PooledMetric, per_image_counts, valid_prediction
 from mtmamba.types import IGNORE
 
 BINS_PER_DEGREE = 100
@@ -33,10 +35,16 @@ def mean_normal(sums: Tensor) -> Tensor:
 def angles(prediction: Tensor, target: Tensor) -> Tensor:
     """Degrees between vectors, ``2 atan2(|p - g|, |p + g|)`` of the normalised two: exact near 0 and 180 as well.
 
-    A vector of length 0 lies at 90 degrees from every other. Shape: ``(N, 3)`` twice → float64 ``(N,)``.
+    A vector of length 0 lies at 90 degrees from every other. Shape: ``(B, 3, ...)`` twice → float64 ``(B, ...)``.
     """
-    prediction, target = F.normalize(prediction.double(), dim=-1), F.normalize(target.double(), dim=-1)
-    return torch.rad2deg(2 * torch.atan2((prediction - target).norm(dim=-1), (prediction + target).norm(dim=-1)))
+    p, g = (vectors.double() / _length(vectors.double()).clamp(min=1e-12)[:, None] for vectors in (prediction, target))
+    return torch.rad2deg(2 * torch.atan2(_length(p - g), _length(p + g)))
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """``(B, 3, ...)`` → ``(B, ...)``; on a CPU ten times as fast as `torch.linalg.vector_norm`."""
+    x, y, z = vectors.unbind(1)
+    return (x * x + y * y + z * z).sqrt()
 
 
 class NormalsError(PooledMetric):
@@ -54,24 +62,25 @@ class NormalsError(PooledMetric):
         self.add_sum("total", dtype=torch.float64)
         self.add_sum("histogram", 180 * BINS_PER_DEGREE)
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Add the angles of vectors ``(B, 3, H, W)`` against unit vectors ``(B, 3, H, W)``."""
+    def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Sum and sort the angles of vectors ``(B, 3, H, W)`` against unit vectors ``(B, 3, H, W)``."""
         valid = target[:, 0] != IGNORE
-        errors = angles(*valid_pixels(prediction.movedim(1, -1), target.movedim(1, -1), valid))
+        prediction = valid_prediction(prediction, target, valid[:, None])
+        errors = angles(prediction, target)  # (B, H, W)
         bins = len(self.histogram)
-        # 180 degrees belongs to the last bin.
-        index = (errors * BINS_PER_DEGREE).long().clamp(max=bins - 1)
-        self.total = self.total + errors.sum()
-        self.histogram = self.histogram + torch.bincount(index, minlength=bins)
+        # 180 degrees belongs to the last bin; one more collects the pixels that are not valid.
+        index = torch.where(valid, (errors * BINS_PER_DEGREE).long().clamp(max=bins - 1), bins)
+        histogram = per_image_counts(index, bins + 1)[:, :bins]
+        return {"total": torch.where(valid, errors, 0).sum((1, 2)), "histogram": histogram}
 
-    def compute(self) -> dict[str, Tensor]:
-        """The five values, NaN before any valid pixel."""
-        cumulative = self.histogram.cumsum(0)
-        count = cumulative[-1]
-        middle = torch.searchsorted(cumulative, (count + 1) // 2)
+    def score(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The five values, NaN without a valid pixel."""
+        cumulative = sums["histogram"].cumsum(-1)
+        count = cumulative[..., -1]
+        middle = torch.searchsorted(cumulative, ((count + 1) // 2)[..., None])[..., 0]
         median = (middle.double() + 0.5) / BINS_PER_DEGREE
         shares = {
-            f"within_{degrees:g}": 100 * cumulative[round(degrees * BINS_PER_DEGREE) - 1].double() / count
+            f"within_{degrees:g}": 100 * cumulative[..., round(degrees * BINS_PER_DEGREE) - 1].double() / count
             for degrees in SHARES
         }
-        return {"mErr": self.total / count, "median": torch.where(count > 0, median, torch.nan), **shares}
+        return {"mErr": sums["total"].double() / count, "median": torch.where(count > 0, median, torch.nan), **shares}

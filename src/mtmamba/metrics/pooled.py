@@ -1,16 +1,21 @@
 """What the metrics share: sums over every valid pixel of a set, exact under any number of processes."""
 
+from abc import abstractmethod
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 
 class PooledMetric(Metric):
-    """A metric computed from int64 and float64 sums over the valid pixels of a whole set.
+    """A metric that is a function of int64 and float64 sums over the valid pixels of a whole set.
 
-    Processes add up their sums, so the result does not depend on how the images were spread. ``compute`` returns
-    float64 values by name, NaN where no valid pixel was seen (a subset without a person, say): it is for the caller
-    to leave such a value out. Devices without float64 (Apple's MPS) are not supported: move the maps to the CPU.
+    ``statistics`` gives each image's part of the sums and ``score`` the values that belong to any sums, so that one
+    pair of functions serves the whole set, a single image and every resample of a bootstrap. Processes add up their
+    sums: the result does not depend on how the images were spread. Values are float64, NaN where no valid pixel was
+    seen (a subset without a person, say): it is for the caller to leave such a value out. Devices without float64
+    (Apple's MPS) are not supported: move the maps to the CPU.
     """
 
     full_state_update = False
@@ -19,37 +24,62 @@ class PooledMetric(Metric):
         """Add a state of zeros that processes sum up."""
         self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
 
+    @abstractmethod
+    def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """What each image of a batch adds to the sums: ``{sum: (B, *shape of the sum)}``."""
 
-def valid_pixels(prediction: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """The prediction's and the target's values where ``valid``, as lists of pixels.
+    @abstractmethod
+    def score(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The values of sums: ``{sum: (..., *shape)}`` → ``{value: float64 (...)}``."""
 
-    Shape: ``(B, H, W, …)`` twice and ``(B, H, W)`` → ``(N, …)`` twice.
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add a batch's statistics to the sums."""
+        for name, values in self.statistics(prediction, target).items():
+            setattr(self, name, getattr(self, name) + values.sum(0))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The values of all images together."""
+        return self.score({name: getattr(self, name) for name in self._defaults})
+
+
+def valid_prediction(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """The prediction with 0 in place of what is not valid.
+
+    Shape: ``(B, ..., H, W)`` twice and a mask that broadcasts to them → ``(B, ..., H, W)``.
 
     Raises:
-        ValueError: the shapes differ, or a picked prediction is not finite.
+        ValueError: the shapes differ, or a valid prediction is not finite.
     """
     if prediction.shape != target.shape:
         raise ValueError(
             f"Expected a prediction of the target's shape {tuple(target.shape)}, got {tuple(prediction.shape)}: "
             "pass the task's prediction, not its logits."
         )
-    prediction, target = prediction[valid], target[valid]
+    prediction = torch.where(valid, prediction, 0)
     broken = int((~prediction.isfinite()).sum())
     if broken:
         raise ValueError(f"Expected finite predictions, got {broken} NaN or infinite values: the model has diverged.")
-    return prediction, target
+    return prediction
 
 
-def valid_probabilities(prediction: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """`valid_pixels` of a prediction that must lie in [0, 1].
+def valid_probability(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """`valid_prediction` of a prediction that must lie in [0, 1].
 
     Raises:
-        ValueError: as `valid_pixels`, or a picked prediction lies outside [0, 1].
+        ValueError: as `valid_prediction`, or a valid prediction lies outside [0, 1].
     """
-    prediction, target = valid_pixels(prediction, target, valid)
+    prediction = valid_prediction(prediction, target, valid)
     if prediction.numel() and not (prediction.min() >= 0 and prediction.max() <= 1):
         raise ValueError(
             f"Expected probabilities in [0, 1], got {prediction.min():.4g} to {prediction.max():.4g}: "
             "pass the task's prediction, not its logits."
         )
-    return prediction, target
+    return prediction
+
+
+def per_image_counts(codes: Tensor, num_codes: int) -> Tensor:
+    """How often each code 0 .. num_codes - 1 occurs in each image: integers ``(B, ...)`` → int64 ``(B, num_codes)``."""
+    images = len(codes)
+    first = num_codes * torch.arange(images, dtype=codes.dtype, device=codes.device)
+    shifted = codes.flatten(1) + first[:, None]
+    return torch.bincount(shifted.flatten(), minlength=images * num_codes).view(images, num_codes)

@@ -1,9 +1,11 @@
 """Saliency: the probability of foreground."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from mtmamba.metrics.pooled import PooledMetric, valid_probabilities
+from mtmamba.metrics.pooled import PooledMetric, per_image_counts, valid_probability
 from mtmamba.types import IGNORE
 
 BETA_SQUARED = 0.3
@@ -24,14 +26,16 @@ def all_foreground(counts: Tensor) -> Tensor:
 
 
 def threshold_counts(probability: Tensor, target: Tensor) -> Tensor:
-    """Pixels by target and by the number of thresholds that their probability reaches (``>=``).
+    """Each image's pixels by target and by the number of thresholds that their probability reaches (``>=``).
 
-    Thresholds are rounded to the probability's precision, so that a float32 0.95 reaches 0.95.
-    Shape: ``(N,)`` twice → int64 ``(2, 20)``.
+    Thresholds are rounded to the probability's precision, so that a float32 0.95 reaches 0.95. Pixels whose target is
+    neither 0 nor 1 are left out.
+    Shape: ``(B, ...)`` twice → int64 ``(B, 2, 20)``.
     """
     thresholds = (torch.arange(1, STEPS, dtype=torch.float64) / STEPS).to(probability)
     reached = torch.bucketize(probability, thresholds, right=True)
-    return torch.bincount(target.long() * STEPS + reached, minlength=2 * STEPS).view(2, STEPS)
+    codes = target.long().clamp(max=2) * STEPS + reached
+    return per_image_counts(codes, 3 * STEPS).view(-1, 3, STEPS)[:, :2]
 
 
 def f_measures(counts: Tensor) -> Tensor:
@@ -56,14 +60,15 @@ class SaliencyFMeasure(PooledMetric):
         super().__init__()
         self.add_sum("counts", 2, 2, STEPS)
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
+    def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Count probabilities ``(B, H, W)`` against targets ``(B, H, W)`` of 0, 1 and 255."""
-        prediction, target = valid_probabilities(prediction, target, target != IGNORE)
+        prediction = valid_probability(prediction, target, target != IGNORE)
         readings = (prediction, prediction.sigmoid())
-        self.counts = self.counts + torch.stack([threshold_counts(reading, target) for reading in readings])
+        return {"counts": torch.stack([threshold_counts(reading, target) for reading in readings], 1)}
 
-    def compute(self) -> dict[str, Tensor]:
-        """Both percentages, NaN before any valid pixel."""
-        best = 100 * f_measures(self.counts).amax(-1)
-        clean, published = torch.where(self.counts.any(), best, torch.nan)
-        return {"maxF": clean, "maxF_published": published}
+    def score(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Both percentages, NaN without a valid pixel."""
+        counts = sums["counts"]
+        seen = (counts != 0).flatten(-3).any(-1)
+        best = torch.where(seen[..., None], 100 * f_measures(counts).amax(-1), torch.nan)
+        return {"maxF": best[..., 0], "maxF_published": best[..., 1]}

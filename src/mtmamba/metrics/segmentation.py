@@ -1,9 +1,11 @@
 """Classes: semantic segmentation and human parts."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from mtmamba.metrics.pooled import PooledMetric, valid_pixels
+from mtmamba.metrics.pooled import PooledMetric, per_image_counts, valid_prediction
 from mtmamba.types import IGNORE
 
 
@@ -23,9 +25,9 @@ def majority_class(counts: Tensor) -> Tensor:
 
 
 def confusion_counts(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """True positives, false positives and false negatives of each class over the valid pixels.
+    """True positives, false positives and false negatives of each class over each image's valid pixels.
 
-    Shape: integer ``(B, H, W)`` twice → int64 ``(3, num_classes)``.
+    Shape: integer ``(B, H, W)`` twice → int64 ``(B, 3, num_classes)``.
 
     Raises:
         ValueError: shapes differ, the prediction is no integer map, or a valid pixel's class is outside the classes.
@@ -34,17 +36,25 @@ def confusion_counts(prediction: Tensor, target: Tensor, num_classes: int) -> Te
         raise ValueError(
             f"Expected integer classes, got {prediction.dtype}: pass the task's prediction, not its logits."
         )
-    prediction, target = valid_pixels(prediction.long(), target.long(), target != IGNORE)
-    for name, classes in (("predicted", prediction), ("target", target)):
+    valid = target != IGNORE
+    prediction = valid_prediction(prediction, target, valid)
+    for name, classes in (("predicted", prediction), ("target", torch.where(valid, target, 0))):
         if classes.numel() and not (classes.min() >= 0 and classes.max() < num_classes):
             raise ValueError(
                 f"Expected {name} classes in 0..{num_classes - 1}, got {classes.min()}..{classes.max()}: "
                 "check the number of classes."
             )
-    predicted = torch.bincount(prediction, minlength=num_classes)
-    true = torch.bincount(target, minlength=num_classes)
-    hits = torch.bincount(target[prediction == target], minlength=num_classes)
-    return torch.stack((hits, predicted - hits, true - hits))
+    # Rows are target classes, and one more for the pixels that are not valid; columns are predicted classes.
+    codes = torch.where(valid, target, num_classes).int() * num_classes + prediction.int()
+    pairs = per_image_counts(codes, (num_classes + 1) * num_classes).view(-1, num_classes + 1, num_classes)
+    pairs = pairs[:, :num_classes]
+    hits = pairs.diagonal(dim1=1, dim2=2)
+    return torch.stack((hits, pairs.sum(1) - hits, pairs.sum(2) - hits), 1)
+
+
+def class_iou(counts: Tensor) -> Tensor:
+    """Intersection over union of each class, 0 where it never occurs: ``(..., 3, n)`` → float64 ``(..., n)``."""
+    return counts[..., 0, :].double() / counts.sum(-2).clamp(min=1)
 
 
 class MeanIoU(PooledMetric):
@@ -68,20 +78,20 @@ class MeanIoU(PooledMetric):
         self.num_classes = num_classes
         self.add_sum("counts", 3, num_classes)
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
+    def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Count classes ``(B, H, W)`` against targets ``(B, H, W)``."""
-        self.counts = self.counts + confusion_counts(prediction, target, self.num_classes)
+        return {"counts": confusion_counts(prediction, target, self.num_classes)}
 
-    def compute(self) -> dict[str, Tensor]:
-        """The percentage, NaN before any valid pixel."""
-        iou = self.counts[0].double() / self.counts.sum(0).clamp(min=1)
-        return {"mIoU": torch.where(self.counts.any(), 100 * iou.mean(), torch.nan)}
+    def score(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The percentage, NaN without a valid pixel."""
+        seen = (sums["counts"] != 0).flatten(-2).any(-1)
+        return {"mIoU": torch.where(seen, 100 * class_iou(sums["counts"]).mean(-1), torch.nan)}
 
 
 class PartsMeanIoU(MeanIoU):
     """`MeanIoU` that leaves out every image whose target shows no part (background and 255 only)."""
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
+    def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Count the images that show a part: classes ``(B, H, W)`` against targets ``(B, H, W)``."""
         shown = ((target != 0) & (target != IGNORE)).flatten(1).any(1)
-        super().update(prediction, target.masked_fill(~shown[:, None, None], IGNORE))
+        return super().statistics(prediction, target.masked_fill(~shown[:, None, None], IGNORE))
