@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import mtmamba
+from mtmamba.published import MTMAMBA, Row
 from mtmamba.stats import tables
 from mtmamba.stats.flops import model_stats
 from mtmamba.stats.speed import measure_speed
-from mtmamba.stats.tables import MTMAMBA, Row, agrees, floored, network_stats
+from mtmamba.stats.tables import agrees, floored, network_stats
 
 SCRIPT = Path(__file__).parents[1] / "src" / "model_stats.py"
 

@@ -1,51 +1,18 @@
 """The sizes and costs that the paper prints, beside ours."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
 from rich.table import Table
 
-from mtmamba import run
+from mtmamba import published, run
+from mtmamba.published import Row
 from mtmamba.stats.flops import ModelStats, model_stats
 
-
-class Row(NamedTuple):
-    """A row of a table: one network or several, and what the paper prints for them together."""
-
-    name: str
-    networks: Sequence[str]
-    """Choices of each network, over MTMamba with Swin-Large on NYUDv2."""
-    parameters: str | None = None
-    """In millions."""
-    flops: str | None = None
-    """In units of 10^9."""
-
-
-MTMAMBA = Row("2*STM+1*CTM (MTMamba)", [""], "307.99", "540.81")
-
-TABLES = MappingProxyType(
-    {
-        "2": (
-            Row(
-                "Single-task 2*Swin",
-                [f"decoder=swin2 tasks=[{task}]" for task in ("semseg", "depth", "normals", "edge")],
-                "888.77",
-                "1074.79",
-            ),
-            Row("Multi-task 2*Swin", ["decoder=swin2"], "303.18", "466.35"),
-            Row("1*STM", ["decoder=stm1"], "252.51", "354.13"),
-            Row("2*STM", ["decoder=stm2"], "276.48", "435.47"),
-            Row("3*STM", ["decoder=stm3"], "300.45", "516.82"),
-            MTMAMBA,
-        ),
-        "3": (Row("MFE -> W-MSA", ["ablation=mfe_wmsa"], "451.81", "884.61"), MTMAMBA),
-        "4": (Row("Linear -> W-MSA", ["ablation=gate_wmsa"], "345.33", "659.29"), MTMAMBA),
-    }
-)
-"""Tables 2 to 4 of Lin et al., MTMamba, ECCV 2024."""
+TABLES = MappingProxyType({t.number: t.rows for t in published.TABLES if any(row.parameters for row in t.rows)})
+"""Tables 2 to 4, which print sizes and costs."""
 
 UNPUBLISHED = (
     Row("g = 0 (Table 5)", ["ablation=g0"]),
