@@ -183,16 +183,18 @@ def test_wrong_arguments_are_named(name: str, wrong: object, error: type[Excepti
 
 
 def test_backend_choice(caplog: pytest.LogCaptureFixture) -> None:
-    interface._choose.cache_clear()
+    interface.choose.cache_clear()
     interface._announce.cache_clear()
     inputs = make_inputs(1, 1, 2, 3, 1)
     with caplog.at_level(logging.INFO, logger="mtmamba.scan"):
         for dtype in (torch.float32, torch.float64, torch.float32):
             selective_scan(*(x.to(dtype) for x in inputs))
     assert [record.getMessage() for record in caplog.records] == [
-        "Selective scan on cpu: backend torch (not mamba_ssm: it needs CUDA tensors, got cpu)."
+        "Selective scan on cpu: backend torch (not cuda: it needs CUDA tensors, got cpu; "
+        "not mamba_ssm: it needs CUDA tensors, got cpu)."
     ]
     assert available_backends("cpu") == {
+        "cuda": "it needs CUDA tensors, got cpu",
         "mamba_ssm": "it needs CUDA tensors, got cpu",
         "torch": None,
         "reference": None,

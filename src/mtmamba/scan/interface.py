@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mtmamba.scan import cuda, mamba_ssm
 from mtmamba.scan.chunked import scan_chunked
-from mtmamba.scan.mamba_ssm import scan_mamba_ssm, why_unavailable
 from mtmamba.scan.reference import scan_reference
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ class Backend(NamedTuple):
 
 BACKENDS = MappingProxyType(
     {
-        "mamba_ssm": Backend(scan_mamba_ssm, why_unavailable),
+        "cuda": Backend(cuda.scan_cuda, cuda.why_unavailable),
+        "mamba_ssm": Backend(mamba_ssm.scan_mamba_ssm, mamba_ssm.why_unavailable),
         "torch": Backend(scan_chunked, _always),
         "reference": Backend(scan_reference, _always),
     }
@@ -73,7 +74,7 @@ def selective_scan(
         C: output matrices, ``(b, g, n, l)``.
         D: skip connection, ``(g*d)``.
         delta_bias: bias of ``delta``, ``(g*d)``.
-        backend: ``mamba_ssm`` (its CUDA kernel), ``torch`` (chunked, any device), ``reference`` (one step at a time in
+        backend: ``cuda`` (our fused kernel), ``mamba_ssm`` (that package's kernel), ``torch`` (chunked, any device), ``reference`` (one step at a time in
             the inputs' own precision, for tests), or ``auto``: the fastest that can run, logged once.
 
     Returns:
@@ -102,7 +103,7 @@ def _scan(tensors: dict[str, Tensor], backend: str) -> Tensor:
     u = tensors["u"]
     if u.is_meta:  # nothing to compute, in thousands of steps
         return torch.empty_like(u)
-    scan = BACKENDS[_choose(backend, u.device.type, dtype)].scan
+    scan = BACKENDS[choose(backend, u.device.type, dtype)].scan
     autocast = torch.amp.is_autocast_available(u.device.type)  # not so on meta tensors
     with torch.autocast(u.device.type, enabled=False) if autocast else nullcontext():
         return scan(*tensors.values()).to(u.dtype)
@@ -137,7 +138,7 @@ def _check(tensors: dict[str, Tensor]) -> None:
 
 
 @cache
-def _choose(backend: str, device_type: str, dtype: torch.dtype) -> str:
+def choose(backend: str, device_type: str, dtype: torch.dtype) -> str:
     """Name of the backend to use; ``auto`` becomes the fastest that can run."""
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"Expected backend to be one of auto, {', '.join(BACKENDS)}, got {backend!r}.")

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from mtmamba.scan.interface import check_shape, selective_scan
+from mtmamba.scan.cuda import ss2d_cuda
+from mtmamba.scan.interface import check_shape, choose, selective_scan
 
 DIRECTIONS = 4
 """0 row by row, 1 column by column, 2 and 3 the same two from the end."""
@@ -23,7 +24,7 @@ def ss2d(
     """Scan every task's map in four directions and sum the four results, in a single selective scan.
 
     Direction k of a task projects the map to ``r + 2n`` channels: the time step of rank r, B and C. The projections
-    follow autocast; the scan and the sum are float32, or float64 if ``x`` is.
+    follow autocast; states are float32, or float64 if ``x`` is. The backend ``cuda`` does all in one kernel.
 
     Args:
         x: the signal, ``(T, B, H, W, e)``, T tasks.
@@ -48,8 +49,11 @@ def ss2d(
     _check(x, x_proj, dt_weight, dt_bias, A_log, D, source)
     tasks, batch, height, width, e = x.shape
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    source = x if source is None else source
+    if not x.is_meta and _chosen(backend, x.device.type, dtype) == "cuda":
+        return ss2d_cuda(x, x_proj, dt_weight, dt_bias, A_log, D, source)
 
-    projected = torch.einsum("tbhwe,tkce->btkchw", x if source is None else source, x_proj)
+    projected = torch.einsum("tbhwe,tkce->btkchw", source, x_proj)
     sequences = torch.stack([_walk(projected[:, :, k], k) for k in range(DIRECTIONS)], dim=2)  # (B, T, 4, r + 2n, L)
     time_step, B, C = sequences.split((r, n, n), dim=3)
     delta = dt_weight @ time_step  # (B, T, 4, e, L)
@@ -70,6 +74,11 @@ def ss2d(
     columns = y[:, :, 1] + y[:, :, 3].flip(-1)  # (B, T, e, W*H)
     merged = rows.unflatten(-1, (height, width)) + columns.unflatten(-1, (width, height)).mT
     return merged.permute(1, 0, 3, 4, 2).to(x.dtype)
+
+
+@torch.compiler.assume_constant_result
+def _chosen(backend: str, device_type: str, dtype: torch.dtype) -> str:
+    return choose(backend, device_type, dtype)
 
 
 def _walk(maps: Tensor, direction: int) -> Tensor:
