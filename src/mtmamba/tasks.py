@@ -6,15 +6,15 @@ from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
-from torchmetrics import Metric
 
 from mtmamba import losses, pictures
 from mtmamba.metrics import DepthError, EdgeLoss, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure
-from mtmamba.metrics.depth import depth_sums, mean_depth, predict_depth
-from mtmamba.metrics.edge import edge_base_rate, predict_edges
-from mtmamba.metrics.normals import mean_normal, normal_sums, predict_normals
-from mtmamba.metrics.saliency import all_foreground, predict_saliency
-from mtmamba.metrics.segmentation import class_counts, majority_class, predict_classes
+from mtmamba.metrics.depth import depth_metres, depth_sums, mean_depth
+from mtmamba.metrics.edge import edge_base_rate, edge_probability
+from mtmamba.metrics.normals import mean_normal, normal_sums, unit_normals
+from mtmamba.metrics.pooled import PooledMetric
+from mtmamba.metrics.saliency import all_foreground, saliency_probability
+from mtmamba.metrics.segmentation import class_counts, class_probabilities, likeliest_class, majority_class
 from mtmamba.types import TASKS
 
 
@@ -26,7 +26,8 @@ class Task:
         name: key in batches, logits, configs and metrics.
         title: name for people.
         loss: ``(logits (B, n, H, W), target) -> (B,)``.
-        predict: ``logits (B, n, H, W)`` → what metric and picture take, on the target's grid.
+        activate: logits ``(B, n, H, W)`` → float32 maps ``(B, m, H, W)`` that can be averaged over views of an image.
+        decide: such maps or their average → what metric and picture take, on the target's grid.
         metric: builds the metric from the task's number of outputs n.
         headline: the value of the metric that stands for the task in summaries.
         units: every value of the metric with its unit.
@@ -34,19 +35,33 @@ class Task:
         picture: one image's prediction or target ``(H, W)`` or ``(3, H, W)`` → RGB ``(H, W, 3)``.
         statistics: target of a batch → float64 vector; vectors of batches and processes add up.
         constant: the sum of such vectors → the best constant prediction for one pixel.
+        mirrored: the channels of the activated maps that change sign when the image is mirrored.
+        nearer: whether the maps are divided by s when the image is enlarged s times, as if the camera came nearer.
     """
 
     name: str
     title: str
     loss: Callable[[Tensor, Tensor], Tensor]
-    predict: Callable[[Tensor], Tensor]
-    metric: Callable[[int], Metric]
+    activate: Callable[[Tensor], Tensor]
+    decide: Callable[[Tensor], Tensor]
+    metric: Callable[[int], PooledMetric]
     headline: str
     units: Mapping[str, str]
     lower_is_better: frozenset[str]
     picture: Callable[[Tensor], pictures.Picture]
     statistics: Callable[[Tensor], Tensor]
     constant: Callable[[Tensor], Tensor]
+    mirrored: tuple[int, ...] = ()
+    nearer: bool = False
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Turn logits ``(B, n, H, W)`` into what metric and picture take, on the target's grid."""
+        return self.decide(self.activate(logits))
+
+
+def _only(maps: Tensor) -> Tensor:
+    """``(B, 1, H, W)`` → ``(B, H, W)``."""
+    return maps[:, 0]
 
 
 _RECORDS = (
@@ -54,7 +69,8 @@ _RECORDS = (
         name="semseg",
         title="Semantic segmentation",
         loss=losses.cross_entropy,
-        predict=predict_classes,
+        activate=class_probabilities,
+        decide=likeliest_class,
         metric=MeanIoU,
         headline="mIoU",
         units={"mIoU": "%"},
@@ -67,7 +83,8 @@ _RECORDS = (
         name="depth",
         title="Depth",
         loss=losses.depth_l1,
-        predict=predict_depth,
+        activate=depth_metres,
+        decide=_only,
         metric=lambda _: DepthError(),
         headline="RMSE",
         units={"RMSE": "m"},
@@ -75,12 +92,14 @@ _RECORDS = (
         picture=pictures.depth_colours,
         statistics=depth_sums,
         constant=mean_depth,
+        nearer=True,
     ),
     Task(
         name="human_parts",
         title="Human parts",
         loss=losses.cross_entropy,
-        predict=predict_classes,
+        activate=class_probabilities,
+        decide=likeliest_class,
         metric=PartsMeanIoU,
         headline="mIoU",
         units={"mIoU": "%"},
@@ -93,7 +112,8 @@ _RECORDS = (
         name="sal",
         title="Saliency",
         loss=losses.balanced_cross_entropy,
-        predict=predict_saliency,
+        activate=saliency_probability,
+        decide=_only,
         metric=lambda _: SaliencyFMeasure(),
         headline="maxF",
         units={"maxF": "%", "maxF_published": "%"},
@@ -106,7 +126,8 @@ _RECORDS = (
         name="normals",
         title="Surface normals",
         loss=losses.normals_l1,
-        predict=predict_normals,
+        activate=unit_normals,
+        decide=unit_normals,
         metric=lambda _: NormalsError(),
         headline="mErr",
         units={"mErr": "°", "median": "°", "within_11.25": "%", "within_22.5": "%", "within_30": "%"},
@@ -114,12 +135,14 @@ _RECORDS = (
         picture=pictures.normal_colours,
         statistics=normal_sums,
         constant=mean_normal,
+        mirrored=(0,),
     ),
     Task(
         name="edge",
         title="Boundaries",
         loss=losses.edge_cross_entropy,
-        predict=predict_edges,
+        activate=edge_probability,
+        decide=_only,
         metric=lambda _: EdgeLoss(),
         headline="loss",
         units={"loss": ""},

@@ -9,9 +9,9 @@ from mtmamba.metrics.pooled import PooledMetric, valid_prediction
 from mtmamba.types import IGNORE
 
 
-def predict_depth(logits: Tensor) -> Tensor:
-    """Metres, never negative: ``(B, 1, H, W)`` → float32 ``(B, H, W)``."""
-    return logits[:, 0].float().clamp(min=0)
+def depth_metres(logits: Tensor) -> Tensor:
+    """Metres, never negative: ``(B, 1, H, W)`` → float32 ``(B, 1, H, W)``."""
+    return logits.float().clamp(min=0)
 
 
 def depth_sums(target: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ RESOLUTION = 2.0**-24
 """Probabilities are taken no closer to 0 or 1 than this, float32's resolution below 1: no pixel's loss exceeds 15.9."""
 
 
-def predict_edges(logits: Tensor) -> Tensor:
-    """Probability of a boundary: ``(B, 1, H, W)`` → float32 ``(B, H, W)``."""
-    return logits[:, 0].float().sigmoid()
+def edge_probability(logits: Tensor) -> Tensor:
+    """Probability of a boundary: ``(B, 1, H, W)`` → float32 ``(B, 1, H, W)``."""
+    return logits.float().sigmoid()
 
 
 def edge_base_rate(counts: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ SHARES = (11.25, 22.5, 30.0)
 """Errors in degrees below which the share of pixels is reported; multiples of a bin, so the shares are exact."""
 
 
-def predict_normals(logits: Tensor) -> Tensor:
-    """Unit vectors: ``(B, 3, H, W)`` → float32 ``(B, 3, H, W)``."""
-    return F.normalize(logits.float(), dim=1)
+def unit_normals(vectors: Tensor) -> Tensor:
+    """Vectors of length 1: ``(B, 3, H, W)`` → float32 ``(B, 3, H, W)``."""
+    return F.normalize(vectors.float(), dim=1)
 
 
 def normal_sums(target: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ STEPS = 20
 """Thresholds are 1/20, 2/20 … 19/20."""
 
 
-def predict_saliency(logits: Tensor) -> Tensor:
-    """Probability of class 1: ``(B, 2, H, W)`` → float32 ``(B, H, W)``."""
-    return logits.float().softmax(1)[:, 1]
+def saliency_probability(logits: Tensor) -> Tensor:
+    """Probability of class 1: ``(B, 2, H, W)`` → float32 ``(B, 1, H, W)``."""
+    return logits.float().softmax(1)[:, 1:]
 
 
 def all_foreground(counts: Tensor) -> Tensor:

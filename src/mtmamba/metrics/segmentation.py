@@ -9,9 +9,14 @@ from mtmamba.metrics.pooled import PooledMetric, per_image_counts, valid_predict
 from mtmamba.types import IGNORE
 
 
-def predict_classes(logits: Tensor) -> Tensor:
-    """The likeliest class of each pixel: ``(B, n, H, W)`` → uint8 ``(B, H, W)``."""
-    return logits.argmax(1).to(torch.uint8)
+def class_probabilities(logits: Tensor) -> Tensor:
+    """Probability of each class: ``(B, n, H, W)`` → float32 ``(B, n, H, W)``."""
+    return logits.float().softmax(1)
+
+
+def likeliest_class(scores: Tensor) -> Tensor:
+    """The class of the highest logit or probability: ``(B, n, H, W)`` → uint8 ``(B, H, W)``."""
+    return scores.argmax(1).to(torch.uint8)
 
 
 def class_counts(target: Tensor) -> Tensor:
