@@ -1,17 +1,15 @@
 """Morphological thinning of binary maps, by table look-up."""
 
-from functools import cache
-
-import cv2
 import numpy as np
+from numba import njit
+from numpy.typing import NDArray
 
-# A pixel's neighbours x1..x8 run counter-clockwise from the east; bit k - 1 of the code says whether x_k is set.
-_WEIGHTS = np.array([[8, 4, 2], [16, 0, 1], [32, 64, 128]], np.float32)
 
+def _deletable() -> NDArray[np.bool_]:
+    """Return which neighbourhoods lose their centre in the first and in the second half of an iteration: ``(2, 256)``.
 
-@cache
-def _deletable() -> tuple[np.ndarray, np.ndarray]:
-    """Return, for the first and the second half of an iteration, which of the 256 neighbourhoods lose their centre."""
+    A pixel's neighbours x1..x8 run counter-clockwise from the east; bit k - 1 of the code says whether x_k is set.
+    """
     x = [(np.arange(256) >> k) & 1 == 1 for k in range(8)]
     pairs = [(x[k], x[(k + 1) % 8], x[(k + 2) % 8]) for k in range(0, 8, 2)]
     crossings = sum((~a & (b | c)).astype(int) for a, b, c in pairs)
@@ -20,7 +18,10 @@ def _deletable() -> tuple[np.ndarray, np.ndarray]:
     thinnable = (crossings == 1) & (np.minimum(first, second) >= 2) & (np.minimum(first, second) <= 3)
     north_east = ~((x[1] | x[2] | ~x[7]) & x[0])
     south_west = ~((x[5] | x[6] | ~x[3]) & x[4])
-    return thinnable & north_east, thinnable & south_west
+    return np.stack((thinnable & north_east, thinnable & south_west))
+
+
+_DELETABLE = _deletable()
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
@@ -37,11 +38,37 @@ def thin(mask: np.ndarray) -> np.ndarray:
            [0, 1, 1, 1, 0],
            [0, 0, 0, 0, 0]])
     """
-    image = mask.astype(np.uint8)
-    while True:
-        before = cv2.countNonZero(image)
-        for table in _deletable():
-            code = cv2.filter2D(image, cv2.CV_8U, _WEIGHTS, borderType=cv2.BORDER_CONSTANT)
-            image[table[code]] = 0
-        if cv2.countNonZero(image) == before:
-            return image.astype(bool)
+    padded = np.pad(mask.astype(np.uint8), 1)
+    _thin(padded.ravel(), padded.shape[1], np.flatnonzero(padded), _DELETABLE)
+    return padded[1:-1, 1:-1].astype(bool)
+
+
+@njit(cache=True)
+def _thin(image, width, pixels, deletable):  # type: ignore[no-untyped-def]
+    """Thin a flat image in place; ``pixels`` says where it is set, and is overwritten."""
+    east, north, west, south = 1, -width, -1, width
+    doomed = np.empty_like(pixels)
+    count, changed = len(pixels), True
+    while changed:
+        changed = False
+        for table in deletable:
+            kept = lost = 0
+            for pixel in pixels[:count]:
+                code = (
+                    image[pixel + east]
+                    | image[pixel + north + east] << 1
+                    | image[pixel + north] << 2
+                    | image[pixel + north + west] << 3
+                    | image[pixel + west] << 4
+                    | image[pixel + south + west] << 5
+                    | image[pixel + south] << 6
+                    | image[pixel + south + east] << 7
+                )
+                if table[code]:
+                    doomed[lost] = pixel
+                    lost += 1
+                else:
+                    pixels[kept] = pixel
+                    kept += 1
+            image[doomed[:lost]] = 0  # at once: all codes are of the same image
+            count, changed = kept, changed or lost > 0

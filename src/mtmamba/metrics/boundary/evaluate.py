@@ -1,0 +1,223 @@
+"""The boundary benchmark over a set of images."""
+
+import multiprocessing
+import operator
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from mtmamba.data.cache import cached
+from mtmamba.data.thinning import thin as thin_map
+from mtmamba.metrics.boundary.matching import Matching
+from mtmamba.metrics.boundary.protocols import THRESHOLDS, Mask
+from mtmamba.metrics.boundary.scores import BoundaryScores, pool
+from mtmamba.metrics.boundary.suppression import suppress_non_maxima
+
+VERSION = "boundary-1"
+"""Name of the cache's entries: raise it with every change of what is counted."""
+
+_AHEAD = 4  # images per worker that wait or are worked on, so that few are held in memory
+
+
+@dataclass(frozen=True)
+class _Settings:
+    max_dist: float
+    thresholds: tuple[float, ...]
+    suppress: bool
+    thin: bool
+
+
+def evaluate_boundaries(
+    predictions: Iterable[NDArray[Any]],
+    truths: Iterable[Sequence[Mask]],
+    *,
+    max_dist: float,
+    thresholds: Sequence[float] = THRESHOLDS,
+    suppress: bool = True,
+    thin: bool = True,
+    workers: int | None = None,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> BoundaryScores:
+    """Score boundary maps against their annotators' as the Berkeley benchmark does.
+
+    Both iterables are read once and as far as the work goes, so the images need not fit into memory. With several
+    workers, a script must guard what it runs by ``if __name__ == "__main__":``, since workers import it anew.
+
+    Args:
+        predictions: probabilities ``(H, W)``, each map in its image's original size. Floating maps lie in [0, 1] and
+            are truncated to 8 bits, ``int(255 p)``, as the benchmark's PNG files; uint8 maps are taken as such.
+        truths: for each map its annotators' boundaries, ``(H, W)`` bool each; see `boundary_truth`.
+        max_dist: the farthest that a match may be, as a share of the image's diagonal.
+        thresholds: ascending, within [0, 1); a pixel is predicted where its value / 255 exceeds the threshold.
+        suppress: whether non-maximum suppression precedes the thresholds.
+        thin: whether each binary map is thinned.
+        workers: processes; all CPUs that this process may use by default; with 1, this process itself.
+        cache: a folder that keeps each image's counts by the content they come from, so that a run that was broken
+            off goes on where it was.
+        progress: whether to show a progress bar on a terminal.
+
+    Raises:
+        ValueError: settings out of range; no image; a map of another shape, type or range, named by its index; an
+            image without annotator; more maps than truths or the reverse.
+
+    Example:
+        >>> line = np.zeros((40, 40), bool)
+        >>> line[20, 10:30] = True
+        >>> evaluate_boundaries([line.astype(float)], [[line]], max_dist=0.01, suppress=False, workers=1).ods
+        1.0
+    """
+    settings = _checked_settings(max_dist, thresholds, suppress, thin)
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers < 1:
+        raise ValueError(f"Expected at least 1 worker, got {workers}: leave it out to use all CPUs.")
+    total = _common_length(predictions, truths)
+    if total is not None:
+        workers = max(1, min(workers, total))
+    done = _count_all(_checked_pairs(predictions, truths), settings, cache, workers)
+    console = Console(stderr=True)
+    shown = progress and console.is_terminal
+    counts = list(track(done, "Matching boundaries", total, console=console, transient=True, disable=not shown))
+    if not counts:
+        raise ValueError("Expected at least one image, got none: check the list of predictions.")
+    return pool(np.stack(counts), settings.thresholds)
+
+
+def count_image(prediction: NDArray[np.uint8], truths: Sequence[Mask], settings: _Settings) -> NDArray[np.int64]:
+    """Count one image's pixels at each threshold, in the order of `COLUMNS`.
+
+    A predicted pixel is matched if any annotator's boundary has it as partner; true pixels add up over annotators.
+    Thresholds are visited from the highest, where few pixels are predicted, and the matching goes along. Before
+    thinning the binary maps are nested, so that maps of equal size are equal.
+
+    Shape: ``(H, W)``, and ``(H, W)`` per annotator → ``(thresholds, 4)``.
+    """
+    probability = prediction / 255
+    if settings.suppress:
+        probability = suppress_non_maxima(probability)
+    radius = settings.max_dist * float(np.hypot(*prediction.shape))
+    candidates = probability > settings.thresholds[0]
+    matchings = [Matching(candidates, truth, radius) for truth in truths]
+    num_truths = sum(np.count_nonzero(truth) for truth in truths)
+    rows = [(0, num_truths, 0, 0)]  # of no prediction, then from the highest threshold down
+    size = 0
+    for threshold in reversed(settings.thresholds):
+        predicted = probability > threshold
+        if np.count_nonzero(predicted) == size:
+            rows.append(rows[-1])
+            continue
+        size = np.count_nonzero(predicted)
+        predicted = thin_map(predicted) if settings.thin else predicted
+        for matching in matchings:
+            matching.update(predicted)
+        matched = np.logical_or.reduce([matching.matched() for matching in matchings])
+        matched_truths = sum(matching.matched_truths for matching in matchings)
+        rows.append((matched_truths, num_truths, np.count_nonzero(matched), np.count_nonzero(predicted)))
+    return np.array(rows[:0:-1], np.int64)
+
+
+def _checked_settings(max_dist: float, thresholds: Sequence[float], suppress: bool, thin: bool) -> _Settings:
+    if not 0 < max_dist < 1:
+        raise ValueError(
+            f"Expected max_dist within (0, 1), got {max_dist}: it is a share of the diagonal, not a number of pixels."
+        )
+    values = tuple(float(threshold) for threshold in thresholds)
+    ascending = all(map(operator.lt, values, values[1:]))
+    if not values or not ascending or not 0 <= values[0] <= values[-1] < 1:
+        raise ValueError(f"Expected ascending thresholds within [0, 1), got {list(values)}: sort them, each once.")
+    return _Settings(max_dist, values, suppress, thin)
+
+
+def _common_length(predictions: Iterable[Any], truths: Iterable[Any]) -> int | None:
+    """The number of images, where it is known."""
+    lengths = [len(images) for images in (predictions, truths) if isinstance(images, Sized)]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"Expected a truth for each prediction, got {lengths[0]} and {lengths[1]}: pair them by id.")
+    return lengths[0] if lengths else None
+
+
+_Pair = tuple[NDArray[np.uint8], list[Mask]]
+_MISSING: Any = object()
+
+
+def _checked_pairs(predictions: Iterable[Any], truths: Iterable[Any]) -> Iterator[_Pair]:
+    """Each image's prediction, in 8 bits, with its truths."""
+    for index, (prediction, annotations) in enumerate(zip_longest(predictions, truths, fillvalue=_MISSING)):
+        if prediction is _MISSING or annotations is _MISSING:
+            short = "prediction" if prediction is _MISSING else "truth"
+            raise ValueError(
+                f"Expected a truth for each prediction, got no {short} for image {index}: pair them by id."
+            )
+        prediction = _eight_bits(np.asarray(prediction), index)
+        masks = [np.asarray(annotation) for annotation in annotations]
+        if not masks:
+            raise ValueError(f"Expected at least one annotator for image {index}, got none: leave the image out.")
+        for mask in masks:
+            if mask.dtype != bool or mask.shape != prediction.shape:
+                raise ValueError(
+                    f"Expected truths of image {index} as bool maps of the prediction's shape {prediction.shape}, got "
+                    f"{mask.dtype} of shape {mask.shape}: evaluate in the image's original size."
+                )
+        yield prediction, masks
+
+
+def _eight_bits(prediction: NDArray[Any], index: int) -> NDArray[np.uint8]:
+    if prediction.ndim != 2 or min(prediction.shape) < 2 or prediction.dtype.kind not in "fu":
+        raise ValueError(
+            f"Expected prediction {index} as (H, W) floats or uint8, got {prediction.dtype} of shape "
+            f"{prediction.shape}: pass one channel of probabilities."
+        )
+    if prediction.dtype == np.uint8:
+        return prediction
+    low, high = prediction.min(), prediction.max()
+    if prediction.dtype.kind != "f" or not (low >= 0 and high <= 1):  # NaN fails too
+        raise ValueError(
+            f"Expected prediction {index} within [0, 1], got {low} to {high} as {prediction.dtype}: pass probabilities "
+            "without NaN, or uint8."
+        )
+    precise = prediction if prediction.itemsize >= 4 else prediction.astype(np.float32)
+    return (255 * precise).astype(np.uint8)
+
+
+def _count_all(
+    pairs: Iterator[_Pair], settings: _Settings, cache: Path | None, workers: int
+) -> Iterator[NDArray[np.int64]]:
+    """Each image's counts, in order."""
+    if workers == 1:
+        for pair in pairs:
+            yield _count_or_recall(*pair, settings, cache)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        waiting: deque[Future[NDArray[np.int64]]] = deque()
+        try:
+            for pair in pairs:
+                waiting.append(pool.submit(_count_or_recall, *pair, settings, cache))
+                if len(waiting) >= _AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, the rest is not worth waiting for
+
+
+def _count_or_recall(
+    prediction: NDArray[np.uint8], truths: list[Mask], settings: _Settings, cache: Path | None
+) -> NDArray[np.int64]:
+    if cache is None:
+        return count_image(prediction, truths, settings)
+    source = [repr((prediction.shape, settings)).encode(), prediction.tobytes()]
+    source += [np.packbits(truth).tobytes() for truth in truths]
+    return cached(cache, VERSION, b"".join(source), lambda: count_image(prediction, truths, settings))
