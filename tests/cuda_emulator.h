@@ -40,6 +40,7 @@ inline unsigned short round_to_bf16(float x) {
     return static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 inline float exp2_fast(float x) { return std::exp2(x); }
+inline float log2_fast(float x) { return std::log2(x); }
 
 namespace emulator {
 static std::vector<char> dynamic_shared;

@@ -15,7 +15,6 @@ from mtmamba.scan import cuda, nvrtc, selective_scan, ss2d
 from mtmamba.scan.cuda import scan_cuda, ss2d_cuda
 
 HERE = Path(__file__).parent
-SOURCE = Path(cuda.__file__).with_name("ss2d.cu")
 FORWARD, BACKWARD = {torch.float32: 1e-5, torch.bfloat16: 1e-2}, {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 NAMES = ("x", "x_proj", "dt_weight", "dt_bias", "A_log", "D")
 
@@ -42,17 +41,18 @@ def emulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
         shared_bytes: int,
         arguments: tuple[Any, ...],
     ) -> None:
-        if options not in libraries:
-            library = folder / f"{len(libraries)}.so"
-            where = f'-DSOURCE="{SOURCE}"'
-            command = [compiler, "-O2", "-w", "-shared", "-fPIC", *options, where, str(HERE / "cuda_emulator.cpp")]
+        key = (name, *options)
+        if key not in libraries:
+            library, kernel = folder / f"{len(libraries)}.so", folder / f"{name}.cu"
+            kernel.write_text(source, encoding="utf-8")
+            own = [f'-DKERNEL="{kernel}"', *(["-DFORWARD"] if name == "ss2d_forward" else [])]
+            command = [compiler, "-O2", "-w", "-shared", "-fPIC", *options, *own, str(HERE / "cuda_emulator.cpp")]
             subprocess.run([*command, "-o", str(library)], check=True)
-            libraries[options] = ctypes.CDLL(str(library))
-        values = [ctypes.c_void_p(x.data_ptr() if isinstance(x, Tensor) else None) for x in arguments[:-5]]
-        function = getattr(libraries[options], name.replace("ss2d", "emulate"))
-        function(*values, *arguments[-5:], Grid(*grid))
+            libraries[key] = ctypes.CDLL(str(library))
         if name == "ss2d_backward":
-            assert shared_bytes == libraries[options].chunk_bytes()
+            assert shared_bytes == libraries[key].chunk_bytes()
+        values = [ctypes.c_void_p(x.data_ptr() if isinstance(x, Tensor) else None) for x in arguments[:-5]]
+        libraries[key].run(*values, *arguments[-5:], Grid(*grid), ctypes.c_size_t(shared_bytes))
 
     return launch
 

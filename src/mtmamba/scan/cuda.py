@@ -1,8 +1,8 @@
-"""The four-direction scan fused into one CUDA kernel each for forward and backward (``ss2d.cu``).
+"""The four-direction scan fused into one CUDA kernel each for forward and backward (``ss2d.cuh``).
 
 Maps are read where they lie, channels last, in float32 or bfloat16; states are float32. Time steps are projected in
 here, so that the map of all of them, four times the signal's size, is not kept for the backward pass. Saved are the
-inputs and the states before every 64th step. Every sum has one fixed order: results are the same bits from run to run.
+inputs and the states before every 32nd step, like the maps in their precision. Every sum has one fixed order: results are the same bits from run to run.
 """
 
 import math
@@ -20,7 +20,7 @@ STATES = 16
 """States of a channel in the kernel."""
 PACK = 8
 """The kernel reads so many neighbouring channels at once."""
-THREADS, STRIDE = 128, 64
+THREADS, STRIDE = 128, 32
 """Threads of a block; steps from one saved state to the next."""
 SATURATED = 4 * 132
 """Warps that keep a large GPU's four schedulers in each of 132 multiprocessors busy."""
@@ -133,8 +133,9 @@ def _channels(sequences: int, e: int) -> int:
 
 
 @cache
-def _source() -> str:
-    return Path(__file__).with_name("ss2d.cu").read_text(encoding="utf-8")
+def source(kernel: str) -> str:
+    """The CUDA C++ of a kernel: what the two share, then its own."""
+    return "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("ss2d.cuh", f"{kernel}.cu"))
 
 
 def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | None, ...]) -> None:
@@ -144,11 +145,11 @@ def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | None
     real, size = ("bf16", 2) if x.dtype == torch.bfloat16 else ("float", 4)
     options = {"REAL": real, "DIRECTIONS": directions, "CHANNELS": channels, "THREADS": THREADS, "STRIDE": STRIDE}
     shared = 0
-    if kernel == "ss2d_backward":  # struct Chunk of ss2d.cu
+    if kernel == "ss2d_backward":  # struct Chunk of ss2d_backward.cu
         block = THREADS // 4 * channels
-        shared = STRIDE * (block * (4 + 2 * size) + 2 * STATES * 4) + STRIDE // 4 * channels * THREADS * 4 * 4
+        shared = STRIDE * (block * (8 + 2 * size) + 2 * STATES * 4 + block * STATES // 4 * size)
     nvrtc.launch(
-        _source(),
+        source(kernel),
         kernel,
         ("--std=c++17", *(f"-D{name}={value}" for name, value in options.items())),
         (_blocks(e, channels), batch * directions, tasks),
@@ -178,7 +179,7 @@ def _forward(
     """Return the sum of the directions, like ``x``, and the saved states (none unless ``save``)."""
     directions = low.shape[3]
     y = x.new_empty(directions, *x.shape)
-    states = x.new_empty(_states_shape(x, directions, save), dtype=torch.float32)
+    states = x.new_empty(_states_shape(x, directions, save))
     with torch.autocast(x.device.type, enabled=False):
         dt = _time_steps(x, low, dt_weight)
         A2 = A * math.log2(math.e)
@@ -194,7 +195,7 @@ def _states_shape(x: Tensor, directions: int, save: bool) -> tuple[int, ...]:
 
 @_forward.register_fake
 def _(x: Tensor, low: Tensor, bc: Tensor, A: Tensor, dt_weight: Any, dt_bias: Tensor, D: Tensor, save: bool) -> Any:
-    return torch.empty_like(x), x.new_empty(_states_shape(x, low.shape[3], save), dtype=torch.float32)
+    return torch.empty_like(x), x.new_empty(_states_shape(x, low.shape[3], save))
 
 
 @torch.library.custom_op("mtmamba::ss2d_backward", mutates_args=())
