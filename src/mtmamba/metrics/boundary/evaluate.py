@@ -110,21 +110,21 @@ def count_image(prediction: NDArray[np.uint8], truths: Sequence[Mask], settings:
     radius = settings.max_dist * float(np.hypot(*prediction.shape))
     candidates = probability > settings.thresholds[0]
     matchings = [Matching(candidates, truth, radius) for truth in truths]
-    num_truths = sum(np.count_nonzero(truth) for truth in truths)
+    num_truths = sum(int(truth.sum()) for truth in truths)
     rows = [(0, num_truths, 0, 0)]  # of no prediction, then from the highest threshold down
     size = 0
     for threshold in reversed(settings.thresholds):
         predicted = probability > threshold
-        if np.count_nonzero(predicted) == size:
+        if int(predicted.sum()) == size:
             rows.append(rows[-1])
             continue
-        size = np.count_nonzero(predicted)
+        size = int(predicted.sum())
         predicted = thin_map(predicted) if settings.thin else predicted
         for matching in matchings:
             matching.update(predicted)
         matched = np.logical_or.reduce([matching.matched() for matching in matchings])
         matched_truths = sum(matching.matched_truths for matching in matchings)
-        rows.append((matched_truths, num_truths, np.count_nonzero(matched), np.count_nonzero(predicted)))
+        rows.append((matched_truths, num_truths, int(matched.sum()), int(predicted.sum())))
     return np.array(rows[:0:-1], np.int64)
 
 

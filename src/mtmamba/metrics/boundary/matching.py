@@ -1,11 +1,11 @@
 """One-to-one matching of predicted to true boundary pixels at least cost, kept optimal while pixels come and go.
 
-A match costs the distance of its two pixels, at most the radius; an unmatched pixel, predicted or true, costs 100 radii.
-The proof of optimality is a price per pixel (the dual problem): at most 100 radii, and for any two pixels that could
-match, together at most their distance. When matched pixels' prices are together their distance, and unmatched pixels'
-prices 100 radii, no matching costs less. When a pixel appears, or loses its partner, one search for the cheapest
-alternating path restores both. So the binary maps of a hundred thresholds, each of which differs from the next by few
-pixels, cost little more than one map.
+A match costs the distance of its two pixels, at most the radius; an unmatched pixel, predicted or true, 100 radii. The
+proof of optimality is a price per pixel (the dual problem): at most 100 radii, and for any two pixels that could match,
+together at most their distance. When matched pixels' prices are together their distance, and unmatched pixels' prices
+100 radii, no matching costs less. When a pixel appears, or loses its partner, one search for the cheapest alternating
+path restores both. So the binary maps of a hundred thresholds, each of which differs from the next by few pixels, cost
+little more than one map.
 
 Distances are integers, in units of 2⁻²⁰ pixels, so that prices are exact.
 Source: Kuhn, The Hungarian method for the assignment problem, 1955; kept up as by Mills-Tettey, Stentz and Dias, The

@@ -18,7 +18,8 @@ def orientation(probability: NDArray[np.floating]) -> NDArray[np.float64]:
     """Direction across the boundary in [0, π), from x towards y: ``(H, W)`` → ``(H, W)``.
 
     From the second derivatives of the map under a triangle filter, ``atan(Oyy sign(-Oxy) / (Oxx + 1e-5)) mod π``.
-    Derivatives are central differences, one-sided at the borders; the filter mirrors the map there.
+    Derivatives are central differences, one-sided at the borders; the filter mirrors the map there. Where Oxy is
+    exactly 0, the formula gives 0 for a horizontal line too: this is the benchmark's, kept as it is.
     """
     half = np.arange(1, SMOOTHING_RADIUS + 2)
     kernel = np.concatenate((half, half[-2::-1])) / (SMOOTHING_RADIUS + 1) ** 2
