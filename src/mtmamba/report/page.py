@@ -1,0 +1,118 @@
+"""One HTML file with everything in it: tables, curves, pictures. It opens from disk and asks nothing of the network."""
+
+import base64
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import mtmamba
+from mtmamba.report.curves import Points, charts, read_curves
+from mtmamba.report.groups import Group
+from mtmamba.report.runs import Run
+from mtmamba.report.tables import Column, TextTable
+from mtmamba.tasks import TASK_RECORDS
+
+JPEG_QUALITY = 82
+
+
+class Picture(NamedTuple):
+    """A picture panel: where it lies, and as a ``data:`` URL; None where the page has no room for it."""
+
+    path: Path
+    url: str | None
+
+
+class Section(NamedTuple):
+    """A configuration's part of the page."""
+
+    group: Group
+    charts: Sequence[tuple[str, Markup]]
+    pictures: Sequence[Picture]
+
+
+def html(
+    paper: Sequence[TextTable],
+    tables: Sequence[TextTable],
+    groups: Sequence[Group],
+    sources: Sequence[str],
+    *,
+    picture_width: int,
+    max_megabytes: float,
+) -> str:
+    """Return the page.
+
+    Args:
+        paper: the paper's tables.
+        tables: all others.
+        groups: the configurations whose curves and pictures to show.
+        sources: where runs were looked for.
+        picture_width: pixels to which wider pictures are scaled down.
+        max_megabytes: of pictures in the page; those beyond are only named.
+    """
+    environment = Environment(
+        loader=PackageLoader("mtmamba.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja").render(
+        version=mtmamba.__version__,
+        paper=paper,
+        tables=tables,
+        sections=_sections(groups, picture_width, max_megabytes),
+        sources=sources,
+        heads=_heads,
+    )
+
+
+def curves_of(run: Run) -> dict[str, list[tuple[int, float]]]:
+    """Read a training run's curves, without the last validation: that scores the best checkpoint, at the last step."""
+    curves = read_curves(run.folder)
+    return {name: points[:-1] if name.startswith("val/") else points for name, points in curves.items()}
+
+
+def newest_picture(folder: Path) -> Path | None:
+    """Return a run's panel of the best checkpoint, else its last one; None where there is none."""
+    found = sorted((folder / "pictures").glob("*.png"))
+    return next((path for path in found if path.stem == "best"), found[-1] if found else None)
+
+
+def embedded(path: Path, width: int) -> str | None:
+    """Return a picture as a JPEG in a ``data:`` URL, scaled down to a width; None where it is no picture."""
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        return None
+    if picture.shape[1] > width:
+        height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    _, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
+
+
+def _sections(groups: Sequence[Group], width: int, max_megabytes: float) -> list[Section]:
+    room = max_megabytes * 10**6
+    sections = []
+    for group in groups:
+        curves: dict[str, dict[str, Points]] = {
+            f"seed {run.record['seed']}": dict(curves_of(run)) for run in group.runs if not run.is_evaluation
+        }
+        headlines = {task: TASK_RECORDS[task].headline for task in group.network.tasks}
+        pictures = []
+        for path in filter(None, (newest_picture(run.folder) for run in group.runs[:1])):
+            url = embedded(path, width)
+            fits = url is not None and len(url) <= room
+            room -= len(url) if url is not None and fits else 0
+            pictures.append(Picture(path, url if fits else None))
+        sections.append(Section(group, charts(curves, headlines), pictures))
+    return sections
+
+
+def _heads(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """Return the headings that columns share, with how many columns each spans."""
+    return [(group, len(list(same))) for group, same in groupby(column.group for column in columns)]

@@ -1,0 +1,238 @@
+"""Finished runs below folders: their scores, the settings that decided them, and why other folders are left out."""
+
+import glob
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mtmamba.report.curves import read_curves
+from mtmamba.types import TASKS
+
+Scores = Mapping[str, Mapping[str, float]]
+
+GROUPS = ("data", "encoder", "decoder", "ablation")
+"""The choices that say which network a run trained, and on what."""
+
+REQUIRED = {
+    "choices": dict, "tasks": dict, "seed": int, "step": int, "split": str, "images": int, "parameters": int,
+    "run": str, "checkpoint": str,
+}  # fmt: skip
+"""What a report needs of ``metrics.json``."""
+
+TRAINED = (
+    "loss",
+    "optimizer",
+    "ema_decay",
+    "monitor",
+    "trainer.max_steps",
+    "trainer.precision",
+    "trainer.val_check_interval",
+)
+DECISIVE = ("data", "encoder", "decoder", *TRAINED)
+"""The settings on which scores depend; the others say where and how fast a run went."""
+
+INDIFFERENT = {
+    "data.root", "data.cache_dir", "data.num_workers", "data.val_batch_size", "data.device_batch_size", "data.seed",
+    "data.tasks", "data.dataset", "decoder.backend",
+}  # fmt: skip
+BELONGINGS = {"wandb", "checkpoints", "pictures"}
+"""Folders inside a run's, where nobody else's run is."""
+
+
+class ReportError(ValueError):
+    """There is nothing to report; the message says where runs were looked for."""
+
+
+class LeftOut(NamedTuple):
+    """A folder that no table counts."""
+
+    folder: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished training run, or the evaluation of a checkpoint.
+
+    Attributes:
+        folder: where it lies.
+        record: its ``metrics.json``.
+        settings: those that decide its scores, by dotted key.
+        scores: by task and metric.
+        is_evaluation: it scored a checkpoint that another folder holds; what trained that is not known here.
+        evaluations: folders whose scores were added to this run's own.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    scores: Scores
+    is_evaluation: bool
+    evaluations: Sequence[Path] = ()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The scored checkpoint: beside the record where a run was moved, else where the record says."""
+        recorded = Path(self.record["checkpoint"])
+        return (recorded if self.is_evaluation else self.folder / recorded.parent.name / recorded.name).resolve()
+
+    def protocol(self, task: str) -> str:
+        """Return how a task was scored, in the record's words."""
+        return str(self.record["tasks"].get(task, {}).get("protocol", "not recorded"))
+
+
+def find_runs(patterns: Sequence[str]) -> tuple[list[Run], list[LeftOut]]:
+    """Read every run below folders, sweeps' included.
+
+    Args:
+        patterns: folders or globs of folders.
+
+    Returns:
+        The finished runs, in the order of their folders; the folders that hold none, with the reason.
+
+    Raises:
+        ReportError: a pattern matches no folder, or there is no run's folder below any.
+    """
+    found = []
+    for pattern in patterns:
+        roots = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
+        if not any(root.is_dir() for root in roots):
+            raise ReportError(f"Expected folders of runs, got {pattern}, which matches none: correct `runs`.")
+        found += [folder for root in roots for folder in _run_folders(root)]
+    folders = list({folder.resolve(): folder for folder in found}.values())
+    if not folders:
+        raise ReportError(
+            f"Expected a run's folder, with its config.yaml, below {', '.join(patterns)}, got none: train a model "
+            "first, or correct `runs`."
+        )
+    runs, left_out = [], []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except BrokenRunError as error:
+            left_out.append(LeftOut(folder, str(error)))
+    runs, repeated = _with_evaluations(runs)
+    return runs, left_out + repeated
+
+
+class BrokenRunError(ValueError):
+    """A folder that holds no finished run; the message says what is missing."""
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's record and configuration.
+
+    Raises:
+        BrokenRunError: it is unfinished, or a file is damaged.
+    """
+    if not (folder / "metrics.json").is_file():
+        raise BrokenRunError(_unfinished(folder))
+    try:
+        record = json.loads((folder / "metrics.json").read_text())
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
+    except FileNotFoundError as error:
+        raise BrokenRunError("no config.yaml") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BrokenRunError(f"metrics.json cannot be read: {error}") from error
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise BrokenRunError(f"config.yaml cannot be read: {' '.join(str(error).split())}") from error
+    _require_complete(record, config)
+    checkpoint, recorded = Path(record["checkpoint"]), Path(record["run"])
+    is_evaluation = checkpoint.resolve().parent.parent != recorded.resolve()
+    settings = decisive(config, trained=not is_evaluation) | {key: record[key] for key in ("split", "images")}
+    scores = {
+        task: {name: float(x) for name, x in values.items() if _is_number(x)}
+        for task, values in record["tasks"].items()
+    }
+    return Run(folder, record, settings, scores, is_evaluation)
+
+
+def decisive(config: Any, *, trained: bool = True) -> dict[str, Any]:
+    """Return the settings on which scores depend, by dotted key.
+
+    Args:
+        config: a run's whole configuration.
+        trained: with those of the training, which the configuration of an evaluation does not tell.
+    """
+    untold = () if trained else (*TRAINED, "encoder.pretrained", "encoder.weights")
+    ignored = ("data.delta_m_base", *INDIFFERENT, *untold)
+    return {
+        key: value for key, value in _flat(config) if _is_below(key, DECISIVE) and not _is_below(key, ignored)
+    }  # fmt: skip
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    for path, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name not in BELONGINGS and not name.startswith("."))
+        if {"config.yaml", "metrics.json"} & set(files):
+            yield Path(path)
+
+
+def _unfinished(folder: Path) -> str:
+    if (folder / "benchmark.json").is_file():
+        return "a benchmark, not a model"
+    if (folder / "nonfinite_batch.json").is_file():
+        return "stopped by a loss that was not finite: nonfinite_batch.json names the images"
+    steps = [step for points in read_curves(folder).values() for step, _ in points]
+    logged = f"the last logged step is {max(steps)}" if steps else "nothing was logged"
+    return f"unfinished: no metrics.json; {logged}"
+
+
+def _require_complete(record: Any, config: Any) -> None:
+    if not isinstance(record, dict):
+        raise BrokenRunError("metrics.json is no mapping")
+    missing = [key for key, kind in REQUIRED.items() if not isinstance(record.get(key), kind)]
+    if "choices" not in missing:
+        missing += [f"choices.{group}" for group in GROUPS if not isinstance(record["choices"].get(group), str)]
+    if missing:
+        raise BrokenRunError(f"metrics.json lacks {', '.join(missing)}")
+    if not all(isinstance(values, dict) for values in record["tasks"].values()):
+        raise BrokenRunError("metrics.json holds tasks without scores")
+    if unknown := [task for task in record["tasks"] if task not in TASKS]:
+        raise BrokenRunError(f"metrics.json holds unknown tasks, {', '.join(unknown)}")
+    if not isinstance(config, dict):
+        raise BrokenRunError("config.yaml is no mapping")
+
+
+def _with_evaluations(runs: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
+    """Add the scores of evaluations to the runs that trained their checkpoints, so that no model counts twice."""
+    runs = list(runs)
+    models = {run.checkpoint: run for run in runs if not run.is_evaluation}
+    left_out = []
+    for run in (run for run in runs if run.is_evaluation):
+        model = models.get(run.checkpoint)
+        if model is None:
+            models[run.checkpoint] = run
+        elif any(run.record[key] != model.record[key] for key in ("split", "images", "step")):
+            reason = f"an evaluation of {model.folder}'s checkpoint on other images, or of another step"
+            left_out.append(LeftOut(run.folder, reason))
+        else:
+            scores = {task: {**run.scores.get(task, {}), **values} for task, values in model.scores.items()}
+            models[run.checkpoint] = replace(model, scores=scores, evaluations=(*model.evaluations, run.folder))
+    return list(models.values()), left_out
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and leaves; what Hydra acts on (``_target_`` and the like) follows from the choices."""
+    if not isinstance(value, Mapping):
+        yield prefix, value
+        return
+    for key, item in value.items():
+        if not str(key).startswith("_"):
+            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _is_below(key: str, parents: Iterable[str]) -> bool:
+    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,58 @@
+"""What the report script does: find runs, compare them with the paper, write the four files."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from mtmamba import run
+from mtmamba.published import TASKS
+from mtmamba.report.compare import compare
+from mtmamba.report.groups import group_runs
+from mtmamba.report.page import html
+from mtmamba.report.runs import find_runs
+from mtmamba.report.tables import TextTable, all_metrics, left_out_list, other_runs, paper_table, run_list
+from mtmamba.report.writers import csv_text, latex, markdown
+from mtmamba.results import write_text
+
+
+def report(cfg: DictConfig) -> None:
+    """Write ``report.md``, ``report.tex``, ``report.csv`` and ``report.html``; show the tables that hold a run.
+
+    Args:
+        cfg: from the report script's configuration.
+
+    Raises:
+        ReportError: no run is found.
+        ConfigError: ``derived`` names no task of the paper's.
+    """
+    plain = run.plain(cfg)
+    derived = plain["derived"]
+    for data, tasks in derived.items():
+        if unknown := [task for task in tasks if task not in TASKS.get(data, ())]:
+            raise run.ConfigError(
+                f"Expected derived to name tasks of {', '.join(TASKS)}, got {data}: {unknown}: correct `derived`."
+            )
+    sources = [plain["runs"]] if isinstance(plain["runs"], str) else plain["runs"]
+    found, broken = find_runs(sources)
+    groups, repeated = group_runs(found)
+    lines, others = compare(groups, derived)
+
+    paper = [paper_table(number, rows) for number, rows in lines.items()]
+    tables = [other_runs(others), all_metrics(groups), run_list(groups), left_out_list([*broken, *repeated])]
+    filled = [table for table in (*paper, *tables) if table.rows]
+    room = {"picture_width": cfg.picture_width, "max_megabytes": cfg.max_megabytes}
+    page = html(paper, tables, groups, sources, **room)
+    out = Path(cfg.out)
+    write_text(out / "report.md", "# MTMamba: report\n\n" + "\n".join(map(markdown, filled)))
+    write_text(out / "report.tex", latex(filled))
+    write_text(out / "report.csv", csv_text(lines, groups))
+    write_text(out / "report.html", page)
+    _show([table for table in (*paper, tables[0], tables[-1]) if table.rows and table.has_runs], out)
+
+
+def _show(tables: list[TextTable], out: Path) -> None:
+    console = Console(highlight=False)
+    for text in [markdown(table, str) for table in tables]:
+        console.print(text, markup=False, soft_wrap=True)
+    console.print(f"Written: {out}/report.md, report.tex, report.csv, report.html", markup=False, soft_wrap=True)
