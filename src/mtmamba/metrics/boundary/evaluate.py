@@ -122,9 +122,8 @@ def count_image(prediction: NDArray[np.uint8], truths: Sequence[Mask], settings:
         predicted = thin_map(predicted) if settings.thin else predicted
         for matching in matchings:
             matching.update(predicted)
-        matched = np.logical_or.reduce([matching.matched() for matching in matchings])
-        matched_truths = sum(matching.matched_truths for matching in matchings)
-        rows.append((matched_truths, num_truths, int(matched.sum()), int(predicted.sum())))
+        matched = np.stack([matching.matched for matching in matchings])  # (annotators, candidates)
+        rows.append((int(matched.sum()), num_truths, int(matched.any(0).sum()), int(predicted.sum())))
     return np.array(rows[:0:-1], np.int64)
 
 

@@ -37,9 +37,9 @@ class Matching:
     """
 
     def __init__(self, candidates: NDArray[np.bool_], truth: NDArray[np.bool_], radius: float) -> None:
-        self._candidates = candidates
+        self._pixels = np.flatnonzero(candidates)
         self._num_truths = int(np.count_nonzero(truth))
-        num_nodes = self._num_truths + int(np.count_nonzero(candidates))
+        num_nodes = self._num_truths + len(self._pixels)
         self._graph = _graph(candidates, truth, radius)
         self._outlier = round(OUTLIER_COST * radius * UNIT)
         self._active = np.arange(num_nodes) < self._num_truths
@@ -50,7 +50,7 @@ class Matching:
 
     def update(self, predicted: NDArray[np.bool_]) -> None:
         """Match another set of predicted pixels, ``(H, W)`` bool, all of them among the candidates."""
-        wanted = predicted[self._candidates]
+        wanted = predicted.ravel()[self._pixels]
         active = self._active[self._num_truths :]
         offset = self._num_truths
         state = (*self._graph, self._outlier, self._active, self._mates, self._prices, self._distances, self._parents)
@@ -58,15 +58,9 @@ class Matching:
         _remove(np.flatnonzero(active & ~wanted) + offset, *state)
 
     @property
-    def matched_truths(self) -> int:
-        """How many true pixels have a partner, which is how many predicted ones have."""
-        return int(np.count_nonzero(self._mates[: self._num_truths] != UNMATCHED))
-
     def matched(self) -> NDArray[np.bool_]:
-        """Which predicted pixels have a partner: ``(H, W)`` bool."""
-        matched = np.zeros_like(self._candidates)
-        matched[self._candidates] = self._mates[self._num_truths :] != UNMATCHED
-        return matched
+        """Which candidates have a partner: ``(candidates,)`` bool, in the order of rows."""
+        return self._mates[self._num_truths :] != UNMATCHED
 
 
 _FAR = np.iinfo(np.int64).max
