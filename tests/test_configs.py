@@ -143,13 +143,15 @@ def test_public_spellings_reach_the_built_model():
     assert next(model.encoder.blocks()).attn.relative_position_bias_table.shape[0] == 13**2
 
 
-@pytest.mark.parametrize(("part", "encoder_runs", "decoder_runs"), [("none", 1, 1), ("decoder", 1, 2), ("all", 2, 2)])
-def test_checkpointing_reaches_the_built_model(part, encoder_runs, decoder_runs):
+@pytest.mark.parametrize(("part", "block_runs", "head_runs"), [("none", 1, 1), ("heads", 1, 2), ("blocks", 2, 2)])
+def test_checkpointing_reaches_the_built_model(part, block_runs, head_runs):
     model, runs = build(f"model.checkpointing={part}"), []
     next(model.encoder.blocks()).norm1.register_forward_hook(lambda *_: runs.append("encoder"))
     next(model.decoder.blocks()).norm.register_forward_hook(lambda *_: runs.append("decoder"))
+    model.decoder.head.expand.expand.register_forward_hook(lambda *_: runs.append("head"))
     sum(x.sum() for x in model(torch.randn(1, 3, 32, 32)).values()).backward()
-    assert (runs.count("encoder"), runs.count("decoder")) == (encoder_runs, decoder_runs)
+    assert (runs.count("encoder"), runs.count("decoder")) == (block_runs, block_runs)
+    assert runs.count("head") == len(model.decoder.tasks) * head_runs
 
 
 def test_pretrained_weights_are_asked_for_by_configuration():

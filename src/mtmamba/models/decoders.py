@@ -1,6 +1,7 @@
 """The decoder: three stages from coarse to fine over all tasks at once, then a head for each task."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import cast
 
@@ -8,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mtmamba.models.blocks import Factory
 from mtmamba.models.layers import DropPath, PatchExpand, SkipFuse, TaskConv2d
@@ -43,6 +45,9 @@ class Stage(nn.Module):
 class ExpandHead(nn.Module):
     """MTMamba's heads: patch expand to the input's resolution, then a 1x1 projection per task (section 3.5).
 
+    Tasks go one by one: the expanded map is the largest of the model, and so only one task's is alive at a time. With
+    ``recompute`` not even that is kept for the backward pass.
+
     Shape: ``(T, B, H, W, dim) → {task: (B, n, 4H, 4W)}``.
     """
 
@@ -50,13 +55,16 @@ class ExpandHead(nn.Module):
         super().__init__()
         self.expand = PatchExpand(len(num_outputs), dim, dim, scale=4)
         self.project = nn.ModuleDict({task: nn.Linear(dim, n) for task, n in num_outputs.items()})
+        self.recompute = False
 
     def forward(self, z: Tensor) -> Logits:
         """Predict every pixel of every task."""
-        maps = self.expand(z)
-        return {
-            task: project(x).permute(0, 3, 1, 2) for (task, project), x in zip(self.project.items(), maps, strict=True)
-        }
+        predict = partial(checkpoint, self._logits, use_reentrant=False) if self.recompute else self._logits
+        return {task: predict(z[i : i + 1], slice(i, i + 1), task) for i, task in enumerate(self.project)}
+
+    def _logits(self, z: Tensor, only: slice, task: str) -> Tensor:
+        logits: Tensor = self.project[task](self.expand(z, only)[0])
+        return logits.permute(0, 3, 1, 2)
 
 
 class ConvHead(nn.Module):

@@ -11,6 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+ALL = slice(None)
+
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
     """Return a parameter drawn as PyTorch draws a ``Linear`` or ``Conv2d``: U(-fan_in^-1/2, fan_in^-1/2)."""
@@ -31,17 +33,17 @@ class TaskLinear(nn.Module):
         self.weight = _uniform(tasks, dim_out, dim_in, fan_in=dim_in)
         self.bias = _uniform(tasks, dim_out, fan_in=dim_in) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply layer t to map t."""
-        tasks, dim_out, dim_in = self.weight.shape
+    def forward(self, x: Tensor, only: slice = ALL) -> Tensor:
+        """Apply layer t to map t; ``only`` some of the tasks, whose maps ``x`` holds."""
+        weight, bias = self.weight[only], None if self.bias is None else self.bias[only]
+        tasks, dim_out, dim_in = weight.shape
         flat = x.reshape(x.shape[0], -1, dim_in).expand(tasks, -1, -1)
-        weight = self.weight.mT
-        y = flat @ weight if self.bias is None else torch.baddbmm(self.bias[:, None], flat, weight)
+        y = flat @ weight.mT if bias is None else torch.baddbmm(bias[:, None], flat, weight.mT)
         return y.view(tasks, *x.shape[1:-1], dim_out)
 
 
 class TaskLayerNorm(nn.Module):
-    """T layer norms over the channels (eps 1e-5).
+    """T layer norms over the channels (eps 1e-5), the result in the dtype of the input, under autocast too.
 
     Shape: ``(T, ..., dim) → (T, ..., dim)``.
     """
@@ -51,11 +53,12 @@ class TaskLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(tasks, dim))
         self.bias = nn.Parameter(torch.zeros(tasks, dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise, then scale and shift map t with parameters t."""
-        tasks, dim = self.weight.shape
+    def forward(self, x: Tensor, only: slice = ALL) -> Tensor:
+        """Normalise, then scale and shift map t with parameters t; ``only`` some of the tasks, whose maps ``x`` holds."""
+        weight, bias = self.weight[only], self.bias[only]
+        tasks, dim = weight.shape
         shape = (tasks, *[1] * (x.ndim - 2), dim)
-        return torch.addcmul(self.bias.view(shape), F.layer_norm(x, (dim,)), self.weight.view(shape))
+        return torch.addcmul(bias.view(shape), F.layer_norm(x, (dim,)), weight.view(shape)).to(x.dtype)
 
 
 class TaskConv2d(nn.Module):
@@ -99,10 +102,10 @@ class PatchExpand(nn.Module):
         self.expand = TaskLinear(tasks, dim, scale * scale * dim_out, bias=False)
         self.norm = TaskLayerNorm(tasks, dim_out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Read the new channel axis as (row, column, channel)."""
+    def forward(self, x: Tensor, only: slice = ALL) -> Tensor:
+        """Read the new channel axis as (row, column, channel); ``only`` some of the tasks, whose maps ``x`` holds."""
         s = self.scale
-        return self.norm(rearrange(self.expand(x), "t b h w (p q c) -> t b (h p) (w q) c", p=s, q=s))
+        return self.norm(rearrange(self.expand(x, only), "t b h w (p q c) -> t b (h p) (w q) c", p=s, q=s), only)
 
 
 class SkipFuse(TaskLinear):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mtmamba.models.decoders import Decoder
+from mtmamba.models.decoders import Decoder, ExpandHead
 from mtmamba.models.encoders import Encoder
 from mtmamba.types import Logits
 
@@ -30,18 +30,20 @@ class MultiTaskModel(nn.Module):
         self.decoder = decoder
 
     def recompute(self, part: str) -> None:
-        """Keep no activations inside blocks; compute them again in the backward pass.
+        """Keep fewer activations for the backward pass, which computes them again.
 
         Args:
-            part: ``none``, ``encoder``, ``decoder`` or ``all``.
+            part: ``none``; ``heads``: not the full-resolution maps; ``blocks``: nor anything inside a block of the
+                encoder or the decoder.
         """
-        choices = ("none", "encoder", "decoder", "all")
+        choices = ("none", "heads", "blocks")
         if part not in choices:
             raise ValueError(f"Expected model.checkpointing to be one of {', '.join(choices)}, got {part}.")
-        blocks = [*self.encoder.blocks()] if part in ("encoder", "all") else []
-        blocks += [*self.decoder.blocks()] if part in ("decoder", "all") else []
-        for block in blocks:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        if part != "none" and isinstance(self.decoder.head, ExpandHead):
+            self.decoder.head.recompute = True
+        if part == "blocks":
+            for block in (*self.encoder.blocks(), *self.decoder.blocks()):
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def forward(self, images: Tensor) -> Logits:
         """Pad right and bottom to a multiple of 32, encode, decode, and crop back."""

@@ -40,15 +40,15 @@ def ss2d_cuda(
 ) -> Tensor:
     """Scan maps in four directions and sum the results, as :func:`mtmamba.scan.ss2d` describes.
 
-    Under autocast to bfloat16 the maps are bfloat16; otherwise what ``x`` is, float32 or bfloat16.
+    Maps are bfloat16 if ``x`` is, else float32.
     """
     tasks, batch, height, width, e = x.shape
     directions, r = dt_weight.shape[1], dt_weight.shape[-1]
     dtype = _map_dtype(x)
     flat = source.to(dtype).reshape(tasks, -1, e)
     weight = x_proj.to(dtype)
-    low = flat @ weight[:, :, :r].flatten(1, 2).mT  # (T, B L, 4 r)
-    bc = flat @ weight[:, :, r:].flatten(1, 2).mT  # (T, B L, 4 * 2 n)
+    low = (flat @ weight[:, :, :r].flatten(1, 2).mT).to(dtype)  # (T, B L, 4 r)
+    bc = (flat @ weight[:, :, r:].flatten(1, 2).mT).to(dtype)  # (T, B L, 4 * 2 n)
     shape = (tasks, batch, height * width, directions, -1)
     A = -torch.exp(A_log.float())
     y = _scan_maps(x.to(dtype), low.view(shape), bc.view(shape), A, dt_weight, dt_bias.float(), D.float())
@@ -62,7 +62,7 @@ def scan_cuda(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tens
     """
     groups, n = B.shape[1:3]
     d = u.shape[1] // groups
-    dtype = u.dtype if u.dtype == torch.bfloat16 else torch.float32
+    dtype = _map_dtype(u)
 
     def maps(tensor: Tensor) -> Tensor:  # (b, g*d, l) → (g, b, l, d)
         return tensor.unflatten(1, (groups, d)).permute(1, 0, 3, 2).to(dtype)
@@ -86,9 +86,7 @@ def scan_cuda(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tens
 
 
 def _map_dtype(x: Tensor) -> torch.dtype:
-    autocast = torch.is_autocast_enabled(x.device.type)
-    dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
-    return dtype if dtype == torch.bfloat16 else torch.float32
+    return x.dtype if x.dtype == torch.bfloat16 else torch.float32
 
 
 def _pad(tensor: Tensor, axis: int, size: int) -> Tensor:
