@@ -55,8 +55,9 @@ def line_chart(title: str, series: Sequence[Series]) -> Markup:
     if not points:
         raise ValueError(f"Expected a finite value to draw, got none for {title}: leave this chart out.")
     steps, values = zip(*points, strict=True)
-    across, up = ticks(0, max(1, *steps), 4), ticks(min(values), max(values), 4)
-    x0, x1, y0, y1 = 0, max(1, *steps), min(up[0], *values), max(up[-1], *values)
+    x0, x1 = 0, max(1, *steps)
+    up = ticks(min(values), max(values), 4)
+    y0, y1 = up[0], up[-1]
 
     def place(step: float, value: float) -> tuple[float, float]:
         x = LEFT + (step - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
@@ -67,7 +68,7 @@ def line_chart(title: str, series: Sequence[Series]) -> Markup:
         _, y = place(0, value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_label(value)}</text>')
-    for step in across:
+    for step in (tick for tick in ticks(x0, x1, 4) if tick <= x1):
         x, _ = place(step, y0)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{_label(step)}</text>')
     for line in series:

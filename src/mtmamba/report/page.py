@@ -40,6 +40,7 @@ def html(
     tables: Sequence[TextTable],
     groups: Sequence[Group],
     sources: Sequence[str],
+    about: str,
     *,
     picture_width: int,
     max_megabytes: float,
@@ -51,6 +52,7 @@ def html(
         tables: all others.
         groups: the configurations whose curves and pictures to show.
         sources: where runs were looked for.
+        about: how to read the tables.
         picture_width: pixels to which wider pictures are scaled down.
         max_megabytes: of pictures in the page; those beyond are only named.
     """
@@ -67,6 +69,7 @@ def html(
         tables=tables,
         sections=_sections(groups, picture_width, max_megabytes),
         sources=sources,
+        about=about,
         heads=_heads,
     )
 

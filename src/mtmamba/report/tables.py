@@ -170,7 +170,7 @@ def _sources(name: str, figures: Iterable[Figure]) -> Sequence[str]:
     """Return the columns that a figure needs: sizes and costs are the paper's or they are not, without a difference."""
     if all(figure.paper is None for figure in figures):
         return ("ours",)
-    return ("ours", "paper") if name in ("parameters", "flops") else ("ours", "paper", "difference")
+    return ("ours", "paper") if name in ("parameters", "flops") else ("ours", "paper", "diff.")
 
 
 def _digits(metric: str) -> int:

@@ -15,6 +15,12 @@ from mtmamba.report.tables import TextTable, all_metrics, left_out_list, other_r
 from mtmamba.report.writers import csv_text, latex, markdown
 from mtmamba.results import write_text
 
+ABOUT = (
+    "Values are means over seeds, ± the sample standard deviation where there is more than one run (n). Scores stand "
+    "beside the paper's only where both mean the same; diff. is ours less the paper's. Δm is cut off after two digits, "
+    "as in the paper. {labels}"
+)
+
 
 def report(cfg: DictConfig) -> None:
     """Write ``report.md``, ``report.tex``, ``report.csv`` and ``report.html``; show the tables that hold a run.
@@ -41,10 +47,13 @@ def report(cfg: DictConfig) -> None:
     paper = [paper_table(number, rows) for number, rows in lines.items()]
     tables = [other_runs(others), all_metrics(groups), run_list(groups), left_out_list([*broken, *repeated])]
     filled = [table for table in (*paper, *tables) if table.rows]
+    named = "; ".join(f"{', '.join(tasks)} of {data}" for data, tasks in derived.items() if tasks)
+    labels = f"Derived labels: {named}." if named else "All labels are taken to be the published ones."
+    about = ABOUT.format(labels=labels)
     room = {"picture_width": cfg.picture_width, "max_megabytes": cfg.max_megabytes}
-    page = html(paper, tables, groups, sources, **room)
+    page = html(paper, tables, groups, sources, about, **room)
     out = Path(cfg.out)
-    write_text(out / "report.md", "# MTMamba: report\n\n" + "\n".join(map(markdown, filled)))
+    write_text(out / "report.md", f"# MTMamba: report\n\n{about}\n\n" + "\n".join(map(markdown, filled)))
     write_text(out / "report.tex", latex(filled))
     write_text(out / "report.csv", csv_text(lines, groups))
     write_text(out / "report.html", page)
