@@ -1,10 +1,33 @@
-"""Metrics over a whole set; beside each, how its task's logits are read and what the best constant prediction is."""
+"""Metrics over a whole set; beside each, how its task's logits are read and what the best constant prediction is.
+
+Importing this package loads no torch, which the boundary benchmark's processes have no use for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from mtmamba.metrics.delta_m import delta_m
-from mtmamba.metrics.depth import DepthError
-from mtmamba.metrics.edge import EdgeLoss
-from mtmamba.metrics.normals import NormalsError
-from mtmamba.metrics.saliency import SaliencyFMeasure
-from mtmamba.metrics.segmentation import MeanIoU, PartsMeanIoU
+
+if TYPE_CHECKING:
+    from mtmamba.metrics.depth import DepthError
+    from mtmamba.metrics.edge import EdgeLoss
+    from mtmamba.metrics.normals import NormalsError
+    from mtmamba.metrics.saliency import SaliencyFMeasure
+    from mtmamba.metrics.segmentation import MeanIoU, PartsMeanIoU
+
+_HOMES = {
+    "DepthError": "depth",
+    "EdgeLoss": "edge",
+    "MeanIoU": "segmentation",
+    "NormalsError": "normals",
+    "PartsMeanIoU": "segmentation",
+    "SaliencyFMeasure": "saliency",
+}
 
 __all__ = ["DepthError", "EdgeLoss", "MeanIoU", "NormalsError", "PartsMeanIoU", "SaliencyFMeasure", "delta_m"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
