@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from itertools import repeat
 from pathlib import Path
 
@@ -160,6 +162,12 @@ def test_two_workers_count_what_one_does_and_read_little_ahead():
     assert len(read) == 2 * evaluate._AHEAD
     counts += counted
     assert (np.stack(counts) == one.counts).all()
+
+
+def test_a_worker_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; import mtmamba.metrics.boundary.evaluate"
+    source = Path(__file__).parents[1] / "src"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(source)}, check=True)
 
 
 def test_a_run_goes_on_where_it_was_broken_off(tmp_path, monkeypatch):
