@@ -1,20 +1,26 @@
 import math
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 import torch.distributed
 import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats.contingency import crosstab
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from mtmamba.evaluation.statistics import ImageStatistics
 from mtmamba.losses import edge_cross_entropy
 from mtmamba.metrics import DepthError, EdgeLoss, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure, delta_m
 from mtmamba.metrics.saliency import f_measures, threshold_counts
+from mtmamba.metrics.segmentation import confusion_counts
 from mtmamba.tasks import TASK_RECORDS
 from mtmamba.types import IGNORE
 
@@ -64,6 +70,16 @@ def test_merged_halves_equal_the_whole(task):
     assert values(first) == pytest.approx(whole, rel=1e-14)
 
 
+def gathered(images: Iterable[int]) -> dict[str, dict[str, Tensor]] | None:
+    """The statistics of these images and of every other process's, the last image first."""
+    collected = ImageStatistics({task: build() for task, build in METRICS.items()})
+    samples = {task: sample(task) for task in METRICS}
+    for i in images:
+        prediction, target = ({task: pair[k][i : i + 1] for task, pair in samples.items()} for k in range(2))
+        collected.add([str(i)], prediction, target)
+    return collected.gather(["3", "2", "1", "0"])
+
+
 def count_half(rank: int, folder: Path) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     results = {}
@@ -71,7 +87,9 @@ def count_half(rank: int, folder: Path) -> None:
         prediction, target = sample(task)
         part = slice(0, 1) if rank == 0 else slice(1, 4)
         results[task] = values(build(), (prediction[part], target[part]))
+    statistics = gathered(range(4)[part])
     torch.save(results, folder / f"{rank}.pt")
+    torch.save(statistics, folder / f"statistics{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -80,6 +98,11 @@ def test_two_processes_equal_one(tmp_path):
     for rank in range(2):
         for task, results in torch.load(tmp_path / f"{rank}.pt").items():
             assert results == pytest.approx(values(METRICS[task](), sample(task)), rel=1e-14)
+    assert torch.load(tmp_path / "statistics1.pt") is None
+    found = torch.load(tmp_path / "statistics0.pt")
+    for task, statistics in gathered(range(4)).items():
+        for name, expected in statistics.items():
+            assert torch.equal(found[task][name], expected)
 
 
 @each_metric
@@ -169,6 +192,87 @@ def test_parts_leave_out_images_without_a_part():
     target = torch.tensor([[[0, 1, 1]], [[0, 0, IGNORE]]], dtype=torch.uint8)
     assert values(PartsMeanIoU(2), (prediction, target))["mIoU"] == 100
     assert values(MeanIoU(2), (prediction, target))["mIoU"] < 100
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_class_counts_equal_scipys_table(seed):
+    """Of each image by itself."""
+    prediction, target = sample("semseg", seed)
+    for i, counts in enumerate(confusion_counts(prediction, target, CLASSES)):
+        valid = target[i] != IGNORE
+        pairs = (target[i][valid].numpy(), prediction[i][valid].numpy())
+        table = crosstab(*pairs, levels=(range(CLASSES), range(CLASSES))).count
+        hits = np.diag(table)
+        assert counts.tolist() == [hits.tolist(), (table.sum(0) - hits).tolist(), (table.sum(1) - hits).tolist()]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_depth_and_normals_equal_loops(seed):
+    prediction, target = (x.double().numpy() for x in sample("depth", seed))
+    squares = [(p - t) ** 2 for p, t in zip(prediction.ravel(), target.ravel(), strict=True) if t != IGNORE]
+    assert values(DepthError(), sample("depth", seed))["RMSE"] == pytest.approx(math.sqrt(np.mean(squares)), rel=1e-12)
+
+    prediction, target = (x.double().movedim(1, -1).reshape(-1, 3).tolist() for x in sample("normals", seed))
+    degrees = []
+    for p, t in zip(prediction, target, strict=True):
+        if t[0] != IGNORE:
+            cosine = sum(a * b for a, b in zip(p, t, strict=True)) / math.hypot(*p) / math.hypot(*t)
+            degrees.append(math.degrees(math.acos(max(-1, min(1, cosine)))))
+    results = values(NormalsError(), sample("normals", seed))
+    assert results["mErr"] == pytest.approx(np.mean(degrees), rel=1e-9)
+    lower_median = sorted(degrees)[(len(degrees) - 1) // 2]
+    assert results["median"] == pytest.approx(lower_median, abs=0.005 + 1e-9)
+    for share in (11.25, 22.5, 30):
+        assert results[f"within_{share:g}"] == pytest.approx(100 * np.mean(np.array(degrees) < share), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_edge_loss_equals_scipys_cross_entropy(seed):
+    prediction, target = sample("edge", seed)
+    p, t = (x[target != IGNORE].double().numpy() for x in (prediction, target))
+    losses = np.where(t == 1, 0.95 * -scipy.special.log1p(p - 1), 0.05 * -scipy.special.log1p(-p))
+    assert values(EdgeLoss(), (prediction, target))["loss"] == pytest.approx(losses.mean(), rel=1e-9)
+
+
+@each_metric
+def test_statistics_of_a_batch_are_its_images(task):
+    prediction, target = sample(task)
+    metric = METRICS[task]()
+    together = metric.statistics(prediction, target)
+    for i in range(len(prediction)):
+        for name, alone in metric.statistics(prediction[i : i + 1], target[i : i + 1]).items():
+            assert torch.equal(together[name][i], alone[0])
+    many = metric.score({name: x.unflatten(0, (2, 2)) for name, x in together.items()})
+    assert all(value.shape == (2, 2) and value.dtype == torch.float64 for value in many.values())
+
+
+@pytest.mark.slow
+def test_class_counts_are_ten_times_as_fast_as_a_loop_over_classes():
+    """40 classes on NYUDv2's grid, against three comparisons a class as the released evaluation makes them."""
+    random = torch.Generator().manual_seed(0)
+    prediction, target = torch.randint(40, (2, 1, 448, 576), generator=random, dtype=torch.uint8)
+
+    def loop() -> list[list[int]]:
+        valid = target != IGNORE
+        return [
+            [
+                int((valid & (prediction == c) & (target == c)).sum().item()),
+                int((valid & (prediction == c) & (target != c)).sum().item()),
+                int((valid & (prediction != c) & (target == c)).sum().item()),
+            ]
+            for c in range(40)
+        ]
+
+    def fastest(function: Callable[[], object]) -> float:
+        times = []
+        for _ in range(10):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert confusion_counts(prediction, target, 40)[0].T.tolist() == loop()
+    assert 10 * fastest(lambda: confusion_counts(prediction, target, 40)) < fastest(loop)
 
 
 def test_depth_pools_the_set():

@@ -16,6 +16,7 @@ import mtmamba
 from fake_data import write_nyud
 from mtmamba import workflows
 from mtmamba.checkpoints import CheckpointError, LastCheckpoint, find_checkpoint, read_checkpoint
+from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.lit_module import MultiTaskModule, NonFiniteLossError
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +99,7 @@ def test_learning_rate_decays_polynomially_to_zero(finished):
 def test_evaluation_of_a_checkpoint_repeats_its_scores(finished, tmp_path):
     run_dir, record = finished
     cfg = mtmamba.load_config([f"ckpt={run_dir}", "trainer.accelerator=cpu", f"log_dir={tmp_path}"], "eval")
-    again = workflows.evaluate(cfg, tmp_path)
+    again = evaluate(cfg, tmp_path)
     for task, scores in record["tasks"].items():
         for name, value in scores.items():
             assert name == "protocol" or again["tasks"][task][name] == pytest.approx(value, rel=1e-6)

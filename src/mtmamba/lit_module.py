@@ -7,11 +7,10 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import Metric
 
-from mtmamba.metrics import delta_m
+from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.models.layers import seed_drop_path
-from mtmamba.tasks import select_tasks
+from mtmamba.tasks import relative_gain, select_tasks
 from mtmamba.types import Batch
 
 
@@ -68,7 +67,7 @@ class MultiTaskModule(LightningModule):
         self.lr, self.weight_decay, self.betas, self.power = lr, weight_decay, (betas[0], betas[1]), power
         self.delta_m_base = delta_m_base
         self.description = description
-        self.metrics: Mapping[str, Metric] = nn.ModuleDict(  # type: ignore[assignment]
+        self.metrics: Mapping[str, PooledMetric] = nn.ModuleDict(  # type: ignore[assignment]
             {task.name: task.metric(num_outputs[task.name]) for task in self.tasks}
         )
         self.scores: dict[str, dict[str, float]] = {}
@@ -116,16 +115,7 @@ class MultiTaskModule(LightningModule):
 
     def delta_m(self, scores: Mapping[str, Mapping[str, float]]) -> float | None:
         """Return Delta_m in percent over the tasks that have both a metric and a base; None where there is none."""
-        pairs = {
-            task.name: (scores[task.name][metric], base, metric in task.lower_is_better)
-            for task in self.tasks
-            for metric, base in self.delta_m_base.get(task.name, {}).items()
-            if metric in scores[task.name]
-        }
-        if not pairs:
-            return None
-        values, base, lower = ({name: pair[i] for name, pair in pairs.items()} for i in range(3))
-        return delta_m(values, base, lower)
+        return relative_gain(self.tasks, scores, self.delta_m_base)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to build the network again."""
@@ -142,7 +132,7 @@ class MultiTaskModule(LightningModule):
             raise NonFiniteLossError(tasks, batch["id"], self.trainer.global_step)
 
 
-def compute_scores(metrics: Mapping[str, Metric]) -> dict[str, dict[str, float]]:
+def compute_scores(metrics: Mapping[str, PooledMetric]) -> dict[str, dict[str, float]]:
     """Compute and reset each task's metrics: ``{task: {metric: value}}``."""
     scores = {task: {name: float(x) for name, x in metric.compute().items()} for task, metric in metrics.items()}
     for metric in metrics.values():

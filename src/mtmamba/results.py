@@ -1,5 +1,6 @@
 """What a run leaves behind: its environment, its scores as JSON, and the table at the end."""
 
+import hashlib
 import json
 import math
 import os
@@ -9,29 +10,44 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtmamba.files import replacing
 from mtmamba.lit_module import compute_scores
-from mtmamba.tasks import Task, constant_prediction
+from mtmamba.tasks import Task, constant_prediction, relative_gain
 from mtmamba.types import Batch
 
 Scores = Mapping[str, Mapping[str, float]]
 
 PACKAGES = """mtmamba torch torchvision lightning hydra-core omegaconf timm torchmetrics wandb albumentations
     opencv-python-headless numpy mamba-ssm triton""".split()  # noqa: SIM905 - a line each would hide the rest
+
+
+class Protocol(NamedTuple):
+    """How a task is scored: the version rises whenever the same predictions get other scores."""
+
+    name: str
+    version: int
+    description: str
+
+
 PROTOCOLS = {
-    "semseg": "counts over the whole set, a class absent from both sides counts 0",
-    "human_parts": "counts over the whole set; images without a part ignored",
-    "depth": "over all valid pixels of the set, prediction clamped at 0",
-    "normals": "over all valid pixels of the set",
-    "sal": "maxF: counts pooled, thresholds 0.05..0.95; maxF_published: a second sigmoid before the thresholds",
-    "edge": "the training loss's weighting, over all valid pixels of the set; not odsF",
+    "semseg": Protocol("pooled-miou", 1, "counts over the whole set, a class absent from both sides counts 0"),
+    "human_parts": Protocol("pooled-miou-parts", 1, "counts over the whole set; images without a part ignored"),
+    "depth": Protocol("pooled-rmse", 1, "over all valid pixels of the set, prediction clamped at 0"),
+    "normals": Protocol("pooled-angles", 1, "over all valid pixels of the set"),
+    "sal": Protocol(
+        "pooled-maxf",
+        1,
+        "maxF: counts pooled, thresholds 0.05..0.95; maxF_published: a second sigmoid before the thresholds",
+    ),
+    "edge": Protocol("pooled-loss", 1, "loss: weighted as in training, over all valid pixels of the set; not odsF"),
 }
 
 
@@ -56,6 +72,12 @@ def environment() -> dict[str, Any]:
         "hardware": hardware(),
         "git": git_revision(),
     }
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hardware() -> str:
@@ -100,7 +122,51 @@ def constant_scores(
     return compute_scores(metrics)
 
 
-def score_table(tasks: Sequence[Task], scores: Scores, columns: Mapping[str, Scores], gain: float | None) -> Table:
+def score_record(
+    cfg: DictConfig, run_dir: Path, tasks: Sequence[Task], scores: Scores, base: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """Return what ``metrics.json`` says of every run that scored something.
+
+    Args:
+        cfg: the run's configuration, with choices.
+        run_dir: its folder.
+        tasks: the scored tasks.
+        scores: by task and metric.
+        base: single-task scores for Delta_m.
+    """
+    return {
+        "run": str(run_dir),
+        "choices": dict(cfg.choices),
+        "git": git_revision(),
+        "dataset": cfg.choices.data,
+        "tasks": {task: {**values, "protocol": PROTOCOLS[task].description} for task, values in scores.items()},
+        "protocols": {task: {"name": PROTOCOLS[task].name, "version": PROTOCOLS[task].version} for task in scores},
+        "delta_m": relative_gain(tasks, scores, base),
+        "delta_m_base": base,
+        "hardware": hardware(),
+    }
+
+
+def model_record(cfg: DictConfig, model: nn.Module, checkpoint: Path, step: int) -> dict[str, Any]:
+    """Return what ``metrics.json`` says of the scored checkpoint."""
+    return {
+        "experiment": cfg.choices.get("experiment"),
+        "label": cfg.label,
+        "seed": cfg.seed,
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": sha256(checkpoint),
+        "step": step,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def score_table(
+    tasks: Sequence[Task],
+    scores: Scores,
+    columns: Mapping[str, Scores],
+    gain: float | None,
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
+) -> Table:
     """Return the table that ends a run.
 
     Args:
@@ -108,16 +174,18 @@ def score_table(tasks: Sequence[Task], scores: Scores, columns: Mapping[str, Sco
         scores: this model's.
         columns: other scores to stand beside them, by title.
         gain: Delta_m, where there is a base.
+        intervals: of 95 %, by task and metric.
     """
-    table = Table("Task", "Metric", "This model", *columns)
+    table = Table("Task", "Metric", "This model", *(["95 %"] if intervals else []), *columns)
     for column in table.columns[2:]:
         column.justify = "right"
     for task in tasks:
         for i, (name, value) in enumerate(scores[task.name].items()):
             arrow = "↓" if name in task.lower_is_better else "↑"
-            others = (other.get(task.name, {}).get(name) for other in columns.values())
-            cells = [_cell(x, task.units.get(name, "")) for x in (value, *others)]
-            table.add_row("" if i else task.title, f"{name} {arrow}", *cells)
+            low, high = (intervals or {}).get(task.name, {}).get(name, (math.nan, math.nan))
+            shown = [f"{low:.4g} … {high:.4g}"] if intervals else []
+            others = [_cell(other.get(task.name, {}).get(name), task.unit(name)) for other in columns.values()]
+            table.add_row("" if i else task.title, f"{name} {arrow}", _cell(value, task.unit(name)), *shown, *others)
     if gain is not None:
         table.add_row("Delta_m", "↑", f"{gain:+.2f} %")
     return table

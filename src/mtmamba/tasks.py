@@ -1,14 +1,14 @@
 """One record per task: every fact about a task stands here, what computes it in losses, metrics and pictures."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from mtmamba import losses, pictures
-from mtmamba.metrics import DepthError, EdgeLoss, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure
+from mtmamba.metrics import DepthError, EdgeLoss, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure, delta_m
 from mtmamba.metrics.depth import depth_metres, depth_sums, mean_depth
 from mtmamba.metrics.edge import edge_base_rate, edge_probability
 from mtmamba.metrics.normals import mean_normal, normal_sums, unit_normals
@@ -31,6 +31,7 @@ class Task:
         metric: builds the metric from the task's number of outputs n.
         headline: the value of the metric that stands for the task in summaries.
         units: every value of the metric with its unit.
+        benchmark_units: the values that an evaluation adds from predictions in files, with their units.
         lower_is_better: the values of the metric that fall as the model improves.
         picture: one image's prediction or target ``(H, W)`` or ``(3, H, W)`` → RGB ``(H, W, 3)``.
         statistics: target of a batch → float64 vector; vectors of batches and processes add up.
@@ -51,12 +52,17 @@ class Task:
     picture: Callable[[Tensor], pictures.Picture]
     statistics: Callable[[Tensor], Tensor]
     constant: Callable[[Tensor], Tensor]
+    benchmark_units: Mapping[str, str] = field(default_factory=dict)
     mirrored: tuple[int, ...] = ()
     nearer: bool = False
 
     def predict(self, logits: Tensor) -> Tensor:
         """Turn logits ``(B, n, H, W)`` into what metric and picture take, on the target's grid."""
         return self.decide(self.activate(logits))
+
+    def unit(self, name: str) -> str:
+        """Return the unit of one of the metric's or the benchmark's values."""
+        return {**self.units, **self.benchmark_units}[name]
 
 
 def _only(maps: Tensor) -> Tensor:
@@ -150,6 +156,7 @@ _RECORDS = (
         picture=pictures.greys,
         statistics=class_counts,
         constant=edge_base_rate,
+        benchmark_units={"odsF": "%", "oisF": "%", "AP": "%"},
     ),
 )
 
@@ -173,6 +180,30 @@ def select_tasks(names: Iterable[str]) -> list[Task]:
             f"Expected one or more different tasks among {', '.join(TASKS)}, got {chosen}: correct `tasks`."
         )
     return [task for task in TASK_RECORDS.values() if task.name in chosen]
+
+
+def relative_gain(
+    tasks: Iterable[Task],
+    scores: Mapping[str, Mapping[str, float]],
+    base: Mapping[str, Mapping[str, float]],
+) -> float | None:
+    """Return Delta_m in percent over the tasks that have both a score and a base; None where there is none.
+
+    Args:
+        tasks: to look at.
+        scores: ``{task: {metric: value}}``.
+        base: the single-task models' scores, one metric a task.
+    """
+    pairs = {
+        task.name: (scores[task.name][metric], value, metric in task.lower_is_better)
+        for task in tasks
+        for metric, value in base.get(task.name, {}).items()
+        if metric in scores[task.name]
+    }
+    if not pairs:
+        return None
+    values, bases, lower = ({name: pair[i] for name, pair in pairs.items()} for i in range(3))
+    return delta_m(values, bases, lower)
 
 
 def constant_prediction(task: Task, statistics: Tensor, target: Tensor) -> Tensor:

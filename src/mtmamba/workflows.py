@@ -1,4 +1,4 @@
-"""What the scripts do: train a model, evaluate a checkpoint."""
+"""What the scripts do: train a model, measure speed. Evaluation has a package of its own."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ from mtmamba import results, run
 from mtmamba.benchmarks.loader import benchmark_loader
 from mtmamba.benchmarks.scan import benchmark_scan
 from mtmamba.callbacks import PicturePanel, Throughput
-from mtmamba.checkpoints import BEST, FOLDER, AtomicCheckpointIO, LastCheckpoint, find_checkpoint, read_checkpoint
+from mtmamba.checkpoints import BEST, FOLDER, AtomicCheckpointIO, LastCheckpoint, read_checkpoint
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.files import remove_partial
 from mtmamba.lit_module import MultiTaskModule, NonFiniteLossError
@@ -77,32 +77,6 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         raise
     finally:
         _close(loggers)
-
-
-def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
-    """Evaluate a checkpoint on its dataset's validation images.
-
-    Args:
-        cfg: from the evaluation script's configuration.
-        run_dir: where to leave ``metrics.json`` and pictures.
-
-    Returns:
-        What ``metrics.json`` holds.
-    """
-    start = time.perf_counter()
-    path = find_checkpoint(Path(cfg.ckpt))
-    settings = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
-    settings |= {key: cfg[key] for key in ("backend", "cache_dir", "baseline")}
-    overrides = [f"{key}={value}" for key, value in settings.items()]
-    full = run.config_of(read_checkpoint(path)["mtmamba"], overrides)
-    begin(full, run_dir)
-
-    data = run.build_datamodule(full)
-    module = run.build_module(full)
-    pictures = PicturePanel(run_dir / "pictures", cfg.pictures)
-    pictures.name = "best"
-    trainer = hydra.utils.instantiate(cfg.trainer, callbacks=[pictures], logger=False, **TRAINER, _convert_="all")
-    return _score(full, run_dir, trainer, module, data, path, start)
 
 
 def benchmark(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
@@ -205,23 +179,11 @@ def _score(
     trainer.validate(module, data, verbose=False)
     scores = module.scores
     record = {
-        "run": str(run_dir),
-        "experiment": cfg.choices.get("experiment"),
-        "label": cfg.label,
-        "choices": dict(cfg.choices),
-        "seed": cfg.seed,
-        "git": results.git_revision(),
-        "checkpoint": str(path),
-        "step": checkpoint["global_step"],
-        "dataset": cfg.choices.data,
+        **results.score_record(cfg, run_dir, module.tasks, scores, module.delta_m_base),
+        **results.model_record(cfg, module.model, path, checkpoint["global_step"]),
         "split": "val",
         "images": len(data.dataset_of("val")),
-        "tasks": {task: {**values, "protocol": results.PROTOCOLS[task]} for task, values in scores.items()},
-        "delta_m": module.delta_m(scores),
-        "delta_m_base": module.delta_m_base,
-        "parameters": sum(p.numel() for p in module.model.parameters()),
         "seconds": round(time.perf_counter() - start, 1),
-        "hardware": results.hardware(),
     }
     if not trainer.is_global_zero:
         return record

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from mtmamba.data.datasets import DATASETS, DenseDataset, Transform
-from mtmamba.data.layouts import get_layout
+from mtmamba.data.layouts import DatasetError, get_layout
 from mtmamba.data.sampler import GlobalBatchSampler, accumulation, evaluation_batches
 from mtmamba.data.transforms import SCALE, TrainTransform, ValTransform
 from mtmamba.data.validation import validate
@@ -73,6 +73,7 @@ class DenseDataModule(LightningDataModule):
         self.num_workers, self.seed, self.cache_dir, self.scenes = num_workers, seed, Path(cache_dir), scenes
         self.train_dataset: DenseDataset | None = None
         self.val_dataset: DenseDataset | None = None
+        self._test: tuple[str, tuple[str, ...] | None] = ("val", None)
         self._prepared = False
 
     def accumulate_grad_batches(self, world_size: int) -> int:
@@ -119,32 +120,60 @@ class DenseDataModule(LightningDataModule):
             first_step=self._global_step,
         )
         self._check_trainer(sampler.accumulate)
-        return ResumableLoader(dataset, batch_sampler=sampler, **self._loading())
+        return ResumableLoader(dataset, batch_sampler=sampler, **self.loading())
 
     def plain_dataloader(self, split: str) -> DataLoader[dict[str, Any]]:
         """Return a loader of a split's images as they are, without augmentation, each once and in order."""
         dataset = copy.copy(self.dataset_of(split))
         dataset.transform = ValTransform(self.crop_size)
         return DataLoader(
-            dataset, batch_sampler=evaluation_batches(len(dataset), self.val_batch_size), **self._loading()
+            dataset, batch_sampler=evaluation_batches(len(dataset), self.val_batch_size), **self.loading()
         )
 
+    def choose_test(self, split: str, ids: Sequence[str] | None = None) -> None:
+        """Choose the images that ``test`` means: a split's, or those named among them; at first the validation images.
+
+        Neither dataset has public test labels.
+        """
+        self._test = (split, None if ids is None else tuple(ids))
+
     def dataset_of(self, split: str) -> DenseDataset:
-        """Return a split's dataset, once ``setup`` has opened it."""
+        """Return the dataset of ``train``, ``val`` or, without augmentation, ``test``, once ``setup`` has opened it.
+
+        Raises:
+            DatasetError: ``choose_test`` named images that are not in its split.
+        """
+        if split == "test":
+            return self._test_dataset()
         dataset = {"train": self.train_dataset, "val": self.val_dataset}[split]
         assert dataset is not None, "setup() comes first"
         return dataset
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader of this process's share of the validation images, each once, in order."""
-        dataset = self.dataset_of("val")
-        rank, world_size = self._place()
-        batches = evaluation_batches(len(dataset), self.val_batch_size, rank=rank, world_size=world_size)
-        return DataLoader(dataset, batch_sampler=batches, **self._loading())
+        return self._shared_loader(self.dataset_of("val"))
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the validation loader: neither dataset has public test labels."""
-        return self.val_dataloader()
+        """Return the loader of this process's share of the images that `choose_test` chose, each once, in order."""
+        return self._shared_loader(self.dataset_of("test"))
+
+    def _test_dataset(self) -> DenseDataset:
+        split, ids = self._test
+        dataset = copy.copy(self.dataset_of(split))
+        dataset.transform = ValTransform(self.crop_size)
+        if ids is not None:
+            if unknown := sorted(set(ids) - set(dataset.ids)):
+                raise DatasetError(
+                    f"Expected ids of the {split} split, got {len(unknown)} others, such as {unknown[0]}: correct the "
+                    "list, or split."
+                )
+            dataset.ids = [name for name in dataset.ids if name in set(ids)]
+        return dataset
+
+    def _shared_loader(self, dataset: DenseDataset) -> DataLoader[dict[str, Any]]:
+        rank, world_size = self._place()
+        batches = evaluation_batches(len(dataset), self.val_batch_size, rank=rank, world_size=world_size)
+        return DataLoader(dataset, batch_sampler=batches, **self.loading())
 
     def _share(self, world_size: int) -> int:
         return self.device_batch_size or max(1, self.batch_size // world_size)
@@ -155,7 +184,8 @@ class DenseDataModule(LightningDataModule):
     def _global_step(self) -> int:
         return self.trainer.global_step if self.trainer else 0
 
-    def _loading(self) -> dict[str, Any]:
+    def loading(self) -> dict[str, Any]:
+        """Return the options of every loader: worker processes and memory."""
         workers = self.num_workers
         if workers is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

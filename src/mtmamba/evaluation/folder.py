@@ -1,0 +1,142 @@
+"""Score a folder of predictions that any program wrote."""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from omegaconf import DictConfig, open_dict
+from PIL import Image
+from torch import Tensor, from_numpy
+from torch.utils.data import DataLoader, Dataset
+
+from mtmamba import run
+from mtmamba.data.datasets import DenseDataset
+from mtmamba.data.layouts import get_layout, read_ids
+from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
+from mtmamba.evaluation.formats import PredictionsError, check_predictions, read_prediction
+from mtmamba.evaluation.outcome import Evaluated, conclude, show
+from mtmamba.evaluation.statistics import ImageStatistics
+from mtmamba.run_folder import begin
+from mtmamba.tasks import select_tasks
+
+log = logging.getLogger(__name__)
+
+
+class PredictedImages(Dataset[tuple[str, dict[str, Tensor], dict[str, Tensor]]]):
+    """Each image's id, predictions and targets, on its own grid and without a batch axis.
+
+    Args:
+        dataset: of the images and targets.
+        folder: of the predictions.
+        num_outputs: by task.
+    """
+
+    def __init__(self, dataset: DenseDataset, folder: Path, num_outputs: Mapping[str, int]) -> None:
+        self.dataset, self.folder, self.num_outputs = dataset, folder, num_outputs
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+        name = self.dataset.ids[index]
+        raw = self.dataset.read(index)
+        targets = {task: from_numpy(raw[task]) for task in self.num_outputs}
+        if "normals" in targets:
+            targets["normals"] = targets["normals"].movedim(-1, 0)
+        return name, self.predictions(name), targets
+
+    def predictions(self, name: str) -> dict[str, Tensor]:
+        """Read an image's predictions."""
+        return {task: read_prediction(self.folder, task, name, n) for task, n in self.num_outputs.items()}
+
+
+def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
+    """Score a folder of predictions as `mtmamba.evaluation.checkpoint.evaluate` scores a checkpoint.
+
+    Boundaries are scored by the benchmark alone: the training loss of probabilities means nothing in 8 bits.
+
+    Args:
+        cfg: from the script's configuration.
+        run_dir: where to leave ``metrics.json`` and ``pictures``.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        PredictionsError: files are missing, superfluous or of another kind or size; nothing was computed.
+        DatasetError: the dataset is not what it should be, or the list of ids names other images.
+    """
+    start = time.perf_counter()
+    folder = Path(cfg.pred).expanduser()
+    tasks = _tasks(cfg, folder)
+    with open_dict(cfg):
+        cfg.tasks = [task.name for task in tasks]
+    begin(cfg, run_dir)
+    data = run.build_datamodule(cfg)
+    data.prepare_data()
+    known = read_ids(data.root, get_layout(data.dataset), cfg.split)
+    ids = read_id_list(cfg.ids, known)
+    data.choose_test(cfg.split, ids)
+    data.setup()
+    dataset = data.dataset_of("test")
+    check_predictions(folder, cfg.tasks, _sizes(dataset), known)
+
+    outputs = run.num_outputs(cfg)
+    metrics = {task.name: task.metric(outputs[task.name]) for task in tasks if task.name != "edge"}
+    collected = ImageStatistics(metrics)
+    pairs = PredictedImages(dataset, folder, outputs)
+    for name, predictions, targets in DataLoader(pairs, batch_size=None, **data.loading()):
+        batched = ({task: x[None] for task, x in maps.items()} for maps in (predictions, targets))
+        collected.add([name], *batched)
+    statistics = collected.gather(ids)
+    assert statistics is not None, "this script is one process"
+
+    def predict(sample: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {task: _padded(x, sample["image"].shape[-2:]) for task, x in pairs.predictions(sample["id"]).items()}
+
+    base = run.plain(cfg.data.delta_m_base)
+    found = Evaluated(tasks, dataset, metrics, statistics, folder, predict, base)
+    record = conclude(cfg, cfg, run_dir, found, {"predictions": str(folder)}, start)
+    show(record, tasks, run_dir, {})
+    return record
+
+
+def _tasks(cfg: DictConfig, folder: Path) -> list[Any]:
+    """Return the tasks to score: those named, or those of the dataset that have a folder."""
+    if not folder.is_dir():
+        raise PredictionsError(f"Expected a folder of predictions, got no {folder}: correct pred.")
+    known = list(cfg.data.num_outputs)
+    present = [task for task in known if (folder / task).is_dir()]
+    named = present if cfg.tasks is None else list(cfg.tasks)
+    if not named or not set(named) <= set(present):
+        raise PredictionsError(
+            f"Expected predictions in {folder}/TASK/ID.png for {named or f'some of {known}'}, got folders for "
+            f"{present}: write them, or name the tasks that you have (tasks=[...])."
+        )
+    if "edge" in named and choose_protocol(cfg.boundaries, cfg.data.dataset) is None:
+        if named == ["edge"] or cfg.tasks is not None:
+            raise PredictionsError(
+                "Expected a protocol for the edge task, got boundaries=null: set boundaries=auto, or leave edge out "
+                "(tasks=[...])."
+            )
+        log.info("boundaries=null: edge is not scored.")
+        named.remove("edge")
+    return select_tasks(named)
+
+
+def _sizes(dataset: DenseDataset) -> dict[str, tuple[int, int]]:
+    """Return each image's height and width, from its header."""
+    sizes = {}
+    for name in dataset.ids:
+        with Image.open(dataset.root / dataset.layout.image.format(id=name)) as image:
+            sizes[name] = (image.height, image.width)
+    return sizes
+
+
+def _padded(prediction: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Pad a map to a sample's grid, around the centre: ``(..., h, w)`` → ``(..., H, W)``."""
+    height, width = (full - inner for full, inner in zip(grid, prediction.shape[-2:], strict=True))
+    return F.pad(prediction, (width // 2, width - width // 2, height // 2, height - height // 2))

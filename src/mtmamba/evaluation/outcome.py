@@ -1,0 +1,179 @@
+"""From images' statistics to what an evaluation leaves behind: metrics.json, the table, the pictures."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from mtmamba import results
+from mtmamba.data.class_names import CLASS_NAMES
+from mtmamba.data.datasets import DenseDataset
+from mtmamba.evaluation.boundaries import (
+    VERSION,
+    boundary_score,
+    boundary_statistics,
+    choose_protocol,
+    read_id_list,
+    score_maps,
+)
+from mtmamba.evaluation.sheets import Predict, save_overview, save_worst, worst_images
+from mtmamba.evaluation.statistics import (
+    CONFIDENCE,
+    Assessment,
+    Score,
+    Statistics,
+    assess,
+    bootstrap,
+    interval,
+    resample_weights,
+)
+from mtmamba.metrics.boundary import plot_curve
+from mtmamba.metrics.pooled import PooledMetric
+from mtmamba.metrics.segmentation import class_iou
+from mtmamba.tasks import Task, relative_gain
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What was predicted on which images.
+
+    Attributes:
+        tasks: with predictions.
+        dataset: the images, in order.
+        metrics: by task; edge may be missing, where the benchmark alone scores it.
+        statistics: of the metrics, by task, a row per image.
+        folder: predictions as files, where the boundary benchmark finds its maps.
+        predict: predicts an image again, for pictures.
+        base: single-task scores for Delta_m.
+    """
+
+    tasks: Sequence[Task]
+    dataset: DenseDataset
+    metrics: Mapping[str, PooledMetric]
+    statistics: dict[str, dict[str, torch.Tensor]]
+    folder: Path
+    predict: Predict
+    base: Mapping[str, Mapping[str, float]]
+
+
+def conclude(
+    cfg: DictConfig, options: DictConfig, run_dir: Path, found: Evaluated, about: Mapping[str, Any], start: float
+) -> dict[str, Any]:
+    """Score everything, write ``metrics.json`` and the pictures, print the table, and return the record.
+
+    Args:
+        cfg: the run's configuration, with choices.
+        options: the settings of ``configs/evaluation``.
+        run_dir: where to write.
+        found: by the model, or in a folder.
+        about: what the record says beside the scores.
+        start: when the run began, ``time.perf_counter()``.
+    """
+    ids, statistics = found.dataset.ids, {task.name: dict(found.statistics.get(task.name, {})) for task in found.tasks}
+    score: dict[str, Score] = {task: metric.score for task, metric in found.metrics.items()}
+    edges = _score_boundaries(cfg, options, run_dir, found) if "edge" in statistics else None
+    if edges is not None:
+        statistics["edge"] |= edges[1]
+        metric = found.metrics.get("edge")
+        score["edge"] = lambda sums: {**(metric.score(sums) if metric else {}), **boundary_score(sums)}
+    resamples, seed = options.bootstrap.resamples, options.bootstrap.seed
+    assessment = assess(statistics, score, resamples=resamples, seed=seed)
+    headlines = {t.name: "odsF" if "odsF" in assessment.scores[t.name] else t.headline for t in found.tasks}
+    worst = worst_images(assessment, found.tasks, headlines, ids, options.worst)
+    record = {
+        **results.score_record(cfg, run_dir, found.tasks, assessment.scores, found.base),
+        **about,
+        "split": options.split,
+        "images": len(ids),
+        "intervals": assessment.intervals,
+        "delta_m_interval": _gain_interval(found, assessment),
+        "bootstrap": {"resamples": resamples, "seed": seed, "confidence": CONFIDENCE},
+        "classes": _class_scores(found, statistics, resamples, seed),
+        "worst": worst,
+    }
+    if edges is not None:
+        texts = [record["tasks"]["edge"]["protocol"]] if "edge" in found.metrics else []
+        record["tasks"]["edge"]["protocol"] = "; ".join([*texts, f"odsF, oisF, AP: {edges[0]['description']}"])
+        record["protocols"]["edge"] = {**record["protocols"]["edge"], "boundaries": edges[0]}
+    save_worst(run_dir / "pictures", found.tasks, worst, headlines, found.dataset, found.predict)
+    save_overview(run_dir / "pictures/best.png", found.tasks, found.dataset, found.predict, options.pictures)
+    record["seconds"] = round(time.perf_counter() - start, 1)
+    results.write_json(run_dir / "metrics.json", record)
+    return record
+
+
+def show(
+    record: Mapping[str, Any], tasks: Sequence[Task], run_dir: Path, columns: Mapping[str, results.Scores]
+) -> None:
+    """Print the table of a record's scores with their intervals, and where everything is."""
+    scores = {
+        task: {name: value for name, value in values.items() if name != "protocol"}
+        for task, values in record["tasks"].items()
+    }
+    results.show(results.score_table(tasks, scores, columns, record["delta_m"], record["intervals"]))
+    log.info("Scores: %s", run_dir / "metrics.json")
+    log.info("Pictures: %s", run_dir / "pictures")
+
+
+def _score_boundaries(
+    cfg: DictConfig, options: DictConfig, run_dir: Path, found: Evaluated
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+    """Return what the record says of the boundary protocol, and its statistics; None where it is not wanted."""
+    protocol = choose_protocol(options.boundaries, found.dataset.layout.name)
+    if protocol is None:
+        return None
+    ids = read_id_list(options.boundary_ids, found.dataset.ids)
+    description = protocol.describe(len(ids))
+    log.info("Matching boundaries, %s; boundaries=null leaves this out.", description)
+    cache = Path(cfg.cache_dir).expanduser()
+    scores = score_maps(found.folder, found.dataset, ids, protocol, workers=options.boundary_workers, cache=cache)
+    plot_curve(scores, run_dir / "pictures/boundaries.png", title=description)
+    about = {
+        "name": protocol.name,
+        "version": VERSION,
+        "description": description,
+        "images": len(ids),
+        "ids": options.boundary_ids,
+        "threshold": scores.threshold,
+        "precision": 100 * scores.precision,
+        "recall": 100 * scores.recall,
+    }
+    return about, boundary_statistics(scores, ids, found.dataset.ids)
+
+
+def _gain_interval(found: Evaluated, assessment: Assessment) -> tuple[float, float] | None:
+    """Return the interval of Delta_m: each resample scores all tasks on the same images."""
+    if relative_gain(found.tasks, assessment.scores, found.base) is None or not assessment.resamples:
+        return None
+    columns = {task: {n: v.tolist() for n, v in values.items()} for task, values in assessment.resamples.items()}
+    count = len(next(iter(next(iter(columns.values())).values())))
+    rows = ({t: {n: v[i] for n, v in values.items()} for t, values in columns.items()} for i in range(count))
+    return interval(torch.tensor([relative_gain(found.tasks, row, found.base) for row in rows], dtype=torch.float64))
+
+
+def _class_scores(
+    found: Evaluated, statistics: Mapping[str, Statistics], resamples: int, seed: int
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return every class's IoU in percent with its interval: ``{task: {class: {IoU, interval}}}``."""
+    scores: dict[str, dict[str, dict[str, Any]]] = {}
+    for task, names in CLASS_NAMES[found.dataset.layout.name].items():
+        if task not in statistics:
+            continue
+
+        def score(sums: Statistics, names: Sequence[str] = names) -> dict[str, torch.Tensor]:
+            return dict(zip(names, (100 * class_iou(sums["counts"])).unbind(-1), strict=True))
+
+        whole = score({"counts": statistics[task]["counts"].sum(0)})
+        scores[task] = {name: {"IoU": float(value)} for name, value in whole.items()}
+        if resamples:
+            weights = resample_weights(len(found.dataset.ids), resamples, seed)
+            for name, values in bootstrap(statistics[task], score, weights).items():
+                scores[task][name]["interval"] = interval(values)
+    return scores
