@@ -1,13 +1,14 @@
 """Our scores beside the paper's, wherever both mean the same."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
 from mtmamba import run
-from mtmamba.published import DEFAULTS, METRICS, TABLES, TASKS, VALIDATION_IMAGES, PublishedTable, Row
+from mtmamba.metrics.boundary import protocol
+from mtmamba.published import BOUNDARIES, DEFAULTS, METRICS, TABLES, TASKS, VALIDATION_IMAGES, PublishedTable, Row
 from mtmamba.report.gain import LOWER, Gain, gain_over, own_base, paper_base
 from mtmamba.report.groups import Group, Network, Summary, as_text, differences
 from mtmamba.report.runs import decisive
@@ -100,9 +101,9 @@ def compare(groups: Sequence[Group], derived: Derived) -> tuple[dict[str, list[L
         By table's number its lines, with the rows that we have no run of; the groups of no row, with the reason.
     """
     others = {group: reason for group in groups if (reason := _why_not_in_the_paper(group))}
-    usable = [group for group in groups if group not in others]
     lines = {
-        table.number: [line for row in table.rows for line in _lines(table, row, usable, derived)] for table in TABLES
+        table.number: [line for row in table.rows for line in _lines(table, row, groups, others, derived)]
+        for table in TABLES
     }
     return lines, others
 
@@ -111,18 +112,22 @@ def _why_not_in_the_paper(group: Group) -> str | None:
     networks = {network_of(overrides) for table in TABLES for row in table.rows for overrides in row.networks}
     if group.network not in networks:
         return "no such row in the paper"
+    if "tta" in group.settings:
+        return "scored with test-time augmentation, the paper without"
     split, images, expected = group.settings["split"], group.settings["images"], VALIDATION_IMAGES[group.network.data]
     if (split, images) != ("val", expected):
         return f"scored on {images} images of {split}, the paper on {expected} of val"
     return None
 
 
-def _lines(table: PublishedTable, row: Row, groups: Sequence[Group], derived: Derived) -> list[Line]:
+def _lines(
+    table: PublishedTable, row: Row, groups: Sequence[Group], others: Container[Group], derived: Derived
+) -> list[Line]:
     """Return a line for each manner of training of the row's networks; one without runs where there is none."""
     manners: dict[str, list[Group]] = {}
     for overrides in row.networks:
         for group in groups:
-            if group.network == network_of(overrides):
+            if group not in others and group.network == network_of(overrides):
                 manners.setdefault(_departures(group, overrides), []).append(group)
     return [
         _line(table, row, manner, members, groups, derived.get(table.data, ()))
@@ -149,13 +154,14 @@ def _line(
         ours, reason = _score(members, task, derived)
         notes += [reason] if reason else []
         figures[task] = Figure(ours, row.scores.get(task), 4 if METRICS[task] == "RMSE" else 2, task in LOWER)
-    gain = _gain(table.data, departures, members, groups, derived)
+    comparable = [task for task, figure in figures.items() if figure.ours is not None]
+    gain = _gain(table.data, departures, members, groups, comparable)
     shown = None
     if gain is not None:
-        compares = tuple(gain.tasks) == tuple(TASKS[table.data]) and not derived
-        shown = gain.summary if compares else None
+        whole = len(gain.tasks) == len(comparable) == len(figures)
+        shown = gain.summary if whole else None
         alone = f", of {', '.join(gain.tasks)}: {truncate(gain.summary.mean, 2):+.2f} %, which does not compare"
-        notes.append(f"Δm over {gain.base.name}{'' if compares else alone}")
+        notes.append(f"Δm over {gain.base.name}{'' if whole else alone}")
     figures["delta_m"] = Figure(shown, row.delta_m, lower=False, truncated=True)
     figures["parameters"], figures["flops"] = _cost(row, members)
     return Line(row, members, departures, figures, notes)
@@ -167,15 +173,26 @@ def _score(members: Sequence[Group], task: str, derived: Sequence[str]) -> tuple
         if task in group.network.tasks:
             if task in derived:
                 return None, f"{task}: derived labels, not the published ones, so nothing to compare"
-            if (ours := group.summary(task, METRICS[task])) is not None:
-                return ours, None
+            ours = group.summary(task, METRICS[task])
+            if ours is not None:
+                reason = _other_boundaries(group) if task == "edge" else None
+                return (None, reason) if reason else (ours, None)
             scored = ", ".join(metric for other, metric in group.metrics() if other == task) or "nothing"
             return None, f"{task}: scored by {scored}, which does not compare with the paper's {METRICS[task]}"
     return None, None
 
 
+def _other_boundaries(group: Group) -> str | None:
+    """Return why a group's odsF does not compare with the paper's; None if it does."""
+    expected = protocol(BOUNDARIES[group.network.data])
+    for name, images in {run_of_group.boundaries for run_of_group in group.runs}:
+        if (name, images) != (expected.name, expected.images):
+            return f"edge: odsF by {name} on {images} images; the paper's is by {expected.name} on {expected.images}"
+    return None
+
+
 def _gain(
-    data: str, departures: str, members: Sequence[Group], groups: Sequence[Group], derived: Sequence[str]
+    data: str, departures: str, members: Sequence[Group], groups: Sequence[Group], comparable: Sequence[str]
 ) -> Gain | None:
     if not members:
         return None
@@ -189,7 +206,7 @@ def _gain(
     if base := own_base(data, singles):
         return gain_over(base, members, TASKS[data])
     if base := paper_base(data, encoder):
-        return gain_over(base, members, [task for task in TASKS[data] if task not in derived])
+        return gain_over(base, members, comparable)
     return None
 
 

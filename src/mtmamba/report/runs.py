@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,9 @@ TRAINED = (
 )
 DECISIVE = ("data", "encoder", "decoder", *TRAINED)
 """The settings on which scores depend; the others say where and how fast a run went."""
+
+ONE_VIEW = {"flip": False, "scales": [1.0]}
+"""An evaluation without test-time augmentation."""
 
 INDIFFERENT = {
     "data.root", "data.cache_dir", "data.num_workers", "data.val_batch_size", "data.device_batch_size", "data.seed",
@@ -84,6 +87,14 @@ class Run:
         recorded = Path(self.record["checkpoint"])
         return (recorded if self.is_evaluation else self.folder / recorded.parent.name / recorded.name).resolve()
 
+    @property
+    def boundaries(self) -> tuple[str, int]:
+        """By which protocol odsF was measured, and on how many images."""
+        found: Any = self.record
+        for key in ("protocols", "edge", "boundaries"):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return (str(found.get("name")), int(found.get("images", 0))) if isinstance(found, Mapping) else ("unknown", 0)
+
     def protocol(self, task: str) -> str:
         """Return how a task was scored, in the record's words."""
         return str(self.record["tasks"].get(task, {}).get("protocol", "not recorded"))
@@ -119,8 +130,7 @@ def find_runs(patterns: Sequence[str]) -> tuple[list[Run], list[LeftOut]]:
             runs.append(read_run(folder))
         except BrokenRunError as error:
             left_out.append(LeftOut(folder, str(error)))
-    runs, repeated = _with_evaluations(runs)
-    return runs, left_out + repeated
+    return runs, left_out
 
 
 class BrokenRunError(ValueError):
@@ -148,6 +158,8 @@ def read_run(folder: Path) -> Run:
     checkpoint, recorded = Path(record["checkpoint"]), Path(record["run"])
     is_evaluation = checkpoint.resolve().parent.parent != recorded.resolve()
     settings = decisive(config, trained=not is_evaluation) | {key: record[key] for key in ("split", "images")}
+    if (views := record.get("tta", ONE_VIEW)) != ONE_VIEW:
+        settings["tta"] = views
     scores = {
         task: {name: float(x) for name, x in values.items() if _is_number(x)}
         for task, values in record["tasks"].items()
@@ -189,6 +201,8 @@ def _unfinished(folder: Path) -> str:
 def _require_complete(record: Any, config: Any) -> None:
     if not isinstance(record, dict):
         raise BrokenRunError("metrics.json is no mapping")
+    if "predictions" in record:
+        raise BrokenRunError("scores of prediction files, not of a model that is known here")
     missing = [key for key, kind in REQUIRED.items() if not isinstance(record.get(key), kind)]
     if "choices" not in missing:
         missing += [f"choices.{group}" for group in GROUPS if not isinstance(record["choices"].get(group), str)]
@@ -200,24 +214,6 @@ def _require_complete(record: Any, config: Any) -> None:
         raise BrokenRunError(f"metrics.json holds unknown tasks, {', '.join(unknown)}")
     if not isinstance(config, dict):
         raise BrokenRunError("config.yaml is no mapping")
-
-
-def _with_evaluations(runs: Iterable[Run]) -> tuple[list[Run], list[LeftOut]]:
-    """Add the scores of evaluations to the runs that trained their checkpoints, so that no model counts twice."""
-    runs = list(runs)
-    models = {run.checkpoint: run for run in runs if not run.is_evaluation}
-    left_out = []
-    for run in (run for run in runs if run.is_evaluation):
-        model = models.get(run.checkpoint)
-        if model is None:
-            models[run.checkpoint] = run
-        elif any(run.record[key] != model.record[key] for key in ("split", "images", "step")):
-            reason = f"an evaluation of {model.folder}'s checkpoint on other images, or of another step"
-            left_out.append(LeftOut(run.folder, reason))
-        else:
-            scores = {task: {**run.scores.get(task, {}), **values} for task, values in model.scores.items()}
-            models[run.checkpoint] = replace(model, scores=scores, evaluations=(*model.evaluations, run.folder))
-    return list(models.values()), left_out
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -86,7 +86,8 @@ def all_metrics(groups: Iterable[Group]) -> TextTable:
     for group in groups:
         for task, metric in group.metrics():
             summary = group.summary(task, metric)
-            value = f"{_summary(summary, 4)} {TASK_RECORDS[task].units.get(metric, '')}".strip()
+            units = {**TASK_RECORDS[task].units, **TASK_RECORDS[task].benchmark_units}
+            value = f"{_summary(summary, 4)} {units.get(metric, '')}".strip()
             count = str(summary.n) if summary else NOTHING
             name = f"{metric} {_arrow(task, metric)}"
             rows.append(_cells(group.name, task, name, value, count, group.runs[0].protocol(task)))

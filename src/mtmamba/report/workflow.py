@@ -8,6 +8,7 @@ from rich.console import Console
 from mtmamba import run
 from mtmamba.published import TASKS
 from mtmamba.report.compare import compare
+from mtmamba.report.evaluations import join_evaluations
 from mtmamba.report.groups import group_runs
 from mtmamba.report.page import html
 from mtmamba.report.runs import find_runs
@@ -41,7 +42,7 @@ def report(cfg: DictConfig) -> None:
             )
     sources = [plain["runs"]] if isinstance(plain["runs"], str) else plain["runs"]
     found, broken = find_runs(sources)
-    groups, repeated = group_runs(found)
+    groups, repeated = group_runs(join_evaluations(found))
     lines, others = compare(groups, derived)
 
     paper = [paper_table(number, rows) for number, rows in lines.items()]
