@@ -103,3 +103,14 @@ def assert_close(results: list[Tensor], expected: list[Tensor], dtype: torch.dty
 def test_equals_the_recurrence(channels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_channels", lambda *_: channels)
     assert_close(*both(make(2, 2, 9, 11, 40), dtype), dtype)  # two saved states; a block that is not full
+
+
+@pytest.mark.skipif(nvrtc.why_unavailable() is not None, reason=f"{nvrtc.why_unavailable()}")
+@pytest.mark.parametrize("kernel", ["ss2d_forward", "ss2d_backward"])
+@pytest.mark.parametrize("real", ["float", "bf16"])
+def test_compiles_for_a_gpu(kernel: str, real: str) -> None:
+    sizes = ("-DDIRECTIONS=4", "-DCHANNELS=2", f"-DTHREADS={cuda.THREADS}", f"-DSTRIDE={cuda.STRIDE}")
+    options = ("--gpu-architecture=sm_90", "--std=c++17", f"-DREAL={real}", *sizes)
+    assert nvrtc.compile_source(cuda.source(kernel), options).startswith(b"\x7fELF")
+    with pytest.raises(RuntimeError, match="error: "):
+        nvrtc.compile_source(f"{cuda.source(kernel)} oops", options)

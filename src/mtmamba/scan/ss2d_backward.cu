@@ -23,6 +23,36 @@ struct Chunk {
     } kept[SUBS][WARPS];
 };
 
+// The order of a thread's states: what it gives away first in a sum over the groups is always in slots 2 and 3.
+struct Order {
+    int low, high;
+    __device__ Order(int part, int upper) : low(part * STATES + 2 * upper), high(part * STATES + 2 * (1 - upper)) {}
+    __device__ int state(int i) const { return i < 2 ? low + i : high + i - 2; }
+    __device__ void read(const float* from, float (&to)[STATES]) const {
+        const float2 a = *reinterpret_cast<const float2*>(from + low), b = *reinterpret_cast<const float2*>(from + high);
+        to[0] = a.x, to[1] = a.y, to[2] = b.x, to[3] = b.y;
+    }
+};
+
+// Take the states one step on, having shown each decay to each(channel slot, state slot, decay).
+template <typename Each>
+__device__ __forceinline__ void advance(const Chunk& chunk, int l, const Slots& slots, const Order& order,
+                                        const float (&rate)[CHANNELS][STATES], float (&h)[CHANNELS][STATES],
+                                        const Each& each) {
+    float in[STATES];
+    order.read(chunk.inputs[l], in);
+#pragma unroll
+    for (int c = 0; c < CHANNELS; c++) {
+        const Step step = chunk.steps[l][slots.channel(c)];
+#pragma unroll
+        for (int i = 0; i < STATES; i++) {
+            const float decay = exp2_fast(step.delta * rate[c][i]);
+            each(c, i, decay);
+            h[c][i] = fmaf(decay, h[c][i], step.input * in[i]);
+        }
+    }
+}
+
 // dt (T, K, B, L, E) is overwritten with its gradient; dx (K, T, B, L, E); dbc (T, B, L, K, blocks, 2 N), blocks along
 // E; dA (T, K, B, E, N), with respect to A; dD, dbias (T, K, B, E).
 extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
@@ -45,13 +75,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
     const REAL* const dy_here = dy + place.origin(place.map) + column;
     REAL* const dt_here = dt + place.origin(place.sequence) + column;
     REAL* const dx_here = dx + place.origin(result) + column;
-    // The order of a thread's states depends on bit2: what it gives away first is always in slots 2 and 3.
-    const int low = slots.part * STATES + 2 * bit2, high = slots.part * STATES + 2 * (1 - bit2);
-    const auto state = [&](int i) { return i < 2 ? low + i : high + i - 2; };
-    const auto read = [&](const float* from, float (&to)[STATES]) {
-        const float2 a = *reinterpret_cast<const float2*>(from + low), b = *reinterpret_cast<const float2*>(from + high);
-        to[0] = a.x, to[1] = a.y, to[2] = b.x, to[3] = b.y;
-    };
+    const Order order(slots.part, bit2);
 
     for (int c = threadIdx.x; c < WIDTH; c += THREADS) offset[c] = place.has(c) ? bias[place.parameter(c)] : 0;
     float rate[CHANNELS][STATES], carry[CHANNELS][STATES], drate[CHANNELS][STATES], h[CHANNELS][STATES];
@@ -60,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
 #pragma unroll
         for (int i = 0; i < STATES; i++) {
             const int channel = slots.channel(c);
-            rate[c][i] = place.has(channel) ? A2[place.parameter(channel) * N + state(i)] : 0;
+            rate[c][i] = place.has(channel) ? A2[place.parameter(channel) * N + order.state(i)] : 0;
             carry[c][i] = drate[c][i] = 0;
         }
     const bool own = place.has(slots.channel(0));
@@ -103,31 +127,17 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
             const bool real = place.has(slots.channel(c));
 #pragma unroll
             for (int i = 0; i < STATES; i++)
-                h[c][i] = real ? wide(states[(at + slots.channel(c)) * N + state(i)]) : 0;
+                h[c][i] = real ? wide(states[(at + slots.channel(c)) * N + order.state(i)]) : 0;
         }
         __syncthreads();
 
-        const auto advance = [&](int l, auto&& each) {
-            float in[STATES];
-            read(chunk.inputs[l], in);
-#pragma unroll
-            for (int c = 0; c < CHANNELS; c++) {
-                const Step step = chunk.steps[l][slots.channel(c)];
-#pragma unroll
-                for (int i = 0; i < STATES; i++) {
-                    const float decay = exp2_fast(step.delta * rate[c][i]);
-                    each(c, i, decay);
-                    h[c][i] = fmaf(decay, h[c][i], step.input * in[i]);
-                }
-            }
-        };
         for (int sub = 0; sub < SUBS - 1; sub++) {
 #pragma unroll
             for (int c = 0; c < CHANNELS; c++)
 #pragma unroll
                 for (int i = 0; i < STATES; i++) narrow(h[c][i], chunk.kept[sub][warp].states[c][lane].at[i]);
 #pragma unroll
-            for (int s = 0; s < SUB; s++) advance(sub * SUB + s, [](int, int, float) {});
+            for (int s = 0; s < SUB; s++) advance(chunk, sub * SUB + s, slots, order, rate, h, [](int, int, float) {});
         }
 
         for (int sub = SUBS - 1; sub >= 0; sub--) {
@@ -142,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
             float before[SUB][CHANNELS][STATES], decays[SUB][CHANNELS][STATES];
 #pragma unroll
             for (int s = 0; s < SUB; s++)
-                advance(sub * SUB + s, [&](int c, int i, float decay) {
+                advance(chunk, sub * SUB + s, slots, order, rate, h, [&](int c, int i, float decay) {
                     before[s][c][i] = h[c][i];
                     decays[s][c][i] = decay;
                 });
@@ -153,8 +163,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
                 for (int q = BATCH - 1; q >= 0; q--) {
                     const int s = batch + q, l = sub * SUB + s;
                     float in[STATES], out[STATES], din[STATES] = {}, dout[STATES] = {};
-                    read(chunk.inputs[l], in);
-                    read(chunk.inputs[l] + N, out);
+                    order.read(chunk.inputs[l], in);
+                    order.read(chunk.inputs[l] + N, out);
 #pragma unroll
                     for (int c = 0; c < CHANNELS; c++) {
                         const Step step = chunk.steps[l][slots.channel(c)];
@@ -184,7 +194,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
                     for (int i = 0; i < 2; i++)
                         pair[i] = (bit1 ? dout[i] : din[i]) + __shfl_xor_sync(ALL, bit1 ? din[i] : dout[i], 8);
                     const float sum = (bit0 ? pair[1] : pair[0]) + __shfl_xor_sync(ALL, bit0 ? pair[0] : pair[1], 4);
-                    narrow(sum, chunk.kept[sub][warp].sums[s][bit1 * N + low + bit0]);
+                    narrow(sum, chunk.kept[sub][warp].sums[s][bit1 * N + order.low + bit0]);
                 }
                 const float to_input = sum_over_parts(dinput, slots.part);
                 const float to_exponent = sum_over_parts(dexponent, slots.part) * LN2;
@@ -230,7 +240,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
 #pragma unroll
         for (int i = 0; i < STATES; i++) {
             const size_t at = static_cast<size_t>(place.sequence) * channels + place.first + slots.channel(c);
-            if (place.has(slots.channel(c))) dA[at * N + state(i)] = drate[c][i];
+            if (place.has(slots.channel(c))) dA[at * N + order.state(i)] = drate[c][i];
         }
     // The parts that share a channel have each seen some of its steps.
     dskip += __shfl_xor_sync(ALL, dskip, 2), doffset += __shfl_xor_sync(ALL, doffset, 2);
