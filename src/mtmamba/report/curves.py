@@ -82,7 +82,7 @@ def line_chart(title: str, series: Sequence[Series]) -> Markup:
 def ticks(low: float, high: float, count: int) -> list[float]:
     """Return about ``count`` round numbers, 1, 2 or 5 times a power of ten apart, that cover a range.
 
-    >>> ticks(0.13, 0.94, 4)
+    >>> ticks(0.13, 0.9, 4)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
     span = (high - low) or abs(high) or 1.0
