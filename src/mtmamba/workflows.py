@@ -1,4 +1,4 @@
-"""What the scripts do: train a model, measure speed. Evaluation has a package of its own."""
+"""What the training script does. Evaluation and benchmarks have packages of their own."""
 
 import logging
 import time
@@ -15,8 +15,6 @@ from omegaconf import DictConfig
 from torch import nn
 
 from mtmamba import results, run
-from mtmamba.benchmarks.loader import benchmark_loader
-from mtmamba.benchmarks.scan import benchmark_scan
 from mtmamba.callbacks import PicturePanel, Throughput
 from mtmamba.checkpoints import BEST, FOLDER, AtomicCheckpointIO, LastCheckpoint, read_checkpoint
 from mtmamba.data.datamodule import DenseDataModule
@@ -77,28 +75,6 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         raise
     finally:
         _close(loggers)
-
-
-def benchmark(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
-    """Measure the selective scan and the loader on this machine; leave ``benchmark.json`` in the run's folder.
-
-    Args:
-        cfg: from the benchmark script's configuration.
-        run_dir: where to leave the numbers.
-    """
-    begin(cfg, run_dir)
-    measured: dict[str, Any] = {}
-    if "scan" in cfg.what:
-        measured["scan"] = benchmark_scan(**run.plain(cfg.scan))
-    if "loader" in cfg.what:
-        data = run.build_datamodule(cfg)
-        data.prepare_data()
-        data.setup()
-        measured["loader"] = benchmark_loader(data.dataset_of("train"), **run.plain(cfg.loader))
-    results.write_json(run_dir / "benchmark.json", measured | {"environment": results.environment()})
-    for name, values in measured.items():
-        log.info("%s: %s", name, values)
-    return measured
 
 
 def _monitor(name: str, module: MultiTaskModule) -> tuple[str, str]:

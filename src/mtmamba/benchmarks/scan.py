@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from mtmamba.scan import selective_scan
+from mtmamba.stats.speed import peak_bytes
 
 DIRECTIONS = 4
 
@@ -58,7 +58,7 @@ def benchmark_scan(
             "d_state": d_state,
             "forward_s": _best_seconds(forward, repeats, device),
             "forward_backward_s": _best_seconds(forward_backward, repeats, device),
-            "peak_extra_mib": (_peak_bytes(forward_backward) - returned_bytes) / 2**20,
+            "peak_extra_mib": (peak_bytes(forward_backward, torch.device(device)) - returned_bytes) / 2**20,
         }
         results.append(result)
     return results
@@ -79,11 +79,3 @@ def _best_seconds(function: Callable[[], object], repeats: int, device: str) -> 
         wait()
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])
-
-
-def _peak_bytes(function: Callable[[], object]) -> int:
-    """Most bytes that PyTorch's allocators held at once during the call beyond what they held before."""
-    with torch.autograd.profiler.profile(profile_memory=True) as profiler:
-        function()
-    events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))

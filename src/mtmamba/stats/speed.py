@@ -38,7 +38,7 @@ def measure_speed(model: nn.Module, image_size: Sequence[int], batch_size: int =
     forward = partial(model.eval(), images)
     with torch.inference_mode():
         held = images.nbytes + sum(x.nbytes for x in (*weights, *model.buffers()))
-        peak = held + _peak_bytes(forward, device)  # which also warms up
+        peak = held + peak_bytes(forward, device)  # which also warms up
         latency = median(_seconds(forward, device) for _ in range(repeats))
     return Speed(latency, batch_size / latency, peak)
 
@@ -52,7 +52,7 @@ def _seconds(function: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _peak_bytes(function: Callable[[], object], device: torch.device) -> int:
+def peak_bytes(function: Callable[[], object], device: torch.device) -> int:
     """Most bytes that a call holds at once beyond what was held before."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated()
@@ -62,4 +62,4 @@ def _peak_bytes(function: Callable[[], object], device: torch.device) -> int:
     with profile(profile_memory=True) as profiler:
         function()
     events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())), default=0)

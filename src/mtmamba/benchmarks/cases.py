@@ -1,0 +1,215 @@
+"""What a benchmark measures: a case is one call at one size and precision."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import product
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from mtmamba import run
+from mtmamba.benchmarks.floors import Work, count_work
+from mtmamba.benchmarks.timing import PRECISIONS, autocast
+from mtmamba.models.blocks import EXPANSION, MFE
+from mtmamba.models.decoders import Decoder, Stage
+from mtmamba.models.layers import TaskLayerNorm, TaskLinear
+from mtmamba.models.multitask import STRIDE, MultiTaskModel
+from mtmamba.models.ss2d import SS2D
+
+PASSES = ("forward", "backward")
+"""Of operators and blocks: the forward pass without gradients, or forward and backward together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case(ABC):
+    """One call to measure."""
+
+    name: str
+    group: str
+    """Part of the benchmark: ``ops``, ``blocks`` or ``model``."""
+    release_name: str
+    """Name without what only our program can choose."""
+    precision: str
+    batch_size: int
+    backend: str
+    """The selective scan's."""
+    backward: bool
+    """Whether a backward pass belongs to it."""
+    optimizer: bool = False
+    """Whether a step of AdamW belongs to it."""
+    cuda_graph: bool = False
+
+    @abstractmethod
+    def prepare(self, device: torch.device) -> Callable[[], object]:
+        """Build everything on a device and return what to measure."""
+
+    @abstractmethod
+    def work(self) -> Work:
+        """Count a forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapCase(Case):
+    """A module over random maps ``(T, B, H, W, C)``, an operator or a block of the decoder."""
+
+    build: Callable[[str], nn.Module]
+    """From the scan's backend."""
+    shape: tuple[int, ...]
+
+    def prepare(self, device: torch.device) -> Callable[[], object]:
+        """Build module and map; in ``bf16`` the map is what autocast makes of it inside a network."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        with torch.device(device):
+            module = self.build(self.backend)
+        x = torch.randn(self.shape, device=device).to(dtype).requires_grad_(self.backward)
+
+        def forward() -> Tensor:
+            with autocast(device, self.precision):
+                y: Tensor = module(x)
+            return y
+
+        if not self.backward:
+            module.eval()
+            return torch.no_grad()(forward)
+        inputs = [x, *module.parameters()]
+        dy = torch.randn_like(forward())
+        return lambda: torch.autograd.grad(forward(), inputs, dy)
+
+    def work(self) -> Work:
+        """Count a forward pass."""
+        with torch.device("meta"):
+            return count_work(self.build("auto"), [torch.empty(self.shape)])
+
+
+def operator_cases(cfg: DictConfig, backend: str) -> Iterator[Case]:
+    """Yield the cases of single operators.
+
+    Args:
+        cfg: ``maps`` (operator, tasks, channels and size of each), ``batch_sizes``, ``precisions`` and ``passes``.
+        backend: the selective scan's.
+    """
+    _require_settings(cfg)
+    for settings in cfg.maps:
+        require("op", [settings.op], OPERATORS)
+        tasks, dim, (height, width) = settings.tasks, settings.dim, settings.size
+        name = f"{settings.op}_t{tasks}_{dim}_{height}x{width}"
+        build = partial(OPERATORS[settings.op], tasks, dim)
+        yield from _map_cases("ops", name, build, (tasks, height, width, dim), cfg, backend)
+
+
+def block_cases(cfg: DictConfig, networks: Mapping[str, str], backend: str) -> Iterator[Case]:
+    """Yield the cases of each kind of block in each decoder stage.
+
+    Args:
+        cfg: ``networks`` (names), ``batch_sizes``, ``precisions`` and ``passes``.
+        networks: overrides of the training configuration, by name.
+        backend: the selective scan's.
+    """
+    _require_settings(cfg)
+    require("blocks.networks", cfg.networks, networks)
+    for network in cfg.networks:
+        train_cfg, model = network_on_meta(networks[network])
+        tasks = len(model.decoder.tasks)
+        for stage, dim in enumerate(model.encoder.channels[2::-1]):
+            height, width = (math.ceil(side / STRIDE) * 2 ** (stage + 1) for side in train_cfg.data.crop_size)
+            for kind, index in _kinds(model, stage).items():
+                name = f"{kind.lower()}_{network}_t{tasks}_{dim}_{height}x{width}"
+                build = partial(_block, networks[network], stage, index)
+                yield from _map_cases("blocks", name, build, (tasks, height, width, dim), cfg, backend)
+
+
+def _kinds(model: MultiTaskModel, stage: int) -> dict[str, int]:
+    """Return where each kind of block stands in a decoder stage, the last of each."""
+    return {type(block).__name__: index for index, block in enumerate(_blocks(model.decoder, stage))}
+
+
+def _blocks(decoder: Decoder, stage: int) -> nn.ModuleList:
+    return cast(Stage, decoder.stages[stage]).blocks
+
+
+@cache
+def network_on_meta(overrides: str) -> tuple[DictConfig, MultiTaskModel]:
+    """Compose a network's training configuration and build the network without storage."""
+    cfg = network_config(overrides)
+    with torch.device("meta"):
+        return cfg, run.build_model(cfg)
+
+
+def network_config(overrides: str, *more: str) -> DictConfig:
+    """Compose the training configuration of a network with random weights.
+
+    Args:
+        overrides: as on the command line, parted by spaces.
+        more: further overrides.
+    """
+    return run.load_config([*overrides.split(), "encoder.pretrained=false", *more])
+
+
+def require(key: str, values: Iterable[Any], choices: Iterable[Any]) -> None:
+    """Raise ConfigError unless every value is one of the choices."""
+    allowed = list(choices)
+    if wrong := [value for value in values if value not in allowed]:
+        raise run.ConfigError(f"Expected {key} among {', '.join(map(str, allowed))}, got {wrong}: correct it.")
+
+
+def _require_settings(cfg: DictConfig) -> None:
+    require("precisions", cfg.precisions, PRECISIONS)
+    require("passes", cfg.passes, PASSES)
+
+
+def _map_cases(
+    group: str, name: str, build: Callable[[str], nn.Module], shape: Sequence[int], cfg: DictConfig, backend: str
+) -> Iterator[Case]:
+    tasks, *rest = shape
+    for batch, precision, passes in product(cfg.batch_sizes, cfg.precisions, cfg.passes):
+        full_name = f"{name}_b{batch}_{precision}_{passes}"
+        yield MapCase(
+            name=full_name,
+            group=group,
+            release_name=full_name,
+            precision=precision,
+            batch_size=batch,
+            backend=backend,
+            backward=passes == "backward",
+            build=build,
+            shape=(tasks, batch, *rest),
+        )
+
+
+def _block(overrides: str, stage: int, index: int, backend: str) -> nn.Module:
+    cfg = network_config(overrides, f"backend={backend}")
+    _, model = network_on_meta(overrides)
+    return _blocks(run.build_decoder(cfg, model.encoder.channels), stage)[index]
+
+
+def _ss2d(tasks: int, dim: int, backend: str) -> nn.Module:
+    scan = SS2D(tasks, dim, dt_rank=math.ceil(dim / EXPANSION / 16))
+    scan.backend = backend
+    return nn.Sequential(scan, TaskLayerNorm(tasks, dim))
+
+
+class _Signal(nn.Module):
+    """Stand in for a scan: give back what would be scanned."""
+
+    def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
+        return x
+
+
+def _conv(tasks: int, dim: int, backend: str) -> nn.Module:
+    mfe = MFE(tasks, dim // EXPANSION)
+    for name, module in {"in_proj": nn.Identity(), "ss2d": _Signal(), "norm": nn.Identity()}.items():
+        mfe.add_module(name, module)
+    return mfe
+
+
+def _linear(tasks: int, dim: int, backend: str) -> nn.Module:
+    return TaskLinear(tasks, dim, 4 * dim, bias=False)
+
+
+OPERATORS: Mapping[str, Callable[[int, int, str], nn.Module]] = {"ss2d": _ss2d, "conv": _conv, "linear": _linear}
+"""The SS2D core and the norm after it; the MFE's convolution and SiLU before it; a product to four times the channels."""
