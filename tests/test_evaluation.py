@@ -24,7 +24,15 @@ from mtmamba.evaluation.formats import (
     save_prediction,
 )
 from mtmamba.evaluation.sheets import worst_images
-from mtmamba.evaluation.statistics import Assessment, ImageStatistics, assess, bootstrap, interval, resample_weights
+from mtmamba.evaluation.statistics import (
+    Assessment,
+    ImageStatistics,
+    assess,
+    bootstrap,
+    image_statistics,
+    interval,
+    resample_weights,
+)
 from mtmamba.evaluation.views import Views
 from mtmamba.metrics import DepthError, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure
 from mtmamba.metrics.boundary import pool
@@ -62,9 +70,8 @@ def collect() -> ImageStatistics:
     predictions, targets = maps()
     collected = ImageStatistics(METRICS)
     for i in range(6):
-        collected.add(
-            [IDS[i]], {t: x[i : i + 1] for t, x in predictions.items()}, {t: x[i : i + 1] for t, x in targets.items()}
-        )
+        one = [{task: x[i : i + 1] for task, x in side.items()} for side in (predictions, targets)]
+        collected.add([IDS[i]], image_statistics(METRICS, *one))
     return collected
 
 

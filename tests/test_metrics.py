@@ -16,7 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from mtmamba.evaluation.statistics import ImageStatistics
+from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.losses import edge_cross_entropy
 from mtmamba.metrics import DepthError, EdgeLoss, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure, delta_m
 from mtmamba.metrics.saliency import f_measures, threshold_counts
@@ -72,11 +72,12 @@ def test_merged_halves_equal_the_whole(task):
 
 def gathered(images: Iterable[int]) -> dict[str, dict[str, Tensor]] | None:
     """The statistics of these images and of every other process's, the last image first."""
-    collected = ImageStatistics({task: build() for task, build in METRICS.items()})
+    collected = ImageStatistics(METRICS)
+    metrics = {task: build() for task, build in METRICS.items()}
     samples = {task: sample(task) for task in METRICS}
     for i in images:
         prediction, target = ({task: pair[k][i : i + 1] for task, pair in samples.items()} for k in range(2))
-        collected.add([str(i)], prediction, target)
+        collected.add([str(i)], image_statistics(metrics, prediction, target))
     return collected.gather(["3", "2", "1", "0"])
 
 

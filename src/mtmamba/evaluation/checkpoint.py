@@ -21,7 +21,7 @@ from mtmamba.data.layouts import get_layout, read_ids
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
 from mtmamba.evaluation.formats import save_prediction
 from mtmamba.evaluation.outcome import Evaluated, conclude, show
-from mtmamba.evaluation.statistics import ImageStatistics
+from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.evaluation.views import Views
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.run_folder import begin
@@ -59,13 +59,14 @@ class Evaluator(LightningModule):
         super().__init__()
         self.model, self.views = views.model, views
         self.order, self.folder, self.saved = order, folder, saved
+        self.metrics = metrics
         self.collected = ImageStatistics(metrics)
         self.statistics: dict[str, dict[str, Tensor]] | None = None
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict a batch."""
         predictions = self.views(batch["image"])
-        self.collected.add(batch["id"], predictions, batch)  # type: ignore[arg-type]
+        self.collected.add(batch["id"], image_statistics(self.metrics, predictions, batch))
         for task in self.saved:
             for index, image in enumerate(batch["id"]):
                 cut = without_padding(predictions[task][index], batch["size"][index].tolist())

@@ -18,35 +18,40 @@ from mtmamba.data.layouts import get_layout, read_ids
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
 from mtmamba.evaluation.formats import PredictionsError, check_predictions, read_prediction
 from mtmamba.evaluation.outcome import Evaluated, conclude, show
-from mtmamba.evaluation.statistics import ImageStatistics
+from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
+from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.run_folder import begin
 from mtmamba.tasks import select_tasks
 
 log = logging.getLogger(__name__)
 
 
-class PredictedImages(Dataset[tuple[str, dict[str, Tensor], dict[str, Tensor]]]):
-    """Each image's id, predictions and targets, on its own grid and without a batch axis.
+class PredictedImages(Dataset[tuple[str, dict[str, dict[str, Tensor]]]]):
+    """Each image's id and statistics, computed where it is read: in a loader's workers, all cores share the work.
 
     Args:
         dataset: of the images and targets.
         folder: of the predictions.
         num_outputs: by task.
+        metrics: by task; those of the other tasks are not computed.
     """
 
-    def __init__(self, dataset: DenseDataset, folder: Path, num_outputs: Mapping[str, int]) -> None:
-        self.dataset, self.folder, self.num_outputs = dataset, folder, num_outputs
+    def __init__(
+        self, dataset: DenseDataset, folder: Path, num_outputs: Mapping[str, int], metrics: Mapping[str, PooledMetric]
+    ) -> None:
+        self.dataset, self.folder, self.num_outputs, self.metrics = dataset, folder, num_outputs, metrics
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+    def __getitem__(self, index: int) -> tuple[str, dict[str, dict[str, Tensor]]]:
         name = self.dataset.ids[index]
         raw = self.dataset.read(index)
-        targets = {task: from_numpy(raw[task]) for task in self.num_outputs}
+        targets = {task: from_numpy(raw[task])[None] for task in self.metrics}
         if "normals" in targets:
-            targets["normals"] = targets["normals"].movedim(-1, 0)
-        return name, self.predictions(name), targets
+            targets["normals"] = targets["normals"].movedim(-1, 1)
+        predictions = {task: x[None] for task, x in self.predictions(name).items()}
+        return name, image_statistics(self.metrics, predictions, targets)
 
     def predictions(self, name: str) -> dict[str, Tensor]:
         """Read an image's predictions."""
@@ -87,19 +92,18 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     outputs = run.num_outputs(cfg)
     metrics = {task.name: task.metric(outputs[task.name]) for task in tasks if task.name != "edge"}
     collected = ImageStatistics(metrics)
-    pairs = PredictedImages(dataset, folder, outputs)
-    for name, predictions, targets in DataLoader(pairs, batch_size=None, **data.loading()):
-        batched = ({task: x[None] for task, x in maps.items()} for maps in (predictions, targets))
-        collected.add([name], *batched)
+    images = PredictedImages(dataset, folder, outputs, metrics)
+    for name, found in DataLoader(images, batch_size=None, **data.loading()):
+        collected.add([name], found)
     statistics = collected.gather(ids)
     assert statistics is not None, "this script is one process"
 
     def predict(sample: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {task: _padded(x, sample["image"].shape[-2:]) for task, x in pairs.predictions(sample["id"]).items()}
+        return {task: _padded(x, sample["image"].shape[-2:]) for task, x in images.predictions(sample["id"]).items()}
 
     base = run.plain(cfg.data.delta_m_base)
-    found = Evaluated(tasks, dataset, metrics, statistics, folder, predict, base)
-    record = conclude(cfg, cfg, run_dir, found, {"predictions": str(folder)}, start)
+    evaluated = Evaluated(tasks, dataset, metrics, statistics, folder, predict, base)
+    record = conclude(cfg, cfg, run_dir, evaluated, {"predictions": str(folder)}, start)
     show(record, tasks, run_dir, {})
     return record
 

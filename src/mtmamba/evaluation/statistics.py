@@ -6,6 +6,7 @@ the pixels nor the model again: a bootstrap sample is a weighted sum of the imag
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,24 +24,32 @@ CONFIDENCE = 0.95
 _CHUNK = 50  # sums scored at once: a histogram of normals' errors has 18,000 numbers
 
 
+def image_statistics(
+    metrics: Mapping[str, PooledMetric], predictions: Mapping[str, Tensor], targets: Mapping[str, Any]
+) -> dict[str, dict[str, Tensor]]:
+    """Return the statistics of a batch's images, on the CPU, from predictions and targets as the metrics take them."""
+    return {
+        task: {name: _compact(x) for name, x in metric.statistics(predictions[task], targets[task]).items()}
+        for task, metric in metrics.items()
+    }
+
+
 class ImageStatistics:
     """Collect each image's statistics over the batches of one process, or of several.
 
     Args:
-        metrics: by task.
+        tasks: their names.
     """
 
-    def __init__(self, metrics: Mapping[str, PooledMetric]) -> None:
-        self.metrics = metrics
+    def __init__(self, tasks: Iterable[str]) -> None:
         self._ids: list[str] = []
-        self._found: dict[str, list[dict[str, Tensor]]] = {task: [] for task in metrics}
+        self._found: dict[str, list[Statistics]] = {task: [] for task in tasks}
 
-    def add(self, ids: Sequence[str], predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
-        """Add a batch: predictions and targets by task, as the metrics take them."""
+    def add(self, ids: Sequence[str], found: Mapping[str, Statistics]) -> None:
+        """Add a batch's `image_statistics`."""
         self._ids += ids
-        for task, metric in self.metrics.items():
-            found = metric.statistics(predictions[task], targets[task])
-            self._found[task].append({name: _compact(values) for name, values in found.items()})
+        for task, parts in self._found.items():
+            parts.append(found[task])
 
     def gather(self, order: Sequence[str]) -> dict[str, dict[str, Tensor]] | None:
         """Return the images of every process in this order; None in all processes but the first.
@@ -60,7 +69,7 @@ class ImageStatistics:
         rows = torch.tensor([place[image] for image in order])
         return {
             task: {name: values[rows] for name, values in _joined([found[task] for ids, found in parts if ids]).items()}
-            for task in self.metrics
+            for task in self._found
         }
 
 
@@ -115,7 +124,11 @@ def resample_weights(images: int, resamples: int, seed: int) -> Tensor:
 
 
 def bootstrap(statistics: Statistics, score: Score, weights: Tensor) -> dict[str, Tensor]:
-    """Score every resample: weights ``(R, N)`` → ``{value: (R,)}``."""
+    """Score every resample: weights ``(R, N)`` → ``{value: (R,)}``.
+
+    A class that the whole set shows and a resample does not counts 0 there, by mIoU's definition: on few images the
+    interval of mIoU reaches low.
+    """
     flat = {name: values.reshape(len(values), -1).double() for name, values in statistics.items()}
     return _score_rows(
         score,
