@@ -28,7 +28,7 @@ GRADED = [row for table in published.TABLES for row in table.rows if row.delta_m
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Compose each configuration once for all tests, and count the FLOPs of none: these runs' sizes are made up."""
-    monkeypatch.setattr("mtmamba.run.load_config", lambda overrides: configuration(tuple(overrides)))
+    monkeypatch.setattr("mtmamba.report.compare.load_config", lambda overrides: configuration(tuple(overrides)))
     monkeypatch.setattr("mtmamba.report.compare.network_stats", lambda _: SimpleNamespace(total_parameters=0))
 
 
@@ -267,20 +267,38 @@ def test_an_evaluation_adds_to_the_run_that_trained_its_checkpoint(tmp_path, tra
 
 
 @pytest.mark.parametrize(
-    ("record", "reason"),
+    ("record", "told", "reason"),
     [
-        ({"tta": {"flip": True, "scales": [1.0]}}, "scored with test-time augmentation, the paper without"),
-        ({"images": 100}, "scored on 100 images of val, the paper on 654 of val"),
-        ({"split": "train"}, "scored on 654 images of train, the paper on 654 of val"),
+        (
+            {"tta": {"flip": True, "scales": [1.0]}},
+            "tta.flip=true, tta.scales=[1.0]",
+            "scored with test-time augmentation, the paper without",
+        ),
+        ({"images": 100}, "images=100", "scored on 100 images of val, the paper on 654 of val"),
+        ({"split": "train"}, "split=train", "scored on 654 images of train, the paper on 654 of val"),
     ],
 )
-def test_an_evaluation_of_another_kind_adds_nothing(tmp_path, record, reason):
+def test_an_evaluation_of_another_kind_adds_nothing(tmp_path, record, told, reason):
     run = write_run(tmp_path / "train", PAPER, paper_scores("semseg depth normals edge", STAR))
     write_evaluation(tmp_path / "eval", run, edge=99, **record)
     groups, _ = groups_below(tmp_path)
     others = compare(groups, NOTHING_DERIVED)[1]
     assert [(group.runs[0].folder.name, why) for group, why in others.items()] == [("eval", reason)]
+    assert [group.differs_in for group in others] == [f"evaluation of a checkpoint, {told}"]
     assert line(lines_below(tmp_path), "5", "adaptive g").figures["edge"].ours == (78.7, None, 1)
+
+
+def test_a_score_of_some_seeds_says_of_how_many(tmp_path):
+    scores = paper_scores("semseg depth normals", "55.82 0.5066 18.63") | {"edge": {"loss": 0.04}}
+    for images in (654, 3):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{images}/{seed}", PAPER, scores, seed=seed, images=images)
+        write_evaluation(tmp_path / f"{images}/eval", tmp_path / f"{images}/1", images=images)
+    lines, others = compare(groups_below(tmp_path)[0], NOTHING_DERIVED)
+    found = line(lines, "5", "adaptive g")
+    assert found.notes[0] == "edge: of 1 of 2 runs"
+    assert (found.figures["semseg"].ours.n, found.figures["delta_m"].ours.n) == (2, 1)
+    assert "78.70 (n = 1)" in texts(other_runs(others))[0]
 
 
 def test_an_evaluation_alone_says_that_its_training_is_unknown(tmp_path):

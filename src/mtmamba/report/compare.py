@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from mtmamba import run
 from mtmamba.metrics.boundary import protocol
 from mtmamba.published import BOUNDARIES, DEFAULTS, METRICS, TABLES, TASKS, VALIDATION_IMAGES, PublishedTable, Row
 from mtmamba.report.gain import LOWER, Gain, gain_over, own_base, paper_base
 from mtmamba.report.groups import Group, Network, Summary, as_text, differences
 from mtmamba.report.runs import decisive
+from mtmamba.run import load_config, plain
 from mtmamba.stats.tables import floored, network_stats, our_figures
 
 Derived = Mapping[str, Sequence[str]]
@@ -85,8 +85,8 @@ def network_of(overrides: str) -> Network:
 @cache
 def reference(overrides: str, *, trained: bool) -> Mapping[str, Any]:
     """Return the decisive settings of a network in our configuration of the paper's experiment."""
-    cfg = run.load_config(["experiment=nyud_mtmamba", *overrides.split()])
-    found = decisive(run.plain(cfg), trained=trained)
+    cfg = load_config(["experiment=nyud_mtmamba", *overrides.split()])
+    found = decisive(plain(cfg), trained=trained)
     return found | {"split": "val", "images": VALIDATION_IMAGES[cfg.choices.data]}
 
 
@@ -112,7 +112,7 @@ def _why_not_in_the_paper(group: Group) -> str | None:
     networks = {network_of(overrides) for table in TABLES for row in table.rows for overrides in row.networks}
     if group.network not in networks:
         return "no such row in the paper"
-    if "tta" in group.settings:
+    if any(key.startswith("tta.") for key in group.settings):
         return "scored with test-time augmentation, the paper without"
     split, images, expected = group.settings["split"], group.settings["images"], VALIDATION_IMAGES[group.network.data]
     if (split, images) != ("val", expected):
@@ -151,8 +151,8 @@ def _line(
     notes = [f"Settings: {departures}"] if departures else []
     figures = {}
     for task in TASKS[table.data]:
-        ours, reason = _score(members, task, derived)
-        notes += [reason] if reason else []
+        ours, note = _score(members, task, derived)
+        notes += [note] if note else []
         figures[task] = Figure(ours, row.scores.get(task), 4 if METRICS[task] == "RMSE" else 2, task in LOWER)
     comparable = [task for task, figure in figures.items() if figure.ours is not None]
     gain = _gain(table.data, departures, members, groups, comparable)
@@ -168,7 +168,7 @@ def _line(
 
 
 def _score(members: Sequence[Group], task: str, derived: Sequence[str]) -> tuple[Summary | None, str | None]:
-    """Return our score of a task where it compares with the paper's, else the reason why there is none."""
+    """Return our score of a task where it compares with the paper's, and what must be said of it or of its absence."""
     for group in members:
         if task in group.network.tasks:
             if task in derived:
@@ -176,7 +176,8 @@ def _score(members: Sequence[Group], task: str, derived: Sequence[str]) -> tuple
             ours = group.summary(task, METRICS[task])
             if ours is not None:
                 reason = _other_boundaries(group) if task == "edge" else None
-                return (None, reason) if reason else (ours, None)
+                part = f"{task}: of {ours.n} of {len(group.runs)} runs" if ours.n < len(group.runs) else None
+                return (None, reason) if reason else (ours, part)
             scored = ", ".join(metric for other, metric in group.metrics() if other == task) or "nothing"
             return None, f"{task}: scored by {scored}, which does not compare with the paper's {METRICS[task]}"
     return None, None
@@ -185,7 +186,8 @@ def _score(members: Sequence[Group], task: str, derived: Sequence[str]) -> tuple
 def _other_boundaries(group: Group) -> str | None:
     """Return why a group's odsF does not compare with the paper's; None if it does."""
     expected = protocol(BOUNDARIES[group.network.data])
-    for name, images in {run_of_group.boundaries for run_of_group in group.runs}:
+    measured = [run for run in group.runs if METRICS["edge"] in run.scores.get("edge", {})]
+    for name, images in {run.boundaries for run in measured}:
         if (name, images) != (expected.name, expected.images):
             return f"edge: odsF by {name} on {images} images; the paper's is by {expected.name} on {expected.images}"
     return None

@@ -27,7 +27,9 @@ def join_evaluations(runs: Iterable[Run]) -> list[Run]:
 def _scores_the_same(run: Run, model: Run) -> bool:
     sums = [other.record.get("checkpoint_sha256") for other in (run, model)]
     same = sums[0] == sums[1] if all(sums) else run.checkpoint == model.checkpoint
-    return same and all(run.settings.get(key) == model.settings.get(key) for key in ("split", "images", "tta"))
+    return same and all(
+        run.settings.get(key) == model.settings.get(key) for key in ("split", "images", "tta.flip", "tta.scales")
+    )
 
 
 def _joined(model: Run, evaluation: Run) -> Run:

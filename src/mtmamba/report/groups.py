@@ -113,16 +113,26 @@ def as_text(settings: Mapping[str, Any]) -> str:
 
 
 def _group(runs: Sequence[Run], every: Sequence[Sequence[Run]]) -> Group:
-    network, settings = network_of(runs[0]), runs[0].settings
-    alike = [others[0].settings for others in every if network_of(others[0]) == network]
-    varying = sorted({key for others in alike for key in differences(settings, others)})
+    run, network = runs[0], network_of(runs[0])
+    alike = [others[0] for others in every if network_of(others[0]) == network]
+    varying = {key for other in alike for key in _varying(run, other)}
     parts = [network.data, network.encoder, network.decoder]
     parts += [network.ablation] if network.ablation != "none" else []
-    if len(network.tasks) < sum(key.startswith("data.num_outputs.") for key in settings):
+    if len(network.tasks) < sum(key.startswith("data.num_outputs.") for key in run.settings):
         parts.append(f"[{', '.join(network.tasks)}]")
-    number = f" ({alike.index(settings) + 1})" if len(alike) > 1 else ""
-    differs_in = as_text({key: settings.get(key) for key in varying})
-    return Group(" · ".join(parts) + number, network, settings, differs_in, runs)
+    if len(alike) > 1:
+        parts[-1] += f" ({alike.index(run) + 1})"
+    differs_in = ["evaluation of a checkpoint"] if run.is_evaluation else []
+    differs_in += [as_text({key: run.settings.get(key) for key in sorted(varying)})] if varying else []
+    return Group(" · ".join(parts), network, run.settings, ", ".join(differs_in), runs)
+
+
+def _varying(run: Run, other: Run) -> set[str]:
+    """Name the settings in which two runs differ; of a training and an evaluation, those that both tell."""
+    found = set(differences(run.settings, other.settings))
+    if run.is_evaluation == other.is_evaluation:
+        return found
+    return {key for key in found & run.settings.keys() if key in other.settings or key.startswith("tta.")}
 
 
 def _plain(value: Any) -> str:

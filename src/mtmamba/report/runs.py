@@ -93,7 +93,11 @@ class Run:
         found: Any = self.record
         for key in ("protocols", "edge", "boundaries"):
             found = found.get(key) if isinstance(found, Mapping) else None
-        return (str(found.get("name")), int(found.get("images", 0))) if isinstance(found, Mapping) else ("unknown", 0)
+        return (
+            (str(found.get("name")), int(found.get("images", 0)))
+            if isinstance(found, Mapping)
+            else ("an unknown protocol", 0)
+        )
 
     def protocol(self, task: str) -> str:
         """Return how a task was scored, in the record's words."""
@@ -158,8 +162,9 @@ def read_run(folder: Path) -> Run:
     checkpoint, recorded = Path(record["checkpoint"]), Path(record["run"])
     is_evaluation = checkpoint.resolve().parent.parent != recorded.resolve()
     settings = decisive(config, trained=not is_evaluation) | {key: record[key] for key in ("split", "images")}
-    if (views := record.get("tta", ONE_VIEW)) != ONE_VIEW:
-        settings["tta"] = views
+    views = record.get("tta", ONE_VIEW)
+    if views != ONE_VIEW and isinstance(views, Mapping):
+        settings |= {f"tta.{key}": value for key, value in views.items()}
     scores = {
         task: {name: float(x) for name, x in values.items() if _is_number(x)}
         for task, values in record["tasks"].items()

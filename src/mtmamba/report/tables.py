@@ -73,7 +73,12 @@ def other_runs(others: Mapping[Group, str]) -> TextTable:
     columns += _words("Differs in", "Why not above")
     rows = []
     for group, reason in others.items():
-        scores = [_summary(group.summary(task, metric), _digits(metric)) for task, metric in headlines]
+        found = [(metric, group.summary(task, metric)) for task, metric in headlines]
+        scores = [
+            _summary(summary, _digits(metric))
+            + (f" (n = {summary.n})" if summary and summary.n < len(group.runs) else "")
+            for metric, summary in found
+        ]
         counts = (str(len(group.runs)), str(group.settings["images"]))
         rows.append(_cells(group.name, *counts, *scores, group.differs_in or NOTHING, reason))
     return TextTable("Other runs", columns, rows)
