@@ -67,7 +67,7 @@ def _row(
     networks: Sequence[str],
     scores: str,
     delta_m: str | None = None,
-    cost: tuple[str, str] | tuple[None, None] = (None, None),
+    cost: tuple[str | None, str | None] = (None, None),
 ) -> Row:
     """Read a row's scores from one line, in the order of the dataset's tasks; ``-`` where our copy has none."""
     printed = zip(TASKS[data], scores.split(), strict=True)

@@ -189,7 +189,8 @@ def _other_boundaries(group: Group) -> str | None:
     measured = [run for run in group.runs if METRICS["edge"] in run.scores.get("edge", {})]
     for name, images in {run.boundaries for run in measured}:
         if (name, images) != (expected.name, expected.images):
-            return f"edge: odsF by {name} on {images} images; the paper's is by {expected.name} on {expected.images}"
+            number = "an unknown number of" if images is None else images
+            return f"edge: odsF by {name} on {number} images; the paper's is by {expected.name} on {expected.images}"
     return None
 
 

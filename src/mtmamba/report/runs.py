@@ -88,16 +88,14 @@ class Run:
         return (recorded if self.is_evaluation else self.folder / recorded.parent.name / recorded.name).resolve()
 
     @property
-    def boundaries(self) -> tuple[str, int]:
-        """By which protocol odsF was measured, and on how many images."""
+    def boundaries(self) -> tuple[str, Any]:
+        """By which protocol odsF was measured, and on how many images; None where that is not recorded."""
         found: Any = self.record
         for key in ("protocols", "edge", "boundaries"):
             found = found.get(key) if isinstance(found, Mapping) else None
-        return (
-            (str(found.get("name")), int(found.get("images", 0)))
-            if isinstance(found, Mapping)
-            else ("an unknown protocol", 0)
-        )
+        if not isinstance(found, Mapping):
+            return "an unknown protocol", None
+        return str(found.get("name")), found.get("images")
 
     def protocol(self, task: str) -> str:
         """Return how a task was scored, in the record's words."""
