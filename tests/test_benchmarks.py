@@ -198,6 +198,7 @@ def micro_case(passes, **changes):
     return case
 
 
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 @pytest.mark.parametrize("passes", ["train", "encoder_train", "infer", "encoder_infer"])
 def test_the_passes_of_a_network(passes, monkeypatch):
     built = []

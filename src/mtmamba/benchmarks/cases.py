@@ -212,4 +212,4 @@ def _linear(tasks: int, dim: int, backend: str) -> nn.Module:
 
 
 OPERATORS: Mapping[str, Callable[[int, int, str], nn.Module]] = {"ss2d": _ss2d, "conv": _conv, "linear": _linear}
-"""The SS2D core and the norm after it; the MFE's convolution and SiLU before it; a product to four times the channels."""
+"""The SS2D core and the norm after it; the MFE's convolution and SiLU before it; a product to four times the width."""
