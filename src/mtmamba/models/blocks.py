@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtmamba.kernels.depthwise import depthwise_silu
 from mtmamba.models.attention import SwinBlock, WindowAttention
 from mtmamba.models.layers import DropPath, TaskConv2d, TaskLayerNorm, TaskLinear
 from mtmamba.models.ss2d import SS2D
@@ -42,7 +43,8 @@ class MFE(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         """Extract features; ``source`` ``(T, B, H, W, EXPANSION * dim)`` steers the scan in place of the signal."""
-        return self.norm(self.ss2d(F.silu(self.conv(self.in_proj(x))), source))
+        signal = depthwise_silu(self.in_proj(x), self.conv.weight, self.conv.bias)
+        return self.norm(self.ss2d(signal, source))
 
 
 class AttentionMFE(nn.Module):

@@ -1,0 +1,247 @@
+"""Triton kernels behind `mtmamba.kernels.depthwise.depthwise_silu`, on maps ``(T, B, H, W, C)``.
+
+A program slides down a strip of one image, a tile of columns by channels wide. Three rows stay in registers, in
+float32, so each row is read once; the columns of a thread lie side by side and share their neighbours.
+
+Backwards, a first kernel recomputes the convolution z, writes ``dz = dy silu'(z)``, and sums the parameters' gradients
+over its strip; a second one turns ``dz`` into ``dx``. The strips' sums are added in a fixed order, without atomics.
+"""
+# mypy: allow-untyped-defs, disable-error-code="assignment"
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+class Tile(NamedTuple):
+    """What one program computes. Powers of two: ``channels``, and ``columns / per_thread``."""
+
+    channels: int
+    """64 of bfloat16 fill a cache line."""
+    columns: int
+    """Of the program, a multiple of ``per_thread``."""
+    per_thread: int
+    """Neighbouring columns in one thread."""
+    rows: int
+    """Of the strip, at most: strips of a map are of about one height."""
+    unroll: int
+    """Rows whose loads are in flight together."""
+    warps: int
+    """With ``channels * columns / (32 * per_thread * warps)`` neighbouring channels in one thread."""
+
+
+CONVOLVE = Tile(channels=64, columns=16, per_thread=2, rows=56, unroll=2, warps=8)
+"""Of the forward pass."""
+ACTIVATION_GRADIENT = Tile(channels=64, columns=16, per_thread=4, rows=56, unroll=2, warps=4)
+"""Of the backward pass's first kernel."""
+INPUT_GRADIENT = Tile(channels=64, columns=16, per_thread=2, rows=56, unroll=2, warps=8)
+"""Of the backward pass's second kernel."""
+
+RUN_TIME = ("batch", "rows", "height", "width")
+"""Sizes whose values do not matter to the compiler: one compilation serves all."""
+
+
+@triton.jit
+def _locate(batch, rows, height, width, C: tl.constexpr, TILE: tl.constexpr):
+    """This program's task, its rows from ``first`` to before ``last``, where they start, its columns and channels."""
+    strips = tl.cdiv(height, rows)
+    image = tl.program_id(2) // strips
+    first = tl.program_id(2) % strips * rows
+    groups: tl.constexpr = TILE.columns // TILE.per_thread
+    channel = (tl.program_id(0) * TILE.channels + tl.arange(0, TILE.channels))[None, :]
+    column = (tl.program_id(1) * TILE.columns + tl.arange(0, groups) * TILE.per_thread)[:, None]
+    start = (image.to(tl.int64) * height + first) * width * C
+    return image // batch, first, min(first + rows, height), start, column, channel
+
+
+@triton.jit
+def _load_row(at, exists, column, width, live, C: tl.constexpr, PER_THREAD: tl.constexpr):
+    """One row at each thread's columns and the one on either side, in float32; zeros outside the map."""
+    values = ()
+    for i in tl.static_range(-1, PER_THREAD + 1):
+        inside = exists & (column + i >= 0) & (column + i < width)
+        values += (tl.load(at + i * C, mask=inside & live, other=0.0).to(tl.float32),)
+    return values
+
+
+@triton.jit
+def _load_taps(weight, channel, live, C: tl.constexpr, REVERSED: tl.constexpr):
+    """The nine weights of each channel, row by row."""
+    taps = ()
+    for k in tl.static_range(9):
+        at = weight + channel * 9 + (8 - k if REVERSED else k)
+        taps += (tl.load(at, mask=live, other=0.0).to(tl.float32),)
+    return taps
+
+
+@triton.jit
+def _stencil(above, here, below, taps, total, i: tl.constexpr):
+    """Add to ``total`` the weighted 3x3 neighbourhood of each thread's column ``i``."""
+    for k in tl.static_range(3):
+        total += above[i + k] * taps[k]
+    for k in tl.static_range(3):
+        total += here[i + k] * taps[3 + k]
+    for k in tl.static_range(3):
+        total += below[i + k] * taps[6 + k]
+    return total
+
+
+@triton.jit
+def _sigmoid(z):
+    """``1 / (1 + exp(-z))`` in six instructions, where a division would take thirteen."""
+    root = tl.rsqrt(1 + tl.exp2(z * -1.4426950408889634))  # -1 / ln 2
+    return root * root
+
+
+@triton.jit(do_not_specialize=RUN_TIME)
+def _convolve(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    y_ptr,
+    batch,
+    rows,
+    height,
+    width,
+    C: tl.constexpr,
+    TILE: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+):
+    """SiLU of the convolution; or, TRANSPOSED, the convolution's gradient with respect to its input."""
+    PER_THREAD: tl.constexpr = TILE.per_thread
+    UNROLL: tl.constexpr = TILE.unroll
+    task, first, last, start, column, channel = _locate(batch, rows, height, width, C, TILE)
+    live = channel < C
+    taps = _load_taps(weight_ptr + task * C * 9, channel, live, C, TRANSPOSED)
+    bias = tl.zeros(column.shape, tl.float32) + tl.zeros(channel.shape, tl.float32)
+    if not TRANSPOSED:
+        bias += tl.load(bias_ptr + task * C + channel, mask=live, other=0.0).to(tl.float32)
+    stride, place = width.to(tl.int64) * C, column * C + channel
+    x, y = x_ptr + place, y_ptr + place
+    above = _load_row(x + start - stride, first > 0, column, width, live, C, PER_THREAD)
+    here = _load_row(x + start, True, column, width, live, C, PER_THREAD)
+    row = first
+    while row < last:
+        window = (above, here)
+        for r in tl.static_range(UNROLL):
+            window += (
+                _load_row(x + start + (r + 1) * stride, row + r + 1 < height, column, width, live, C, PER_THREAD),
+            )
+        for r in tl.static_range(UNROLL):
+            for i in tl.static_range(PER_THREAD):
+                z = _stencil(window[r], window[r + 1], window[r + 2], taps, bias, i)
+                if not TRANSPOSED:
+                    z *= _sigmoid(z)
+                at = y + start + r * stride + i * C
+                inside = live & (column + i < width) & (row + r < last)
+                tl.store(at, z.to(y_ptr.dtype.element_ty), mask=inside)
+        above, here = window[UNROLL], window[UNROLL + 1]
+        row += UNROLL
+        start += UNROLL * stride
+
+
+@triton.jit(do_not_specialize=RUN_TIME)
+def _activation_gradient(
+    dy_ptr,
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    dz_ptr,
+    partial_ptr,
+    batch,
+    rows,
+    height,
+    width,
+    C: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """``dz = dy silu'(z)`` for ``z = conv(x)``, and this strip's sums of ``dz x`` (for each weight) and of ``dz``."""
+    PER_THREAD: tl.constexpr = TILE.per_thread
+    UNROLL: tl.constexpr = TILE.unroll
+    task, first, last, start, column, channel = _locate(batch, rows, height, width, C, TILE)
+    live = channel < C
+    taps = _load_taps(weight_ptr + task * C * 9, channel, live, C, False)
+    zeros = tl.zeros(column.shape, tl.float32) + tl.zeros(channel.shape, tl.float32)
+    bias = zeros + tl.load(bias_ptr + task * C + channel, mask=live, other=0.0).to(tl.float32)
+    sums = ()
+    for _ in tl.static_range(10):
+        sums += (zeros,)
+    stride, place = width.to(tl.int64) * C, column * C + channel
+    dy, x, dz = dy_ptr + place, x_ptr + place, dz_ptr + place
+    above = _load_row(x + start - stride, first > 0, column, width, live, C, PER_THREAD)
+    here = _load_row(x + start, True, column, width, live, C, PER_THREAD)
+    row = first
+    while row < last:
+        window = (above, here)
+        upstream = ()
+        for r in tl.static_range(UNROLL):
+            window += (
+                _load_row(x + start + (r + 1) * stride, row + r + 1 < height, column, width, live, C, PER_THREAD),
+            )
+            for i in tl.static_range(PER_THREAD):
+                at = dy + start + r * stride + i * C
+                inside = live & (column + i < width) & (row + r < last)
+                upstream += (tl.load(at, mask=inside, other=0.0),)
+        for r in tl.static_range(UNROLL):
+            for i in tl.static_range(PER_THREAD):
+                z = _stencil(window[r], window[r + 1], window[r + 2], taps, bias, i)
+                s = _sigmoid(z)
+                g = upstream[r * PER_THREAD + i].to(tl.float32) * (s + s * (z - z * s))
+                at = dz + start + r * stride + i * C
+                inside = live & (column + i < width) & (row + r < last)
+                tl.store(at, g.to(dz_ptr.dtype.element_ty), mask=inside)
+                added = ()
+                for k in tl.static_range(9):
+                    added += (sums[k] + g * window[r + k // 3][i + k % 3],)
+                added += (sums[9] + g,)
+                sums = added
+        above, here = window[UNROLL], window[UNROLL + 1]
+        row += UNROLL
+        start += UNROLL * stride
+    part = tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
+    for k in tl.static_range(10):
+        total = tl.sum(sums[k], 0, keep_dims=True)
+        tl.store(partial_ptr + (part.to(tl.int64) * 10 + k) * C + channel, total, mask=live)
+
+
+def _strips(height: int, tile: Tile) -> int:
+    return triton.cdiv(height, tile.rows)
+
+
+def _launch(kernel: Any, tile: Tile, x: Tensor, *tensors: Tensor, **constants: bool) -> None:
+    """Run a kernel over maps like ``x``, its first argument."""
+    tasks, batch, height, width, channels = x.shape
+    strips = _strips(height, tile)
+    grid = triton.cdiv(channels, tile.channels), triton.cdiv(width, tile.columns), tasks * batch * strips
+    sizes = batch, triton.cdiv(height, strips), height, width, channels
+    with torch.cuda.device_of(x):
+        kernel[grid](x, *tensors, *sizes, TILE=tile, num_warps=tile.warps, **constants)
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = CONVOLVE) -> Tensor:
+    """Return ``silu(conv(x))``; all tensors contiguous, ``x`` ``(T, B, H, W, C)``, ``weight`` of T C 9 elements."""
+    y = torch.empty_like(x)
+    _launch(_convolve, tile, x, weight, bias, y, TRANSPOSED=False)
+    return y
+
+
+def activation_gradient(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = ACTIVATION_GRADIENT
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients with respect to the convolution's output, the weight and the bias, the latter in float32."""
+    tasks, batch, height, width, channels = x.shape
+    dz = torch.empty_like(x)
+    parts = batch * _strips(height, tile) * triton.cdiv(width, tile.columns)
+    partial = x.new_empty(tasks, parts, 10, channels, dtype=torch.float32)
+    _launch(_activation_gradient, tile, dy, x, weight, bias, dz, partial)
+    return dz, partial[:, :, :9].sum(1).mT.contiguous().view(weight.shape), partial[:, :, 9].sum(1)
+
+
+def input_gradient(dz: Tensor, weight: Tensor, tile: Tile = INPUT_GRADIENT) -> Tensor:
+    """Return the gradient with respect to the convolution's input."""
+    dx = torch.empty_like(dz)
+    _launch(_convolve, tile, dz, weight, weight, dx, TRANSPOSED=True)  # without a bias
+    return dx

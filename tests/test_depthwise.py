@@ -1,0 +1,266 @@
+"""Depthwise convolution with SiLU against shifted sums written out here, its kernels in Triton's interpreter too."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mtmamba.kernels.depthwise import depthwise_silu
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # decided when Triton is imported, hence a process of its own
+ON_GPU = torch.cuda.is_available() and not INTERPRETED
+DEVICE = "cuda" if ON_GPU else "cpu"
+gpu = pytest.mark.skipif(not ON_GPU, reason="needs a CUDA device")
+kernel = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="needs a CUDA device or Triton's interpreter")
+PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
+
+
+def inputs(*shape: int, dtype: torch.dtype = torch.float64, parameters: torch.dtype = torch.float64) -> list[Tensor]:
+    """Leaves x, weight and bias, and a gradient of the output."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    tasks, channels = shape[0], shape[-1]
+    x, dy = torch.randn(2, *shape, generator=generator).to(DEVICE, dtype)
+    weight = torch.randn(tasks, channels, 1, 3, 3, generator=generator).to(DEVICE, parameters)
+    bias = torch.randn(tasks, channels, generator=generator).to(DEVICE, parameters)
+    return [x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), dy]
+
+
+def shifted_sums(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """One term for each of the nine neighbours."""
+    _, _, height, width, _ = x.shape
+    weight = weight.reshape(*bias.shape, 3, 3)
+    around = F.pad(x, (0, 0, 1, 1, 1, 1))
+    z = bias[:, None, None, None]
+    for i in range(3):
+        for j in range(3):
+            z = z + weight[:, None, None, None, :, i, j] * around[:, :, i : i + height, j : j + width]
+    return z * torch.sigmoid(z)
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
+    """The result and the gradients of all inputs, in float64."""
+    leaves = [tensor.detach().double().requires_grad_() for tensor in (x, weight, bias)]
+    y = shifted_sums(*leaves)
+    return y.detach(), *torch.autograd.grad(y, leaves, dy.double())
+
+
+def assert_near(results: tuple[Tensor, ...], expected: tuple[Tensor, ...], precision: float) -> None:
+    """Errors below ``precision`` of the largest value."""
+    for result, wanted in zip(results, expected, strict=True):
+        assert result.shape == wanted.shape
+        torch.testing.assert_close(result.double(), wanted, rtol=0, atol=precision * wanted.abs().max().item())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 3, 1, 7, 5), (5, 2, 5, 3, 4), (3, 1, 6, 1, 9)])
+def test_depthwise_silu_is_a_sum_of_shifted_maps(shape):
+    x, weight, bias, dy = inputs(*shape)
+    for filters in (weight, weight.squeeze(2)):
+        y = depthwise_silu(x, filters, bias)
+        gradients = torch.autograd.grad(y, (x, weight, bias), dy)
+        assert_near((y.detach(), *gradients), reference(x, weight, bias, dy), 1e-12)
+
+
+def test_parameters_may_be_more_precise_than_the_map():
+    x, weight, bias, dy = inputs(2, 1, 3, 4, 5, dtype=torch.bfloat16, parameters=torch.float32)
+    y = depthwise_silu(x, weight, bias)
+    gradients = torch.autograd.grad(y, (x, weight, bias), dy)
+    assert [t.dtype for t in (y, *gradients)] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
+    assert_near((y.detach(), *gradients), reference(x, weight, bias, dy), 3e-2)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "bias", "message"),
+    [
+        ((2, 3, 4, 5), (2, 5, 3, 3), (2, 5), r"x of shape \(T, B, H, W, C\), got \(2, 3, 4, 5\)"),
+        ((2, 1, 3, 4, 5), (5, 2, 3, 3), (2, 5), r"T = 2 and C = 5, as x has, got \(5, 2, 3, 3\)"),
+        ((2, 1, 3, 4, 5), (2, 5, 5, 5), (2, 5), r"got \(2, 5, 5, 5\)"),
+        ((2, 1, 3, 4, 5), (2, 5, 3, 3), (10,), r"bias of shape \(T, C\) = \(2, 5\), got \(10,\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(x, weight, bias, message):
+    with pytest.raises(ValueError, match=message):
+        depthwise_silu(torch.zeros(x), torch.zeros(weight), torch.zeros(bias))
+
+
+def test_devices_and_dtypes_that_do_not_fit_are_refused():
+    x, weight, bias, _ = inputs(2, 1, 3, 4, 5)
+    with pytest.raises(ValueError, match="weight on x's device"):
+        depthwise_silu(x, weight.to("meta"), bias)
+    with pytest.raises(TypeError, match=r"x of a floating-point dtype, got torch\.int64"):
+        depthwise_silu(x.long(), weight, bias)
+
+
+class Operators(TorchDispatchMode):
+    """Note the names of the operators called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "fused"),
+    [
+        ("cuda", torch.bfloat16, True),
+        ("cuda", torch.float16, True),
+        ("cuda", torch.float32, True),
+        ("cuda", torch.float64, False),
+        ("cpu", torch.float32, False),
+        ("meta", torch.float32, False),
+    ],
+)
+def test_the_kernels_serve_cuda_up_to_float32(device, dtype, fused):
+    pytest.importorskip("triton")
+    with FakeTensorMode(), Operators() as called:  # which needs no device
+        x = torch.empty(2, 1, 3, 4, 5, device=device, dtype=dtype)
+        y = depthwise_silu(x, torch.empty(2, 5, 3, 3, device=device), torch.empty(2, 5, device=device))
+    assert (y.shape, y.dtype, y.device.type) == (x.shape, dtype, device)
+    assert ("mtmamba::depthwise_silu" in called.names) == fused
+    assert ("aten::convolution" in called.names) != fused
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_autocast_sets_the_precision_of_the_map(device):
+    pytest.importorskip("triton")
+    enabled = torch.is_autocast_enabled(device)
+    torch.set_autocast_enabled(device, True)  # the context manager would ask for a device
+    try:
+        with FakeTensorMode():
+            x, weight, bias = (torch.empty(s, device=device) for s in ((2, 1, 3, 4, 5), (2, 5, 3, 3), (2, 5)))
+            y = depthwise_silu(x, weight, bias)
+    finally:
+        torch.set_autocast_enabled(device, enabled)
+    assert y.dtype == torch.get_autocast_dtype(device) != x.dtype
+
+
+def test_in_the_interpreter():
+    """This file's kernel tests, in a process whose Triton runs on the CPU."""
+    pytest.importorskip("triton")
+    if INTERPRETED:
+        pytest.skip("already there")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "kernel_", __file__]
+    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "passed" in run.stdout
+    assert "skipped" not in run.stdout
+
+
+@kernel
+@pytest.mark.parametrize(
+    ("shape", "tile"),  # channels, columns, per thread, rows, unroll, warps
+    [
+        ((1, 1, 1, 1, 1), (4, 4, 2, 4, 2, 1)),
+        ((2, 1, 1, 7, 5), (4, 4, 2, 4, 1, 1)),
+        ((1, 2, 5, 3, 6), (8, 4, 1, 3, 2, 1)),
+        ((3, 1, 2, 4, 3), (4, 6, 3, 4, 2, 1)),
+    ],
+)
+def test_kernel_tiles(shape, tile):
+    from mtmamba.kernels import depthwise_triton as kernels
+
+    x, weight, bias, dy = (t.detach() for t in inputs(*shape, dtype=torch.float32, parameters=torch.float32))
+    tile = kernels.Tile(*tile)
+    y = kernels.forward(x, weight, bias, tile)
+    dz, dweight, dbias = kernels.activation_gradient(dy, x, weight, bias, tile)
+    dx = kernels.input_gradient(dz, weight, tile)
+    assert_near((y, dx, dweight, dbias), reference(x, weight, bias, dy), 1e-5)
+
+
+@kernel
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_kernel_operator(dtype):
+    shape = (4, 2, 61, 37, 200) if ON_GPU else (1, 1, 3, 2, 70)
+    x, weight, bias, dy = inputs(*shape, dtype=dtype, parameters=torch.float32)
+    y = torch.ops.mtmamba.depthwise_silu(x, weight, bias)
+    gradients = torch.autograd.grad(y, (x, weight, bias), dy)
+    assert [t.dtype for t in (y, *gradients)] == [dtype, dtype, torch.float32, torch.float32]
+    assert all(t.is_contiguous() for t in (y, *gradients))  # as compiled programs are told
+    expected = reference(x, weight, bias, dy)
+    assert_near((y.detach(), gradients[0]), expected[:2], PRECISION[dtype])
+    assert_near(gradients[1:], expected[2:], 1e-5)  # summed before anything is rounded
+
+
+@kernel
+@pytest.mark.filterwarnings("ignore:overflow")  # NumPy's, in the interpreter
+def test_kernel_takes_any_strides_and_extremes():
+    x, weight, bias, dy = inputs(2, 1, 2, 3, 4, dtype=torch.float32, parameters=torch.float32)
+    bias = (bias.detach() * 1e4).requires_grad_()  # exp(-bias) overflows
+    strided = x.detach().permute(4, 3, 2, 1, 0).contiguous().permute(4, 3, 2, 1, 0).requires_grad_()
+    y = torch.ops.mtmamba.depthwise_silu(strided, weight, bias)
+    gradients = torch.autograd.grad(y, (strided, weight, bias), dy.mT.contiguous().mT)
+    assert_near((y.detach(), *gradients), reference(x, weight, bias, dy), 1e-5)
+
+
+@kernel
+def test_kernel_operator_is_one_that_compilers_understand():
+    x, weight, bias, _ = inputs(1, 1, 1, 2, 3, dtype=torch.float32, parameters=torch.float32)
+    torch.library.opcheck(torch.ops.mtmamba.depthwise_silu, (x, weight, bias))
+
+
+@gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu_under_autocast_and_compiled(compiled):
+    x, weight, bias, dy = inputs(4, 2, 61, 37, 200, dtype=torch.float32, parameters=torch.float32)
+    function = torch.compile(depthwise_silu, fullgraph=True) if compiled else depthwise_silu
+    runs = []
+    for _ in range(2):
+        with torch.autocast("cuda", torch.bfloat16):
+            y = function(x, weight, bias)
+        runs.append((y.detach(), *torch.autograd.grad(y, (x, weight, bias), dy.to(y.dtype))))
+    assert y.dtype == torch.bfloat16
+    assert_near(runs[0], reference(x, weight, bias, dy), PRECISION[torch.bfloat16])
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+def test_tiles_compile_for_hopper_without_spills(tmp_path, monkeypatch):
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mtmamba.kernels import depthwise_triton as kernels
+    from mtmamba.kernels.depthwise_benchmark import CANDIDATES
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+    def resources(function, tile: kernels.Tile, **constants: bool) -> tuple[int, ...]:
+        """Registers of a thread, and bytes that it spills."""
+        constants = {"C": 384, "TILE": tile, **constants}
+        names = [p.name for p in function.params]
+        signature = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
+        signature |= {name: "*bf16" for name in names if name.endswith("_ptr")}
+        signature |= {f"{name}_ptr": "*fp32" for name in ("weight", "bias", "partial") if f"{name}_ptr" in names}
+        aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name.endswith("_ptr")}
+        values = {(names.index(name),): value for name, value in constants.items()}
+        source = ASTSource(function, signature, values, aligned)
+        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": tile.warps})
+        cubin = tmp_path / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        command = [str(tools / "cuobjdump"), "--dump-resource-usage", str(cubin)]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage)
+        return tuple(int(number) for number in found.groups())
+
+    for tile in CANDIDATES["convolve"]:
+        for transposed in (False, True):
+            registers, *spilled = resources(kernels._convolve, tile, TRANSPOSED=transposed)
+            assert registers <= 128, tile
+            assert spilled == [0, 0], tile
+    for tile in CANDIDATES["activation_gradient"]:
+        registers, *spilled = resources(kernels._activation_gradient, tile)
+        assert registers <= 168, tile
+        assert spilled == [0, 0], tile
