@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.models.layers import seed_drop_path
 from mtmamba.tasks import relative_gain, select_tasks
-from mtmamba.types import Batch
+from mtmamba.types import Batch, Logits
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -62,6 +62,7 @@ class MultiTaskModule(LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
+        self._forward_in_training: Callable[[Tensor], Logits] = model.forward
         self.tasks = select_tasks(num_outputs)
         self.total = total
         self.lr, self.weight_decay, self.betas, self.power = lr, weight_decay, (betas[0], betas[1]), power
@@ -71,6 +72,10 @@ class MultiTaskModule(LightningModule):
             {task.name: task.metric(num_outputs[task.name]) for task in self.tasks}
         )
         self.scores: dict[str, dict[str, float]] = {}
+
+    def compile_training(self) -> None:
+        """Compile the network for training, whose images have one size; validation stays as it is."""
+        self._forward_in_training = torch.compile(self.model.forward, dynamic=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with polynomial decay per optimiser step."""
@@ -85,7 +90,7 @@ class MultiTaskModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch's images."""
         seed_drop_path(self.model, batch["key"].tolist(), self.device)
-        losses = self._losses(self.model(batch["image"]), batch)
+        losses = self._losses(self._forward_in_training(batch["image"]), batch)
         total = self.total(losses)
         self._require_finite(losses, batch)
         means = {f"train/{name}/loss": loss.detach().mean() for name, loss in losses.items()}

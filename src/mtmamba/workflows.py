@@ -64,7 +64,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     loggers = _loggers(cfg, run_dir, resume)
     trainer = _trainer(cfg, data, module, callbacks, loggers)
     if cfg.compile:
-        module.model.compile(dynamic=False)  # image sizes are few; symbolic ones trip the compiler
+        module.compile_training()
     try:
         trainer.fit(module, data, ckpt_path=resume)
         pictures.name = "best"

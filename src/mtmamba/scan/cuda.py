@@ -44,14 +44,15 @@ def ss2d_cuda(
     """
     tasks, batch, height, width, e = x.shape
     directions, r = dt_weight.shape[1], dt_weight.shape[-1]
+    rank = -(-r // PACK) * PACK  # matrix products want rows of whole packs: zeros fill the low-rank time step up
     dtype = _map_dtype(x)
     flat = source.to(dtype).reshape(tasks, -1, e)
     weight = x_proj.to(dtype)
-    low = (flat @ weight[:, :, :r].flatten(1, 2).mT).to(dtype)  # (T, B L, 4 r)
+    low = (flat @ _pad(weight[:, :, :r], 2, rank).flatten(1, 2).mT).to(dtype)  # (T, B L, 4 rank)
     bc = (flat @ weight[:, :, r:].flatten(1, 2).mT).to(dtype)  # (T, B L, 4 * 2 n)
     shape = (tasks, batch, height * width, directions, -1)
     A = -torch.exp(A_log.float())
-    y = _scan_maps(x.to(dtype), low.view(shape), bc.view(shape), A, dt_weight, dt_bias.float(), D.float())
+    y = _scan_maps(x.to(dtype), low.view(shape), bc.view(shape), A, _pad(dt_weight, 3, rank), dt_bias.float(), D.float())
     return y.to(x.dtype)
 
 
@@ -213,7 +214,7 @@ def _backward(
     directions, length = low.shape[3], height * width
     blocks = _blocks(e, _channels(tasks * batch * directions, e))
     dx = x.new_empty(directions, *x.shape)
-    dbc = x.new_empty(tasks, batch, length, directions, blocks, 2 * STATES)
+    dbc = x.new_empty(blocks, *bc.shape)
     dA = A.new_empty(tasks, directions, batch, e, STATES)
     dD, dbias = A.new_empty(2, tasks, directions, batch, e)
     with torch.autocast(x.device.type, enabled=False):
@@ -221,7 +222,7 @@ def _backward(
         A2 = A * math.log2(math.e)
         arguments = (x, dt, bc, A2, dt_bias.contiguous(), D.contiguous(), states, dy.contiguous())
         _run("ss2d_backward", x, directions, (*arguments, dx, dbc, dA, dD, dbias))
-        dx_sum, dbc_sum = dx.sum(0), dbc.sum(4)
+        dx_sum, dbc_sum = dx.sum(0), dbc.sum(0)
         del dx, dbc
         low = low.permute(0, 3, 1, 2, 4)
         if dt_weight is None:

@@ -53,7 +53,7 @@ __device__ __forceinline__ void advance(const Chunk& chunk, int l, const Slots& 
     }
 }
 
-// dt (T, K, B, L, E) is overwritten with its gradient; dx (K, T, B, L, E); dbc (T, B, L, K, blocks, 2 N), blocks along
+// dt (T, K, B, L, E) is overwritten with its gradient; dx (K, T, B, L, E); dbc (blocks, T, B, L, K, 2 N), blocks along
 // E; dA (T, K, B, E, N), with respect to A; dD, dbias (T, K, B, E).
 extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
     const REAL* __restrict__ x, REAL* dt, const REAL* __restrict__ bc, const float* __restrict__ A2,
@@ -75,6 +75,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
     const REAL* const dy_here = dy + place.origin(place.map) + column;
     REAL* const dt_here = dt + place.origin(place.sequence) + column;
     REAL* const dx_here = dx + place.origin(result) + column;
+    REAL* const dbc_here =
+        dbc + static_cast<size_t>(blockIdx.x) * tasks * images * place.length * DIRECTIONS * (2 * N);
     const Order order(slots.part, bit2);
 
     for (int c = threadIdx.x; c < WIDTH; c += THREADS) offset[c] = place.has(c) ? bias[place.parameter(c)] : 0;
@@ -230,8 +232,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
             Pack pack;
 #pragma unroll
             for (int j = 0; j < PACK; j++) narrow(sums[j], pack.at[j]);
-            const size_t at = place.inputs(place.pixel(start + row)) * gridDim.x + blockIdx.x * (2 * N) + share;
-            *reinterpret_cast<Pack*>(dbc + at) = pack;
+            *reinterpret_cast<Pack*>(dbc_here + place.inputs(place.pixel(start + row)) + share) = pack;
         }
     }
 
