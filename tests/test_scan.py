@@ -141,6 +141,35 @@ def test_float32_is_close_to_float64() -> None:
     assert_same(run(inputs, "torch"), run([x.detach().double().requires_grad_() for x in inputs], "torch"), 1e-5)
 
 
+@pytest.mark.parametrize("size", [*SIZES, (1, 2, 24, 384, 16)])
+def test_compiled_scan_equals_reference(size: tuple[int, ...]) -> None:
+    inputs = make_inputs(*size, torch.float32)
+    views = [torch.stack([x, x], dim=-1)[..., 0].detach().requires_grad_() for x in inputs]  # not contiguous
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    assert_same(run(views, "numba"), run(wide, "reference"), 2e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 30.0, 1e3])
+def test_compiled_scan_with_extreme_time_steps(scale: float) -> None:
+    inputs = make_inputs(1, 2, 4, 50, 4, torch.float32)
+    with torch.no_grad():
+        inputs[1].mul_(scale)
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    assert_same(run(inputs, "numba"), run(wide, "reference"), 1e-5)
+
+
+def test_compiled_scan_is_the_same_on_any_number_of_threads() -> None:
+    inputs, threads = make_inputs(3, 2, 5, 40, 4, torch.float32), torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 8):  # 8: more threads than rows
+            torch.set_num_threads(count)
+            results.append(run(inputs, "numba"))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(x, y) for other in results[1:] for x, y in zip(other, results[0], strict=True))
+
+
 def test_mixed_precision_and_autocast() -> None:
     """A bfloat16 signal is scanned in float32, also under autocast; gradients have their inputs' dtypes."""
     inputs = make_inputs(1, 2, 3, 30, 4, torch.float32)
@@ -190,12 +219,14 @@ def test_backend_choice(caplog: pytest.LogCaptureFixture) -> None:
         for dtype in (torch.float32, torch.float64, torch.float32):
             selective_scan(*(x.to(dtype) for x in inputs))
     assert [record.getMessage() for record in caplog.records] == [
-        "Selective scan on cpu: backend torch (not cuda: it needs CUDA tensors, got cpu; "
-        "not mamba_ssm: it needs CUDA tensors, got cpu)."
+        f"Selective scan on cpu: backend {chosen} (not cuda: it needs CUDA tensors, got cpu; "
+        f"not mamba_ssm: it needs CUDA tensors, got cpu{skipped})."
+        for chosen, skipped in (("numba", ""), ("torch", "; not numba: it has no float64 code"))
     ]
     assert available_backends("cpu") == {
         "cuda": "it needs CUDA tensors, got cpu",
         "mamba_ssm": "it needs CUDA tensors, got cpu",
+        "numba": None,
         "torch": None,
         "reference": None,
     }

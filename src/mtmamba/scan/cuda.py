@@ -52,7 +52,9 @@ def ss2d_cuda(
     bc = (flat @ weight[:, :, r:].flatten(1, 2).mT).to(dtype)  # (T, B L, 4 * 2 n)
     shape = (tasks, batch, height * width, directions, -1)
     A = -torch.exp(A_log.float())
-    y = _scan_maps(x.to(dtype), low.view(shape), bc.view(shape), A, _pad(dt_weight, 3, rank), dt_bias.float(), D.float())
+    y = _scan_maps(
+        x.to(dtype), low.view(shape), bc.view(shape), A, _pad(dt_weight, 3, rank), dt_bias.float(), D.float()
+    )
     return y.to(x.dtype)
 
 
@@ -236,10 +238,28 @@ def _backward(
 
 
 @_backward.register_fake
-def _(dy: Tensor, x: Tensor, low: Tensor, bc: Tensor, A: Tensor, dt_weight: Any, dt_bias: Tensor, D: Tensor, states: Tensor) -> Any:
+def _(
+    dy: Tensor,
+    x: Tensor,
+    low: Tensor,
+    bc: Tensor,
+    A: Tensor,
+    dt_weight: Any,
+    dt_bias: Tensor,
+    D: Tensor,
+    states: Tensor,
+) -> Any:
     dweight = x.new_empty(0) if dt_weight is None else torch.empty_like(dt_weight)
     dlow = low.new_empty(low.shape, dtype=x.dtype)
-    return (torch.empty_like(x), dlow, torch.empty_like(bc), torch.empty_like(A), dweight, torch.empty_like(dt_bias), torch.empty_like(D))
+    return (
+        torch.empty_like(x),
+        dlow,
+        torch.empty_like(bc),
+        torch.empty_like(A),
+        dweight,
+        torch.empty_like(dt_bias),
+        torch.empty_like(D),
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

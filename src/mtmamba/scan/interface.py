@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtmamba.scan import cuda, mamba_ssm
+from mtmamba.scan import compiled, cuda, mamba_ssm
 from mtmamba.scan.chunked import scan_chunked
 from mtmamba.scan.reference import scan_reference
 
@@ -33,6 +33,7 @@ BACKENDS = MappingProxyType(
     {
         "cuda": Backend(cuda.scan_cuda, cuda.why_unavailable),
         "mamba_ssm": Backend(mamba_ssm.scan_mamba_ssm, mamba_ssm.why_unavailable),
+        "numba": Backend(compiled.scan_compiled, compiled.why_unavailable),
         "torch": Backend(scan_chunked, _always),
         "reference": Backend(scan_reference, _always),
     }
@@ -74,8 +75,9 @@ def selective_scan(
         C: output matrices, ``(b, g, n, l)``.
         D: skip connection, ``(g*d)``.
         delta_bias: bias of ``delta``, ``(g*d)``.
-        backend: ``cuda`` (our fused kernel), ``mamba_ssm`` (that package's kernel), ``torch`` (chunked, any device), ``reference`` (one step at a time in
-            the inputs' own precision, for tests), or ``auto``: the fastest that can run, logged once.
+        backend: ``cuda`` (our fused kernel), ``mamba_ssm`` (that package's kernel), ``numba`` (compiled for CPUs),
+            ``torch`` (chunked, any device), ``reference`` (one step at a time in the inputs' own precision, for
+            tests), or ``auto``: the fastest that can run, logged once.
 
     Returns:
         ``y``, ``(b, g*d, l)``, in the dtype of ``u``.

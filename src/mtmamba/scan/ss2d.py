@@ -54,7 +54,8 @@ def ss2d(
         return ss2d_cuda(x, x_proj, dt_weight, dt_bias, A_log, D, source)
 
     projected = torch.einsum("tbhwe,tkce->btkchw", source, x_proj)
-    sequences = torch.stack([_walk(projected[:, :, k], k) for k in range(DIRECTIONS)], dim=2)  # (B, T, 4, r + 2n, L)
+    walks = [_walk(maps, k) for k, maps in enumerate(projected.unbind(2))]
+    sequences = torch.stack(walks, dim=2)  # (B, T, 4, r + 2n, L)
     time_step, B, C = sequences.split((r, n, n), dim=3)
     delta = dt_weight @ time_step  # (B, T, 4, e, L)
     maps = x.to(dtype).permute(1, 0, 4, 2, 3)  # (B, T, e, H, W)
@@ -70,8 +71,9 @@ def ss2d(
         dt_bias.to(dtype).flatten(),
         backend=backend,
     ).view(batch, tasks, DIRECTIONS, e, -1)
-    rows = y[:, :, 0] + y[:, :, 2].flip(-1)  # (B, T, e, H*W)
-    columns = y[:, :, 1] + y[:, :, 3].flip(-1)  # (B, T, e, W*H)
+    rows, columns, rows_back, columns_back = y.unbind(2)
+    rows = rows + rows_back.flip(-1)  # (B, T, e, H*W)
+    columns = columns + columns_back.flip(-1)  # (B, T, e, W*H)
     merged = rows.unflatten(-1, (height, width)) + columns.unflatten(-1, (width, height)).mT
     return merged.permute(1, 0, 3, 4, 2).to(x.dtype)
 
