@@ -81,20 +81,21 @@ def make(
     )
 
 
-def both(inputs: tuple[Tensor, ...], dtype: torch.dtype, **change: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """Output and gradients of the fused scan and of the recurrence in float64, from the same rounded signal."""
+def both(inputs: tuple[Tensor, ...], dtype: torch.dtype, source: Tensor | None = None) -> list[list[Tensor]]:
+    """Output and gradients of the fused scan, and of the recurrence in float64 from the same rounded signal."""
     leaves = [x.to(dtype if i == 0 else torch.float32).requires_grad_() for i, x in enumerate(inputs)]
     wide = [x.detach().double().requires_grad_() for x in leaves]
-    y = ss2d_cuda(*leaves, change.get("source", leaves[0]))
-    expected = ss2d(*wide, backend="reference")
-    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    return [y, *torch.autograd.grad(y, leaves, dy)], [expected, *torch.autograd.grad(expected, wide, dy.double())]
+    source = leaves[0] if source is None else source.to(dtype)
+    y = ss2d_cuda(*leaves, source)
+    expected = ss2d(*wide, source=wide[0] if source is leaves[0] else source.double(), backend="torch")
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+    return [[y, *torch.autograd.grad(y, leaves, dy)], [expected, *torch.autograd.grad(expected, wide, dy.double())]]
 
 
 def assert_close(results: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
-    for name, result, exact in zip(("y", *NAMES), results, expected, strict=True):
-        error = ((result.double() - exact).norm() / exact.norm()).item()
-        assert error < (FORWARD if name == "y" else BACKWARD)[dtype], f"{name}: {error:.2e}"
+    for i, (result, exact) in enumerate(zip(results, expected, strict=True)):
+        error = ((result.double() - exact).norm() / exact.norm().clamp_min(1e-30)).item()
+        assert error < (BACKWARD if i else FORWARD)[dtype], f"{('y', *NAMES)[i]}: {error:.2e}"
 
 
 @pytest.mark.usefixtures("emulated")
@@ -102,7 +103,61 @@ def assert_close(results: list[Tensor], expected: list[Tensor], dtype: torch.dty
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_equals_the_recurrence(channels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_channels", lambda *_: channels)
-    assert_close(*both(make(2, 2, 9, 11, 40), dtype), dtype)  # two saved states; a block that is not full
+    assert_close(*both(make(2, 1, 5, 9, 40), dtype), dtype)  # two saved states; a block that is not full
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize(("size", "r", "n"), [((1, 1, 1, 1, 1), 1, 16), ((1, 2, 3, 2, 11), 9, 5)])
+def test_channels_states_and_ranks_that_the_kernel_fills_up(size: tuple[int, ...], r: int, n: int) -> None:
+    assert_close(*both(make(*size, r=r, n=n), torch.float32), torch.float32)
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("bias", [-100.0, -16.0, 0.0, 50.0])
+def test_time_steps_that_underflow_and_saturate(bias: float) -> None:
+    x, x_proj, dt_weight, dt_bias, A_log, D = make(1, 1, 3, 4, 8)
+    results, expected = both((x, x_proj, dt_weight, dt_bias + bias, A_log, D), torch.float32)
+    assert all(result.isfinite().all() for result in results)
+    assert_close(results[:2], expected[:2], torch.float32)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_another_map_steers_the_scan_and_layouts_do_not_matter() -> None:
+    x, *parameters = make(1, 2, 3, 4, 8)
+    source = make(1, 2, 3, 4, 8, seed=1)[0]
+    turned = x.transpose(2, 3).contiguous().transpose(2, 3)
+    results, expected = both((turned, *parameters), torch.float32, source)
+    assert_close(results, expected, torch.float32)
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("n", [4, 20])
+def test_plain_scan(n: int) -> None:
+    """Two groups of three channels, forty steps, fewer and more states than the kernel's sixteen."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 6, 40), (2, 6, 40), (6, n), (2, 2, n, 40), (2, 2, n, 40), (6,), (6,))
+    inputs = [torch.randn(shape, generator=generator) for shape in shapes]
+    inputs[2] = -inputs[2].exp()
+    wide = [x.double().requires_grad_() for x in inputs]
+    leaves = [x.requires_grad_() for x in inputs]
+    y, expected = scan_cuda(*leaves), selective_scan(*wide, backend="reference")
+    dy = torch.randn(y.shape, generator=generator)
+    results = [y, *torch.autograd.grad(y, leaves, dy)]
+    assert_close(results[:7], [expected, *torch.autograd.grad(expected, wide, dy.double())][:7], torch.float32)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_operators_keep_their_promises() -> None:
+    """Their shapes and dtypes under tracing, and that they change no input, as PyTorch checks it."""
+    x, x_proj, dt_weight, dt_bias, A_log, D = (t.float() for t in make(1, 1, 2, 3, 8, r=8))
+    flat = x.flatten(1, 3)
+    low = (flat @ x_proj[:, :, :8].flatten(1, 2).mT).view(1, 1, 6, 4, 8)
+    bc = (flat @ x_proj[:, :, 8:].flatten(1, 2).mT).view(1, 1, 6, 4, 32)
+    leaves = [t.detach().requires_grad_() for t in (x, low, bc, -A_log.exp(), dt_weight, dt_bias, D)]
+    torch.library.opcheck(cuda._forward, (*leaves, True), test_utils=("test_schema", "test_faketensor"))
+    states = cuda._forward(*leaves, True)[1]
+    inputs = [t.detach() for t in (x, *leaves, states)]
+    torch.library.opcheck(cuda._backward, inputs, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.skipif(nvrtc.why_unavailable() is not None, reason=f"{nvrtc.why_unavailable()}")
@@ -114,3 +169,29 @@ def test_compiles_for_a_gpu(kernel: str, real: str) -> None:
     assert nvrtc.compile_source(cuda.source(kernel), options).startswith(b"\x7fELF")
     with pytest.raises(RuntimeError, match="error: "):
         nvrtc.compile_source(f"{cuda.source(kernel)} oops", options)
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(1, 1, 1, 1, 8), (5, 2, 13, 37, 72), (4, 2, 28, 36, 96), (1, 1, 256, 256, 16)])
+def test_on_a_gpu(size: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    inputs = tuple(x.cuda() for x in make(*size))
+    results, expected = both(inputs, dtype)
+    assert_close(results, expected, dtype)
+    assert all(torch.equal(a, b) for a, b in zip(both(inputs, dtype)[0], results, strict=True))
+
+
+@gpu
+def test_compiled_into_one_graph() -> None:
+    inputs = [x.float().cuda().requires_grad_() for x in make(2, 1, 6, 5, 16)]
+
+    def total(*tensors: Tensor) -> Tensor:
+        return ss2d(*tensors, backend="cuda").square().sum()
+
+    expected = torch.autograd.grad(total(*inputs), inputs)
+    for a, b in zip(torch.autograd.grad(torch.compile(total, fullgraph=True)(*inputs), inputs), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
