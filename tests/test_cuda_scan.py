@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtmamba.scan import cuda, nvrtc, selective_scan, ss2d
+from mtmamba.scan import cuda_operators, nvrtc, selective_scan, ss2d
 from mtmamba.scan.cuda import scan_cuda, ss2d_cuda
 
 HERE = Path(__file__).parent
@@ -102,7 +102,7 @@ def assert_close(results: list[Tensor], expected: list[Tensor], dtype: torch.dty
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_equals_the_recurrence(channels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "_channels", lambda *_: channels)
+    monkeypatch.setattr(cuda_operators, "_channels", lambda *_: channels)
     assert_close(*both(make(2, 1, 5, 9, 40), dtype), dtype)  # two saved states; a block that is not full
 
 
@@ -154,21 +154,26 @@ def test_operators_keep_their_promises() -> None:
     low = (flat @ x_proj[:, :, :8].flatten(1, 2).mT).view(1, 1, 6, 4, 8)
     bc = (flat @ x_proj[:, :, 8:].flatten(1, 2).mT).view(1, 1, 6, 4, 32)
     leaves = [t.detach().requires_grad_() for t in (x, low, bc, -A_log.exp(), dt_weight, dt_bias, D)]
-    torch.library.opcheck(cuda._forward, (*leaves, True), test_utils=("test_schema", "test_faketensor"))
-    states = cuda._forward(*leaves, True)[1]
+    torch.library.opcheck(cuda_operators.ss2d_forward, (*leaves, True), test_utils=("test_schema", "test_faketensor"))
+    states = cuda_operators.ss2d_forward(*leaves, True)[1]
     inputs = [t.detach() for t in (x, *leaves, states)]
-    torch.library.opcheck(cuda._backward, inputs, test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(cuda_operators.ss2d_backward, inputs, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.skipif(nvrtc.why_unavailable() is not None, reason=f"{nvrtc.why_unavailable()}")
 @pytest.mark.parametrize("kernel", ["ss2d_forward", "ss2d_backward"])
 @pytest.mark.parametrize("real", ["float", "bf16"])
 def test_compiles_for_a_gpu(kernel: str, real: str) -> None:
-    sizes = ("-DDIRECTIONS=4", "-DCHANNELS=2", f"-DTHREADS={cuda.THREADS}", f"-DSTRIDE={cuda.STRIDE}")
+    sizes = (
+        "-DDIRECTIONS=4",
+        "-DCHANNELS=2",
+        f"-DTHREADS={cuda_operators.THREADS}",
+        f"-DSTRIDE={cuda_operators.STRIDE}",
+    )
     options = ("--gpu-architecture=sm_90", "--std=c++17", f"-DREAL={real}", *sizes)
-    assert nvrtc.compile_source(cuda.source(kernel), options).startswith(b"\x7fELF")
+    assert nvrtc.compile_source(cuda_operators.source(kernel), options).startswith(b"\x7fELF")
     with pytest.raises(RuntimeError, match="error: "):
-        nvrtc.compile_source(f"{cuda.source(kernel)} oops", options)
+        nvrtc.compile_source(f"{cuda_operators.source(kernel)} oops", options)
 
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -54,7 +54,7 @@ class TaskLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(tasks, dim))
 
     def forward(self, x: Tensor, only: slice = ALL) -> Tensor:
-        """Normalise, then scale and shift map t with parameters t; ``only`` some of the tasks, whose maps ``x`` holds."""
+        """Normalise, scale and shift map t with parameters t; ``only`` some of the tasks, whose maps ``x`` holds."""
         weight, bias = self.weight[only], self.bias[only]
         tasks, dim = weight.shape
         shape = (tasks, *[1] * (x.ndim - 2), dim)

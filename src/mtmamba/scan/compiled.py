@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -107,7 +108,7 @@ def _backward(first, last, u, delta, A2, B, C, chunk, starts, dy, du, ddelta, dA
     shape = (chunk, n_states, channels)
     decays, states = np.empty(shape, np.float32), np.empty((chunk + 1, n_states, channels), np.float32)
     carry = np.empty((n_states, channels), np.float32)
-    drive, to_drive, to_exponent = np.empty((3, channels), np.float32)
+    drive, to_drive, to_exponent, dh, inner = np.empty((5, channels), np.float32)
     for row in range(first, last):
         carry[:] = ZERO
         rates = A2[row % A2.shape[0]]
@@ -127,7 +128,7 @@ def _backward(first, last, u, delta, A2, B, C, chunk, starts, dy, du, ddelta, dA
                         states[i + 1, n, d] = decay * states[i, n, d] + b * drive[d]
             for i in range(steps - 1, -1, -1):
                 t = start + i
-                step = delta[row, t]
+                step, grad = delta[row, t], dy[row, t]
                 for d in range(channels):
                     drive[d] = step[d] * u[row, t, d]
                     to_drive[d] = ZERO
@@ -135,17 +136,22 @@ def _backward(first, last, u, delta, A2, B, C, chunk, starts, dy, du, ddelta, dA
                 for n in range(n_states):
                     b, c = B[row, t, n], C[row, t, n]
                     to_b, to_c = ZERO, ZERO
+                    # Loops of few arrays: what each may overlap with is checked before it runs as vectors.
                     for d in range(channels):
-                        grad = dy[row, t, d]
-                        dh = c * grad + carry[n, d]
-                        to_c += states[i + 1, n, d] * grad
-                        to_b += dh * drive[d]
-                        to_drive[d] += dh * b
-                        kept = decays[i, n, d] * dh
-                        carry[n, d] = kept
-                        inner = kept * states[i, n, d]
-                        dA[row, n, d] += inner * step[d]
-                        to_exponent[d] += inner * rates[n, d]
+                        dh[d] = c * grad[d] + carry[n, d]
+                    for d in range(channels):
+                        to_c += states[i + 1, n, d] * grad[d]
+                        to_b += dh[d] * drive[d]
+                    for d in range(channels):
+                        to_drive[d] += dh[d] * b
+                    for d in range(channels):
+                        carry[n, d] = decays[i, n, d] * dh[d]
+                    for d in range(channels):
+                        inner[d] = carry[n, d] * states[i, n, d]
+                    for d in range(channels):
+                        dA[row, n, d] += inner[d] * step[d]
+                    for d in range(channels):
+                        to_exponent[d] += inner[d] * rates[n, d]
                     dB[row, t, n] = to_b
                     dC[row, t, n] = to_c
                 for d in range(channels):
@@ -166,7 +172,7 @@ def _share(kernel: Callable[..., None], *arguments: Any) -> None:
     if threads == 1:
         kernel(0, rows, *arrays)
         return
-    jobs = [_pool(threads).submit(kernel, a, b, *arrays) for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+    jobs = [_pool(threads).submit(kernel, a, b, *arrays) for a, b in pairwise(bounds) if a < b]
     for job in jobs:
         job.result()
 
