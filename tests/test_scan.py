@@ -232,7 +232,7 @@ def test_backend_choice(caplog: pytest.LogCaptureFixture) -> None:
     }
     with pytest.raises(RuntimeError, match=r"got 'mamba_ssm': it needs CUDA tensors, got cpu.*auto, torch, reference"):
         selective_scan(*inputs, backend="mamba_ssm")
-    with pytest.raises(ValueError, match="one of auto, mamba_ssm, torch, reference, got 'fast'"):
+    with pytest.raises(ValueError, match="one of auto, cuda, mamba_ssm, numba, torch, reference, got 'fast'"):
         selective_scan(*inputs, backend="fast")
 
 
