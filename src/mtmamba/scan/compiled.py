@@ -54,7 +54,7 @@ def scan_compiled(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: 
     return torch.addcmul(y, D.float()[:, None], u.float())
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _float_of_bits(typing_context, bits):
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.FloatType())
@@ -69,7 +69,8 @@ def _exp2(x):
     whole = np.floor(x + HALF)
     f = x - whole
     power = C0 + f * (C1 + f * (C2 + f * (C3 + f * (C4 + f * (C5 + f * C6)))))
-    return power * _float_of_bits((np.int32(whole) + np.int32(127)) << np.int32(23))
+    bits = (np.int32(whole) + np.int32(127)) << np.int32(23)
+    return power * _float_of_bits(bits)  # type: ignore[call-arg]
 
 
 _compile = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
