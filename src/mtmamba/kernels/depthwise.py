@@ -42,7 +42,7 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     _check(x, weight, bias)
     if not (x.is_cuda and HAS_TRITON and x.dtype in KERNEL_DTYPES):
-        return _torch_depthwise_silu(x, weight, bias)
+        return torch_depthwise_silu(x, weight, bias)
     if torch.is_autocast_enabled("cuda"):
         x = x.to(torch.get_autocast_dtype("cuda"))
     y: Tensor = _depthwise_silu(x, weight, bias)
@@ -67,7 +67,8 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor) -> None:
             raise ValueError(f"Expected {name} on x's device {x.device}, got {tensor.device}.")
 
 
-def _torch_depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def torch_depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return what `depthwise_silu` does, by PyTorch's convolution in the dtype of ``x``."""
     tasks, _, _, _, channels = x.shape
     maps = rearrange(x, "t b h w c -> b (t c) h w")
     filters = weight.reshape(-1, 1, 3, 3).to(x.dtype)

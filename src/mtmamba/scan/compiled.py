@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-LOG2E, LN2 = np.float32(math.log2(math.e)), np.float32(math.log(2))
+LN2 = np.float32(math.log(2))
 LOWEST, HIGHEST, HALF = np.float32(-126), np.float32(127), np.float32(0.5)
 C0, C1, C2, C3, C4, C5, C6 = (np.float32(math.log(2) ** k / math.factorial(k)) for k in range(7))
 ZERO = np.float32(0)

@@ -81,7 +81,9 @@ def _map_dtype(x: Tensor) -> torch.dtype:
 
 
 def _pad(tensor: Tensor, axis: int, size: int) -> Tensor:
-    """Fill an axis up to ``size`` with zeros."""
+    """Fill an axis up to ``size`` with zeros; a full one is left alone."""
+    if tensor.shape[axis] == size:
+        return tensor
     return F.pad(tensor, [0, 0] * (tensor.ndim - 1 - axis % tensor.ndim) + [0, size - tensor.shape[axis]])
 
 
@@ -104,12 +106,11 @@ def _scan_maps(
     if n != STATES and bc.shape[-1] != 2 * STATES:
         bc = torch.cat([_pad(m, -1, STATES) for m in bc.split(n, dim=-1)], dim=-1)
     A = _pad(_pad(A, -1, STATES), -2, wide)
-    if wide != e:
-        x, dt_bias, D = (_pad(tensor, -1, wide) for tensor in (x, dt_bias, D))
-        if dt_weight is None:
-            low = _pad(low, -1, wide)
-        else:
-            dt_weight = _pad(dt_weight, -2, wide)
+    x, dt_bias, D = (_pad(tensor, -1, wide) for tensor in (x, dt_bias, D))
+    if dt_weight is None:
+        low = _pad(low, -1, wide)
+    else:
+        dt_weight = _pad(dt_weight, -2, wide)
     inputs = (x, low, bc, A, dt_weight, dt_bias, D)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     y, _ = ss2d_forward(x.contiguous(), low, bc.contiguous(), A.contiguous(), dt_weight, dt_bias, D, save)
