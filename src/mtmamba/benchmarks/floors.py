@@ -12,15 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from mtmamba.benchmarks.device import Device
 from mtmamba.models.ss2d import DIRECTIONS, SS2D
+from mtmamba.stats.watcher import ForwardWatcher
 
 BACKWARD_PRODUCTS = 2
 """Products of a backward pass over a forward pass's: a gradient for each of the two factors."""
@@ -108,7 +105,7 @@ def floor(work: Work, device: Device, precision: str, backward: bool = False, op
     return Floor(products, scan, traffic, 1e3 * sum(max(layer) for layer in times))
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(ForwardWatcher):
     """Count what a forward pass does."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -118,14 +115,7 @@ class _Counter(TorchDispatchMode):
         self.scan: Layer | None = None  # the SS2D that is running, whose products belong to it
 
     def count(self, module: nn.Module, inputs: Iterable[Tensor]) -> Work:
-        with (
-            register_module_forward_pre_hook(self.enter),
-            register_module_forward_hook(self.leave),
-            sdpa_kernel(SDPBackend.MATH),  # attention as its two products
-            torch.no_grad(),
-            self,
-        ):
-            module.eval()(*inputs)
+        self.watch(module, *inputs)
         return self.work
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -137,7 +127,7 @@ class _Counter(TorchDispatchMode):
             self.scan = Layer(updates=updates, inputs=maps, outputs=x.numel(), weights=weights)
             self.work.layers.append(self.scan)
 
-    def leave(self, module: nn.Module, args: object, output: object) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(module, SS2D):
             self.scan = None
 

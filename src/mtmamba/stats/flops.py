@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from mtmamba.models.decoders import ExpandHead, Stage
 from mtmamba.models.layers import TaskLinear
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.models.ss2d import DIRECTIONS, SS2D
+from mtmamba.stats.watcher import ForwardWatcher
 
 aten = torch.ops.aten
 
@@ -144,7 +142,7 @@ def parts_of(model: MultiTaskModel) -> dict[nn.Module, str]:
     return {module: part for root, part in roots for module in root.modules()}
 
 
-class _Tracer(TorchDispatchMode):
+class _Tracer(ForwardWatcher):
     """Write down what a forward pass executes, and where."""
 
     def __init__(self, parts: Mapping[nn.Module, str]) -> None:
@@ -155,24 +153,17 @@ class _Tracer(TorchDispatchMode):
 
     def trace(self, model: MultiTaskModel, image_size: Sequence[int]) -> list[Operation]:
         """Return what the forward pass of one image executes."""
-        with (
-            register_module_forward_pre_hook(self.enter),
-            register_module_forward_hook(self.leave),
-            sdpa_kernel(SDPBackend.MATH),  # attention as its two products
-            torch.no_grad(),
-            self,
-        ):
-            logits = model.eval()(torch.empty(1, 3, *image_size, device="meta"))
+        logits = self.watch(model, torch.empty(1, 3, *image_size, device="meta"))
         head = model.decoder.head
         if isinstance(head, ExpandHead):  # the published program resizes these logits to the size that they have
             resized = sum(x.numel() for x in logits.values())
             self.operations.append(Operation(self.parts[head], "resize", 4 * resized))
         return self.operations
 
-    def enter(self, module: nn.Module, _: object) -> None:
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.running.append(module)
 
-    def leave(self, module: nn.Module, args: tuple[Tensor, ...], _: object) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(module, SS2D):  # its scans are made of operators that cost nothing by themselves
             d_state = module.A_log.shape[-1]
             self.add("scan", DIRECTIONS * args[0].numel() * (9 * d_state + 1))
