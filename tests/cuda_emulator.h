@@ -8,12 +8,13 @@
 #include <cstring>
 #include <functional>
 #include <vector>
+#include <algorithm>
 
 #define __device__
 #define __global__
 #define __forceinline__ inline
 #define __shared__ static
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 #define __restrict__
 #define DYNAMIC_SHARED(name) char* const name = emulator::dynamic_shared.data()
 
@@ -27,6 +28,7 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+using std::min;
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline float __uint_as_float(unsigned bits) {
@@ -34,13 +36,14 @@ inline float __uint_as_float(unsigned bits) {
     std::memcpy(&x, &bits, 4);
     return x;
 }
-inline unsigned short round_to_bf16(float x) {
-    unsigned bits;
-    std::memcpy(&bits, &x, 4);
-    return static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+inline unsigned round_to_bf16(float low, float high) {
+    unsigned bits[2];
+    std::memcpy(&bits[0], &low, 4), std::memcpy(&bits[1], &high, 4);
+    for (unsigned& x : bits) x += 0x7fff + (x >> 16 & 1);
+    return bits[0] >> 16 | (bits[1] & 0xffff0000u);
 }
 inline float exp2_fast(float x) { return std::exp2(x); }
-inline float log2_fast(float x) { return std::log2(x); }
+inline float reciprocal_fast(float x) { return 1 / x; }
 
 namespace emulator {
 static std::vector<char> dynamic_shared;

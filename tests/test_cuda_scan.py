@@ -99,7 +99,7 @@ def assert_close(results: list[Tensor], expected: list[Tensor], dtype: torch.dty
 
 
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("channels", [1, 2, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_equals_the_recurrence(channels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_operators, "_channels", lambda *_: channels)
@@ -162,15 +162,9 @@ def test_operators_keep_their_promises() -> None:
 
 @pytest.mark.skipif(nvrtc.why_unavailable() is not None, reason=f"{nvrtc.why_unavailable()}")
 @pytest.mark.parametrize("kernel", ["ss2d_forward", "ss2d_backward"])
-@pytest.mark.parametrize("real", ["float", "bf16"])
-def test_compiles_for_a_gpu(kernel: str, real: str) -> None:
-    sizes = (
-        "-DDIRECTIONS=4",
-        "-DCHANNELS=2",
-        f"-DTHREADS={cuda_operators.THREADS}",
-        f"-DSTRIDE={cuda_operators.STRIDE}",
-    )
-    options = ("--gpu-architecture=sm_90", "--std=c++17", f"-DREAL={real}", *sizes)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiles_for_a_gpu(kernel: str, dtype: torch.dtype) -> None:
+    options = ("--gpu-architecture=sm_90", *cuda_operators.options(dtype, 4, 4))
     assert nvrtc.compile_source(cuda_operators.source(kernel), options).startswith(b"\x7fELF")
     with pytest.raises(RuntimeError, match="error: "):
         nvrtc.compile_source(f"{cuda_operators.source(kernel)} oops", options)

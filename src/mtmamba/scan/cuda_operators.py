@@ -12,17 +12,25 @@ from mtmamba.scan import nvrtc
 
 STATES = 16
 """States of a channel in the kernel."""
+PARTS = 4
+"""Threads that share a channel."""
 PACK = 8
-"""The kernel reads so many neighbouring channels at once."""
-THREADS, STRIDE = 128, 32
+"""Channels are filled up to a multiple of this: rows of maps are then aligned for matrix products."""
+THREADS, STRIDE = 128, 16
 """Threads of a block; steps from one saved state to the next."""
+BLOCKS = {"FORWARD_BLOCKS": 4, "BACKWARD_BLOCKS": 3}
+"""Blocks of each kernel that a multiprocessor must have the registers for."""
 SATURATED = 4 * 132
 """Warps that keep a large GPU's four schedulers in each of 132 multiprocessors busy."""
 
 
 def _channels(sequences: int, e: int) -> int:
-    """Channels of a thread: two spare instructions, one gives twice the threads where they are few."""
-    return 2 if sequences * e // 16 >= 4 * SATURATED else 1
+    """Channels of a thread: more of them spare instructions, fewer give more threads and waste less of a block."""
+    warps = sequences * e * PARTS / 32
+    for channels in (4, 2):
+        if warps >= 2 * channels * SATURATED and _blocks(e, channels) * _width(channels) <= 1.1 * e:
+            return channels
+    return 1
 
 
 @cache
@@ -31,20 +39,26 @@ def source(kernel: str) -> str:
     return "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("ss2d.cuh", f"{kernel}.cu"))
 
 
+def options(dtype: torch.dtype, directions: int, channels: int) -> tuple[str, ...]:
+    """What the compiler is told for maps of a precision, so many directions, and channels of a thread."""
+    real = "bf16" if dtype == torch.bfloat16 else "float"
+    sizes = {"REAL": real, "DIRECTIONS": directions, "CHANNELS": channels, "THREADS": THREADS, "STRIDE": STRIDE}
+    sizes |= {"SUB": _sub(channels), **BLOCKS}
+    return ("--std=c++17", *(f"-D{name}={value}" for name, value in sizes.items()))
+
+
 def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | None, ...]) -> None:
     """Launch a kernel for maps like ``x``."""
     tasks, batch, height, width, e = x.shape
     channels = _channels(tasks * batch * directions, e)
-    real, size = ("bf16", 2) if x.dtype == torch.bfloat16 else ("float", 4)
-    options = {"REAL": real, "DIRECTIONS": directions, "CHANNELS": channels, "THREADS": THREADS, "STRIDE": STRIDE}
     shared = 0
     if kernel == "ss2d_backward":  # struct Chunk of ss2d_backward.cu
-        block = THREADS // 4 * channels
-        shared = STRIDE * (block * (8 + 2 * size) + 2 * STATES * 4 + block * STATES // 4 * size)
+        kept = THREADS // _sub(channels) * STATES // PARTS * max(channels * x.element_size(), _sub(channels))
+        shared = STRIDE * (16 * _width(channels) + 4 * STATES * 4 + kept + 8)
     nvrtc.launch(
         source(kernel),
         kernel,
-        ("--std=c++17", *(f"-D{name}={value}" for name, value in options.items())),
+        options(x.dtype, directions, channels),
         (_blocks(e, channels), batch * directions, tasks),
         THREADS,
         shared,
@@ -52,8 +66,18 @@ def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | None
     )
 
 
+def _width(channels: int) -> int:
+    """Channels of a block."""
+    return THREADS // PARTS * channels
+
+
+def _sub(channels: int) -> int:
+    """Steps whose states the backward kernel holds in registers."""
+    return 2 if channels == 4 else 4
+
+
 def _blocks(e: int, channels: int) -> int:
-    return -(-e // (THREADS // 4 * channels))
+    return -(-e // _width(channels))
 
 
 def _time_steps(x: Tensor, low: Tensor, dt_weight: Tensor | None) -> Tensor:
@@ -83,7 +107,9 @@ def ss2d_forward(
 
 def _states_shape(x: Tensor, directions: int, save: bool) -> tuple[int, ...]:
     tasks, batch, height, width, e = x.shape
-    return (tasks, directions, batch, -(-height * width // STRIDE) if save else 0, e, STATES)
+    channels = _channels(tasks * batch * directions, e)
+    chunks = -(-height * width // STRIDE) if save else 0
+    return (tasks, directions, batch, chunks, _blocks(e, channels), channels, THREADS, STATES // PARTS)
 
 
 @ss2d_forward.register_fake

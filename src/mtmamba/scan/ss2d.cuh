@@ -6,11 +6,11 @@
 //
 // Shapes, channels last, L = H W pixels in row-major order whatever the direction, k the direction:
 //   x, dy (T, B, L, E); dt, y, dx: see each kernel; bc (T, B, L, K, 2 N), B before C; A2 (T, K, E, N), A2 = A log2 e;
-//   bias, D (T, K, E); states (T, K, B, chunks, E, N): the states before every STRIDE-th step.
-// E is a multiple of 8, so that 16 bytes never straddle two pixels. A plain scan has one direction and H = 1.
+//   bias, D (T, K, E); states (T, K, B, chunks, blocks, CHANNELS, THREADS, STATES): those before every STRIDE-th step,
+//   as threads hold them. E is even. A plain scan has one direction and H = 1.
 //
-// Given at compile time: REAL (float or bf16), DIRECTIONS (K: 4 or 1), CHANNELS (1 or 2), THREADS, STRIDE. Outside CUDA,
-// the names that CUDA defines must have been defined before: tests run these files on a CPU so.
+// Given at compile time: REAL (float or bf16), DIRECTIONS (K: 4 or 1), CHANNELS (1, 2 or 4), THREADS, STRIDE. Outside
+// CUDA, the names that CUDA defines must have been defined before: tests run these files on a CPU so.
 
 #ifdef __CUDACC__
 #define DYNAMIC_SHARED(name) extern __shared__ char name[]
@@ -19,14 +19,14 @@ __device__ __forceinline__ float exp2_fast(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-__device__ __forceinline__ float log2_fast(float x) {
+__device__ __forceinline__ float reciprocal_fast(float x) {
     float y;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-__device__ __forceinline__ unsigned short round_to_bf16(float x) {
-    unsigned short bits;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+__device__ __forceinline__ unsigned round_to_bf16(float low, float high) {
+    unsigned bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
     return bits;
 }
 #endif
@@ -36,8 +36,8 @@ constexpr int PARTS = 4;
 constexpr int STATES = N / PARTS;               // of a thread, for each of its channels
 constexpr int GROUPS = THREADS / PARTS;         // of CHANNELS channels
 constexpr int WIDTH = GROUPS * CHANNELS;        // channels of a block
-constexpr int PACK = 8;                         // neighbouring channels that travel together
-constexpr int COLUMNS = WIDTH / PACK;           // packs in a row of a tile
+constexpr int PAIRS = WIDTH / 2;                // neighbouring channels travel together, two by two
+constexpr int ROWS = THREADS / PAIRS;           // steps of which the block's threads fetch a pair each
 constexpr int BATCH = PARTS / CHANNELS;         // steps whose sums over the parts are exchanged together
 constexpr unsigned ALL = 0xffffffffu;
 constexpr float LN2 = 0.6931471805599453f, LOG2E = 1.4426950408889634f;
@@ -46,55 +46,65 @@ struct bf16 {
     unsigned short bits;
 };
 
-__device__ __forceinline__ float wide(float x) { return x; }
-__device__ __forceinline__ float wide(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
-__device__ __forceinline__ void narrow(float x, float& out) { out = x; }
-__device__ __forceinline__ void narrow(float x, bf16& out) { out.bits = round_to_bf16(x); }
-
-template <int COUNT>
-struct alignas(COUNT * sizeof(REAL)) Reals {
-    REAL at[COUNT];
+// Neighbours in memory, read one by one and written two by two.
+template <int COUNT, typename T = REAL>
+struct alignas(COUNT * sizeof(T)) Reals {
+    float at[COUNT];
+    __device__ float operator[](int i) const { return at[i]; }
+    __device__ void put(int i, float x, float y) { at[i] = x, at[i + 1] = y; }
 };
-using Pack = Reals<PACK>;
+template <int COUNT>
+struct alignas(COUNT * sizeof(bf16)) Reals<COUNT, bf16> {
+    unsigned at[COUNT / 2];
+    __device__ float operator[](int i) const {
+        return __uint_as_float(i % 2 ? at[i / 2] & 0xffff0000u : at[i / 2] << 16);
+    }
+    __device__ void put(int i, float x, float y) { at[i / 2] = round_to_bf16(x, y); }
+};
+using Pair = Reals<2>;
 
-// log(1 + exp(x)), by the logarithm's series where 1 + exp(x) would lose digits.
+// log(1 + exp(x)), to float's precision without a branch: max(x, 0) + log(1 + w), w = exp(-|x|), where
+// log(1 + w) = 2 artanh(w / (2 + w)) is a short series, since w / (2 + w) is at most a third.
 __device__ __forceinline__ float softplus(float x) {
-    const float z = exp2_fast(x * LOG2E);
-    const float series = z * (1 - z * (1 / 2.f - z * (1 / 3.f - z * (1 / 4.f - z * (1 / 5.f - z * (1 / 6.f))))));
-    const float direct = x > 20 ? x : log2_fast(1 + z) * LN2;
-    return z < 0.125f ? series : direct;
+    const float w = exp2_fast(-LOG2E * fabsf(x));
+    const float s = w * reciprocal_fast(2 + w), q = s * s;
+    float series = sizeof(REAL) == 2 ? 0.f : 1 / 13.f;
+    if (sizeof(REAL) == 4) series = fmaf(fmaf(series, q, 1 / 11.f), q, 1 / 9.f);
+    series = fmaf(fmaf(fmaf(series, q, 1 / 7.f), q, 1 / 5.f), q, 1 / 3.f);
+    return fmaf(2 * s, fmaf(series, q, 1.f), fmaxf(x, 0.f));
 }
 
 // The slope of softplus where it is `value`: 1 - exp(-value), by its series where the difference would lose digits.
 __device__ __forceinline__ float softplus_slope(float value) {
     const float series = value * (1 - value * (1 / 2.f - value * (1 / 6.f - value * (1 / 24.f - value * (1 / 120.f)))));
-    return value < 0.125f ? series : 1 - exp2_fast(-value * LOG2E);
+    const float direct = 1 - exp2_fast(-value * LOG2E);
+    return value < 0.125f ? series : direct;
 }
 
 // A block's sequence: a task, a direction and an image; and its channels.
 struct Place {
     int task, direction, image, first;          // first: the block's first channel
     int map, sequence;                          // numbers of the (task, image) and of the (task, direction, image)
-    int length, height, width, channels;
+    int length, height, channels;
+    int origin_step, sign;                      // a reversed walk counts its steps from the end
+    int down, right;                            // pixels from one step to the next, and more at a column's end
     float per_height;
 
     __device__ Place(int images, int height, int width, int channels)
-        : length(height * width), height(height), width(width), channels(channels), per_height(1.f / height) {
+        : length(height * width), height(height), channels(channels), per_height(1.f / height) {
         first = blockIdx.x * WIDTH;
         direction = blockIdx.y % DIRECTIONS;
         image = blockIdx.y / DIRECTIONS;
         task = blockIdx.z;
         map = task * images + image;
         sequence = (task * DIRECTIONS + direction) * images + image;
+        origin_step = direction >= 2 ? length - 1 : 0, sign = direction >= 2 ? -1 : 1;
+        down = direction & 1 ? width : 1, right = direction & 1 ? 1 - length : 0;
     }
-    // The pixel that step l visits. The quotient is exact below 2^22 pixels.
+    // The pixel that step l visits, the last one's after the end. The quotient is exact below 2^22 pixels.
     __device__ int pixel(int l) const {
-        if (direction >= 2) l = length - 1 - l;
-        if (direction & 1) {
-            const int column = static_cast<int>((l + 0.5f) * per_height);
-            return (l - column * height) * width + column;
-        }
-        return l;
+        l = origin_step + sign * min(l, length - 1);
+        return l * down + static_cast<int>((l + 0.5f) * per_height) * right;
     }
     // Where the block's channels of a map's or sequence's first pixel lie in an array (numbers, L, E).
     __device__ size_t origin(int number) const { return static_cast<size_t>(number) * length * channels + first; }
@@ -105,15 +115,22 @@ struct Place {
     __device__ size_t inputs(int pixel) const {
         return ((static_cast<size_t>(map) * length + pixel) * DIRECTIONS + direction) * (2 * N);
     }
+    // Where a thread's states of its first channel before chunk `number` lie; its other channels' follow.
+    __device__ size_t states(int number) const {
+        const size_t chunk = static_cast<size_t>(sequence) * ((length + STRIDE - 1) / STRIDE) + number;
+        return ((chunk * gridDim.x + blockIdx.x) * CHANNELS * THREADS + threadIdx.x) * STATES;
+    }
     __device__ bool has(int c) const { return first + c < channels; }
+    // The time step at step l, none after the end, from its value before bias and softplus.
+    __device__ float delta(int l, float dt, float bias) const { return softplus(l < length ? dt + bias : -1e30f); }
 };
 
-// Channel (within the block) of a thread's slots. Two channels sit in an order that depends on the thread, so that what
-// a thread gives away in a sum over the parts is always in slot 1.
+// Channel (within the block) of a thread's slots, in an order that depends on the thread: what it gives away in a sum
+// over the parts is always in the upper half of its slots.
 struct Slots {
     int part, group;
     __device__ Slots() : part(threadIdx.x % PARTS), group(threadIdx.x / PARTS) {}
-    __device__ int channel(int slot) const { return group * CHANNELS + (CHANNELS == 2 ? slot ^ (part & 1) : 0); }
+    __device__ int channel(int slot) const { return group * CHANNELS + (slot ^ part % CHANNELS); }
 };
 
 // Sum values[step][slot] over the four parts. Each thread ends with the sum for its slot 0's channel and for step
@@ -122,13 +139,18 @@ __device__ __forceinline__ float sum_over_parts(float (&values)[BATCH][CHANNELS]
     float kept[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        if constexpr (CHANNELS == 2) {
-            kept[i] = values[i][0] + __shfl_xor_sync(ALL, values[i][CHANNELS - 1], 1);
+        if constexpr (CHANNELS == 4) {
+            kept[i] = values[0][i] + __shfl_xor_sync(ALL, values[0][i + 2], 2);
+        } else if constexpr (CHANNELS == 2) {
+            kept[i] = values[i][0] + __shfl_xor_sync(ALL, values[i][1], 1);
         } else {
             const float early = values[i][0], late = values[BATCH / 2 + i][0];
             kept[i] = (part & 1 ? late : early) + __shfl_xor_sync(ALL, part & 1 ? early : late, 1);
         }
     }
+    if constexpr (CHANNELS == 4) return kept[0] + __shfl_xor_sync(ALL, kept[1], 1);
     return (part & 2 ? kept[1] : kept[0]) + __shfl_xor_sync(ALL, part & 2 ? kept[0] : kept[1], 2);
 }
-__device__ __forceinline__ int own_step(int part) { return CHANNELS == 2 ? part / 2 : (part & 1) * 2 + part / 2; }
+__device__ __forceinline__ int own_step(int part) {
+    return CHANNELS == 4 ? 0 : CHANNELS == 2 ? part / 2 : (part & 1) * 2 + part / 2;
+}

@@ -1,36 +1,31 @@
 // The backward scan. See ss2d.cuh.
 //
-// Chunk by chunk from the end: the states are computed again from the one that the forward pass saved before the chunk,
-// a first time to keep one every SUB steps in shared memory, a second time to hold those of SUB steps, and their decays,
-// in registers while the gradient walks back over them.
+// Chunk by chunk from the end: the states are computed again from those that the forward pass saved before the chunk,
+// a first time to keep some every SUB steps in shared memory, a second time to hold those of SUB steps, and their
+// decays, in registers while the gradient walks back over them. SUB, a divisor of STRIDE, is given at compile time.
 
 constexpr int WARPS = THREADS / 32;
-constexpr int SUB = 4;
 constexpr int SUBS = STRIDE / SUB;
 
-struct Step {
-    float delta, input;                         // input: delta x
-};
 struct Chunk {
-    alignas(16) Step steps[STRIDE][WIDTH];      // becomes, in `delta`, the gradient of dt
-    alignas(16) REAL x[STRIDE][WIDTH];          // becomes the gradient of x
-    alignas(16) REAL dy[STRIDE][WIDTH];
-    alignas(16) float inputs[STRIDE][2 * N];
+    alignas(16) float2 steps[STRIDE][WIDTH];    // delta, delta x; become the gradients of dt and x
+    alignas(16) float2 signals[STRIDE][WIDTH];  // x, dy
+    alignas(16) float inputs[STRIDE][2][2 * N]; // B, C in the order of either half of the warp
     // The states before each SUB steps; once taken up, what the warp's channels together give to B and C.
     union {
         Reals<STATES> states[CHANNELS][32];
-        REAL sums[SUB][2 * N];
+        float sums[SUB][2 * N];
     } kept[SUBS][WARPS];
+    int pixels[2][STRIDE];                      // of this chunk's steps and the one's before it
 };
 
 // The order of a thread's states: what it gives away first in a sum over the groups is always in slots 2 and 3.
 struct Order {
-    int low, high;
-    __device__ Order(int part, int upper) : low(part * STATES + 2 * upper), high(part * STATES + 2 * (1 - upper)) {}
-    __device__ int state(int i) const { return i < 2 ? low + i : high + i - 2; }
-    __device__ void read(const float* from, float (&to)[STATES]) const {
-        const float2 a = *reinterpret_cast<const float2*>(from + low), b = *reinterpret_cast<const float2*>(from + high);
-        to[0] = a.x, to[1] = a.y, to[2] = b.x, to[3] = b.y;
+    int part, upper;
+    __device__ int state(int i) const { return part * STATES + (i ^ 2 * upper); }
+    __device__ void read(const float (&from)[2][2 * N], int first, float (&to)[STATES]) const {
+        const float4 all = *reinterpret_cast<const float4*>(&from[upper][first + part * STATES]);
+        to[0] = all.x, to[1] = all.y, to[2] = all.z, to[3] = all.w;
     }
 };
 
@@ -40,35 +35,36 @@ __device__ __forceinline__ void advance(const Chunk& chunk, int l, const Slots& 
                                         const float (&rate)[CHANNELS][STATES], float (&h)[CHANNELS][STATES],
                                         const Each& each) {
     float in[STATES];
-    order.read(chunk.inputs[l], in);
+    order.read(chunk.inputs[l], 0, in);
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++) {
-        const Step step = chunk.steps[l][slots.channel(c)];
+        const float2 step = chunk.steps[l][slots.channel(c)];
 #pragma unroll
         for (int i = 0; i < STATES; i++) {
-            const float decay = exp2_fast(step.delta * rate[c][i]);
+            const float decay = exp2_fast(step.x * rate[c][i]);
             each(c, i, decay);
-            h[c][i] = fmaf(decay, h[c][i], step.input * in[i]);
+            h[c][i] = fmaf(decay, h[c][i], step.y * in[i]);
         }
     }
 }
 
 // dt (T, K, B, L, E) is overwritten with its gradient; dx (K, T, B, L, E); dbc (blocks, T, B, L, K, 2 N), blocks along
 // E; dA (T, K, B, E, N), with respect to A; dD, dbias (T, K, B, E).
-extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
+extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_backward(
     const REAL* __restrict__ x, REAL* dt, const REAL* __restrict__ bc, const float* __restrict__ A2,
     const float* __restrict__ bias, const float* __restrict__ D, const REAL* __restrict__ states,
     const REAL* __restrict__ dy, REAL* __restrict__ dx, REAL* __restrict__ dbc, float* __restrict__ dA,
     float* __restrict__ dD, float* __restrict__ dbias, int tasks, int images, int height, int width, int channels) {
     DYNAMIC_SHARED(memory);
     Chunk& chunk = *reinterpret_cast<Chunk*>(memory);
-    alignas(16) __shared__ float offset[WIDTH];
     const Place place(images, height, width, channels);
     const Slots slots;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int bit0 = lane >> 2 & 1, bit1 = lane >> 3 & 1, bit2 = lane >> 4 & 1;  // of the group within the warp
-    const int row0 = threadIdx.x / COLUMNS, column = threadIdx.x % COLUMNS * PACK;
-    const bool inside = place.has(column);
+    const int row0 = threadIdx.x / PAIRS, pair = threadIdx.x % PAIRS * 2;
+    const bool inside = place.has(pair);
+    const int column = inside ? pair : 0;       // what is read
+    const int bc_row = threadIdx.x / N, bc_pair = threadIdx.x % N * 2;
     const int chunks = (place.length + STRIDE - 1) / STRIDE;
     const int result = (place.direction * tasks + place.task) * images + place.image;
     const REAL* const x_here = x + place.origin(place.map) + column;
@@ -77,9 +73,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
     REAL* const dx_here = dx + place.origin(result) + column;
     REAL* const dbc_here =
         dbc + static_cast<size_t>(blockIdx.x) * tasks * images * place.length * DIRECTIONS * (2 * N);
-    const Order order(slots.part, bit2);
+    const Order order{slots.part, bit2};
 
-    for (int c = threadIdx.x; c < WIDTH; c += THREADS) offset[c] = place.has(c) ? bias[place.parameter(c)] : 0;
+    const float offset[2] = {bias[place.parameter(column)], bias[place.parameter(column + 1)]};
     float rate[CHANNELS][STATES], carry[CHANNELS][STATES], drate[CHANNELS][STATES], h[CHANNELS][STATES];
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++)
@@ -89,66 +85,69 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
             rate[c][i] = place.has(channel) ? A2[place.parameter(channel) * N + order.state(i)] : 0;
             carry[c][i] = drate[c][i] = 0;
         }
-    const bool own = place.has(slots.channel(0));
-    const float skip = own ? D[place.parameter(slots.channel(0))] : 0;
+    const int own = slots.channel(0);
+    const float skip = place.has(own) ? D[place.parameter(own)] : 0;
     float dskip = 0, doffset = 0;
 
+    const auto locate = [&](int number) {
+        if (threadIdx.x < STRIDE) chunk.pixels[number % 2][threadIdx.x] = place.pixel(number * STRIDE + threadIdx.x);
+    };
+    locate(chunks - 1);
     for (int number = chunks - 1; number >= 0; number--) {
         const int start = number * STRIDE;
+        const int* const pixels = chunk.pixels[number % 2];
         __syncthreads();
-        constexpr int ROWS = THREADS / COLUMNS;
-#pragma unroll 2
+#pragma unroll 4
         for (int row = row0; row < STRIDE; row += ROWS) {
-            const bool real = start + row < place.length && inside;
-            Pack px = {}, pdt = {}, pdy = {};
-            if (real) {
-                const int at = place.pixel(start + row) * channels;
-                px = *reinterpret_cast<const Pack*>(x_here + at);
-                pdt = *reinterpret_cast<const Pack*>(dt_here + at);
-                pdy = *reinterpret_cast<const Pack*>(dy_here + at);
-            }
-            *reinterpret_cast<Pack*>(&chunk.x[row][column]) = px;
-            *reinterpret_cast<Pack*>(&chunk.dy[row][column]) = pdy;
-#pragma unroll
-            for (int j = 0; j < PACK; j++) {
-                const float delta = real ? softplus(wide(pdt.at[j]) + offset[column + j]) : 0;
-                chunk.steps[row][column + j] = {delta, delta * wide(px.at[j])};
-            }
+            const int at = pixels[row] * channels;
+            const Pair px = *reinterpret_cast<const Pair*>(x_here + at);
+            const Pair pdt = *reinterpret_cast<const Pair*>(dt_here + at);
+            const Pair pdy = *reinterpret_cast<const Pair*>(dy_here + at);
+            const float here = start + row < place.length && inside ? 1 : 0;
+            float4 step, signal;
+            step.x = place.delta(start + row, pdt[0], offset[0]), step.y = step.x * px[0];
+            step.z = place.delta(start + row, pdt[1], offset[1]), step.w = step.z * px[1];
+            signal.x = px[0], signal.y = here * pdy[0];
+            signal.z = px[1], signal.w = here * pdy[1];
+            *reinterpret_cast<float4*>(&chunk.steps[row][pair]) = step;
+            *reinterpret_cast<float4*>(&chunk.signals[row][pair]) = signal;
         }
-        for (int i = threadIdx.x; i < STRIDE * (2 * N / PACK); i += THREADS) {
-            const int row = i / (2 * N / PACK), share = i % (2 * N / PACK) * PACK;
-            Pack pack = {};
-            if (start + row < place.length)
-                pack = *reinterpret_cast<const Pack*>(bc + place.inputs(place.pixel(start + row)) + share);
 #pragma unroll
-            for (int j = 0; j < PACK; j++) chunk.inputs[row][share + j] = wide(pack.at[j]);
+        for (int row = bc_row; row < STRIDE; row += THREADS / N) {
+            const Pair both = *reinterpret_cast<const Pair*>(bc + place.inputs(pixels[row]) + bc_pair);
+            const float2 values = make_float2(both[0], both[1]);
+            *reinterpret_cast<float2*>(&chunk.inputs[row][0][bc_pair]) = values;
+            *reinterpret_cast<float2*>(&chunk.inputs[row][1][bc_pair ^ 2]) = values;
         }
+        const REAL* const saved = states + place.states(number);
 #pragma unroll
         for (int c = 0; c < CHANNELS; c++) {
-            const size_t at = (static_cast<size_t>(place.sequence) * chunks + number) * channels + place.first;
-            const bool real = place.has(slots.channel(c));
+            const Reals<STATES> pack = *reinterpret_cast<const Reals<STATES>*>(saved + c * THREADS * STATES);
 #pragma unroll
-            for (int i = 0; i < STATES; i++)
-                h[c][i] = real ? wide(states[(at + slots.channel(c)) * N + order.state(i)]) : 0;
+            for (int i = 0; i < STATES; i++) h[c][i] = bit2 ? pack[i ^ 2] : pack[i];
         }
         __syncthreads();
+        if (number > 0) locate(number - 1);
 
+#pragma unroll 1
         for (int sub = 0; sub < SUBS - 1; sub++) {
 #pragma unroll
             for (int c = 0; c < CHANNELS; c++)
 #pragma unroll
-                for (int i = 0; i < STATES; i++) narrow(h[c][i], chunk.kept[sub][warp].states[c][lane].at[i]);
+                for (int i = 0; i < STATES; i += 2)
+                    chunk.kept[sub][warp].states[c][lane].put(i, h[c][i], h[c][i + 1]);
 #pragma unroll
             for (int s = 0; s < SUB; s++) advance(chunk, sub * SUB + s, slots, order, rate, h, [](int, int, float) {});
         }
 
+#pragma unroll 1
         for (int sub = SUBS - 1; sub >= 0; sub--) {
             if (sub < SUBS - 1)
 #pragma unroll
                 for (int c = 0; c < CHANNELS; c++) {
                     const Reals<STATES> pack = chunk.kept[sub][warp].states[c][lane];
 #pragma unroll
-                    for (int i = 0; i < STATES; i++) h[c][i] = wide(pack.at[i]);
+                    for (int i = 0; i < STATES; i++) h[c][i] = pack[i];
                 }
             __syncwarp();
             float before[SUB][CHANNELS][STATES], decays[SUB][CHANNELS][STATES];
@@ -165,23 +164,23 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
                 for (int q = BATCH - 1; q >= 0; q--) {
                     const int s = batch + q, l = sub * SUB + s;
                     float in[STATES], out[STATES], din[STATES] = {}, dout[STATES] = {};
-                    order.read(chunk.inputs[l], in);
-                    order.read(chunk.inputs[l] + N, out);
+                    order.read(chunk.inputs[l], 0, in);
+                    order.read(chunk.inputs[l], N, out);
 #pragma unroll
                     for (int c = 0; c < CHANNELS; c++) {
-                        const Step step = chunk.steps[l][slots.channel(c)];
-                        const float grad = wide(chunk.dy[l][slots.channel(c)]);
+                        const float2 step = chunk.steps[l][slots.channel(c)];
+                        const float grad = chunk.signals[l][slots.channel(c)].y;
                         dinput[q][c] = dexponent[q][c] = 0;
 #pragma unroll
                         for (int i = 0; i < STATES; i++) {
                             const float dh = fmaf(out[i], grad, carry[c][i]);
                             const float after = s + 1 < SUB ? before[s + 1 < SUB ? s + 1 : s][c][i] : h[c][i];
                             dout[i] = fmaf(after, grad, dout[i]);
-                            din[i] = fmaf(dh, step.input, din[i]);
+                            din[i] = fmaf(dh, step.y, din[i]);
                             dinput[q][c] = fmaf(dh, in[i], dinput[q][c]);
                             carry[c][i] = dh * decays[s][c][i];
                             const float inner = carry[c][i] * before[s][c][i];
-                            drate[c][i] = fmaf(inner, step.delta, drate[c][i]);
+                            drate[c][i] = fmaf(inner, step.x, drate[c][i]);
                             dexponent[q][c] = fmaf(inner, rate[c][i], dexponent[q][c]);
                         }
                     }
@@ -191,48 +190,47 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
                         din[i] += __shfl_xor_sync(ALL, din[i + 2], 16);
                         dout[i] += __shfl_xor_sync(ALL, dout[i + 2], 16);
                     }
-                    float pair[2];
+                    float twin[2];
 #pragma unroll
                     for (int i = 0; i < 2; i++)
-                        pair[i] = (bit1 ? dout[i] : din[i]) + __shfl_xor_sync(ALL, bit1 ? din[i] : dout[i], 8);
-                    const float sum = (bit0 ? pair[1] : pair[0]) + __shfl_xor_sync(ALL, bit0 ? pair[0] : pair[1], 4);
-                    narrow(sum, chunk.kept[sub][warp].sums[s][bit1 * N + order.low + bit0]);
+                        twin[i] = (bit1 ? dout[i] : din[i]) + __shfl_xor_sync(ALL, bit1 ? din[i] : dout[i], 8);
+                    const float sum = (bit0 ? twin[1] : twin[0]) + __shfl_xor_sync(ALL, bit0 ? twin[0] : twin[1], 4);
+                    chunk.kept[sub][warp].sums[s][bit1 * N + order.state(bit0)] = sum;
                 }
                 const float to_input = sum_over_parts(dinput, slots.part);
                 const float to_exponent = sum_over_parts(dexponent, slots.part) * LN2;
-                const int l = sub * SUB + batch + own_step(slots.part), c = slots.channel(0);
-                const float delta = chunk.steps[l][c].delta, signal = wide(chunk.x[l][c]), grad = wide(chunk.dy[l][c]);
-                const float ddt = fmaf(to_input, signal, to_exponent) * softplus_slope(delta);
+                const int l = sub * SUB + batch + own_step(slots.part);
+                const float delta = chunk.steps[l][own].x;
+                const float2 signal = chunk.signals[l][own];
+                const float ddt = fmaf(to_input, signal.x, to_exponent) * softplus_slope(delta);
                 doffset += ddt;
-                dskip = fmaf(grad, signal, dskip);
-                chunk.steps[l][c].delta = ddt;
-                narrow(fmaf(to_input, delta, skip * grad), chunk.x[l][c]);
+                dskip = fmaf(signal.y, signal.x, dskip);
+                chunk.steps[l][own] = make_float2(ddt, fmaf(to_input, delta, skip * signal.y));
             }
         }
         __syncthreads();
+#pragma unroll 4
         for (int row = row0; row < STRIDE; row += ROWS) {
+            const float4 both = *reinterpret_cast<const float4*>(&chunk.steps[row][pair]);
+            Pair pdt, pdx;
+            pdt.put(0, both.x, both.z), pdx.put(0, both.y, both.w);
             if (start + row >= place.length || !inside) continue;
-            const int at = place.pixel(start + row) * channels;
-            Pack pack;
-#pragma unroll
-            for (int j = 0; j < PACK; j++) narrow(chunk.steps[row][column + j].delta, pack.at[j]);
-            *reinterpret_cast<Pack*>(dt_here + at) = pack;
-            *reinterpret_cast<Pack*>(dx_here + at) = *reinterpret_cast<const Pack*>(&chunk.x[row][column]);
+            const int at = pixels[row] * channels;
+            *reinterpret_cast<Pair*>(dt_here + at) = pdt;
+            *reinterpret_cast<Pair*>(dx_here + at) = pdx;
         }
-        for (int i = threadIdx.x; i < STRIDE * (2 * N / PACK); i += THREADS) {
-            const int row = i / (2 * N / PACK), share = i % (2 * N / PACK) * PACK;
-            if (start + row >= place.length) continue;
-            float sums[PACK] = {};
+#pragma unroll
+        for (int row = bc_row; row < STRIDE; row += THREADS / N) {
+            float2 sum = {};
 #pragma unroll
             for (int w = 0; w < WARPS; w++) {
-                const Pack part = *reinterpret_cast<const Pack*>(&chunk.kept[row / SUB][w].sums[row % SUB][share]);
-#pragma unroll
-                for (int j = 0; j < PACK; j++) sums[j] += wide(part.at[j]);
+                const float* const part = &chunk.kept[row / SUB][w].sums[row % SUB][bc_pair];
+                sum.x += part[0], sum.y += part[1];
             }
-            Pack pack;
-#pragma unroll
-            for (int j = 0; j < PACK; j++) narrow(sums[j], pack.at[j]);
-            *reinterpret_cast<Pack*>(dbc_here + place.inputs(place.pixel(start + row)) + share) = pack;
+            Pair both;
+            both.put(0, sum.x, sum.y);
+            if (start + row < place.length)
+                *reinterpret_cast<Pair*>(dbc_here + place.inputs(pixels[row]) + bc_pair) = both;
         }
     }
 
@@ -244,10 +242,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) ss2d_backward(
             if (place.has(slots.channel(c))) dA[at * N + order.state(i)] = drate[c][i];
         }
     // The parts that share a channel have each seen some of its steps.
-    dskip += __shfl_xor_sync(ALL, dskip, 2), doffset += __shfl_xor_sync(ALL, doffset, 2);
-    if (CHANNELS == 1) dskip += __shfl_xor_sync(ALL, dskip, 1), doffset += __shfl_xor_sync(ALL, doffset, 1);
-    if (own && slots.part < CHANNELS) {
-        const size_t at = static_cast<size_t>(place.sequence) * channels + place.first + slots.channel(0);
+    if constexpr (CHANNELS <= 2)
+        dskip += __shfl_xor_sync(ALL, dskip, 2), doffset += __shfl_xor_sync(ALL, doffset, 2);
+    if constexpr (CHANNELS == 1)
+        dskip += __shfl_xor_sync(ALL, dskip, 1), doffset += __shfl_xor_sync(ALL, doffset, 1);
+    if (place.has(own) && slots.part < CHANNELS) {
+        const size_t at = static_cast<size_t>(place.sequence) * channels + place.first + own;
         dD[at] = dskip;
         dbias[at] = doffset;
     }
