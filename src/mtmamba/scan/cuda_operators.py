@@ -54,7 +54,7 @@ def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | None
     shared = 0
     if kernel == "ss2d_backward":  # struct Chunk of ss2d_backward.cu
         kept = THREADS // _sub(channels) * STATES // PARTS * max(channels * x.element_size(), _sub(channels))
-        shared = STRIDE * (16 * _width(channels) + 4 * STATES * 4 + kept + 8)
+        shared = STRIDE * (16 * _width(channels) + 4 * STATES * 4 + kept + 16)
     nvrtc.launch(
         source(kernel),
         kernel,

@@ -6,6 +6,7 @@
 
 constexpr int WARPS = THREADS / 32;
 constexpr int SUBS = STRIDE / SUB;
+constexpr int PAIR_ROWS = STRIDE / ROWS, BC_ROWS = STRIDE * N / THREADS;  // rows of which a thread brings a pair
 
 struct Chunk {
     alignas(16) float2 steps[STRIDE][WIDTH];    // delta, delta x; become the gradients of dt and x
@@ -16,7 +17,7 @@ struct Chunk {
         Reals<STATES> states[CHANNELS][32];
         float sums[SUB][2 * N];
     } kept[SUBS][WARPS];
-    int pixels[2][STRIDE];                      // of this chunk's steps and the one's before it
+    int pixels[4][STRIDE];                      // of the steps of this chunk and of those to come
 };
 
 // The order of a thread's states: what it gives away first in a sum over the groups is always in slots 2 and 3.
@@ -89,20 +90,43 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
     const float skip = place.has(own) ? D[place.parameter(own)] : 0;
     float dskip = 0, doffset = 0;
 
+    Pair next_x[PAIR_ROWS], next_dt[PAIR_ROWS], next_dy[PAIR_ROWS];
     const auto locate = [&](int number) {
-        if (threadIdx.x < STRIDE) chunk.pixels[number % 2][threadIdx.x] = place.pixel(number * STRIDE + threadIdx.x);
+        if (threadIdx.x < STRIDE) chunk.pixels[number % 4][threadIdx.x] = place.pixel(number * STRIDE + threadIdx.x);
+    };
+    const auto fetch = [&](int number) {
+        const int* const pixels = chunk.pixels[number % 4];
+#pragma unroll
+        for (int i = 0; i < PAIR_ROWS; i++) {
+            const int at = pixels[row0 + i * ROWS] * channels;
+            next_x[i] = *reinterpret_cast<const Pair*>(x_here + at);
+            next_dt[i] = *reinterpret_cast<const Pair*>(dt_here + at);
+            next_dy[i] = *reinterpret_cast<const Pair*>(dy_here + at);
+        }
     };
     locate(chunks - 1);
+    if (chunks > 1) locate(chunks - 2);
+    __syncthreads();
+    fetch(chunks - 1);
     for (int number = chunks - 1; number >= 0; number--) {
         const int start = number * STRIDE;
-        const int* const pixels = chunk.pixels[number % 2];
+        const int* const pixels = chunk.pixels[number % 4];
+        Pair here_bc[BC_ROWS];
+#pragma unroll
+        for (int i = 0; i < BC_ROWS; i++) {
+            const int row = bc_row + i * (THREADS / N);
+            here_bc[i] = *reinterpret_cast<const Pair*>(bc + place.inputs(pixels[row]) + bc_pair);
+        }
+        const REAL* const saved = states + place.states(number);
+        Reals<STATES> here_states[CHANNELS];
+#pragma unroll
+        for (int c = 0; c < CHANNELS; c++)
+            here_states[c] = *reinterpret_cast<const Reals<STATES>*>(saved + c * THREADS * STATES);
         __syncthreads();
-#pragma unroll 4
-        for (int row = row0; row < STRIDE; row += ROWS) {
-            const int at = pixels[row] * channels;
-            const Pair px = *reinterpret_cast<const Pair*>(x_here + at);
-            const Pair pdt = *reinterpret_cast<const Pair*>(dt_here + at);
-            const Pair pdy = *reinterpret_cast<const Pair*>(dy_here + at);
+#pragma unroll
+        for (int i = 0; i < PAIR_ROWS; i++) {
+            const int row = row0 + i * ROWS;
+            const Pair px = next_x[i], pdt = next_dt[i], pdy = next_dy[i];
             const float here = start + row < place.length && inside ? 1 : 0;
             float4 step, signal;
             step.x = place.delta(start + row, pdt[0], offset[0]), step.y = step.x * px[0];
@@ -113,21 +137,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
             *reinterpret_cast<float4*>(&chunk.signals[row][pair]) = signal;
         }
 #pragma unroll
-        for (int row = bc_row; row < STRIDE; row += THREADS / N) {
-            const Pair both = *reinterpret_cast<const Pair*>(bc + place.inputs(pixels[row]) + bc_pair);
-            const float2 values = make_float2(both[0], both[1]);
+        for (int i = 0; i < BC_ROWS; i++) {
+            const int row = bc_row + i * (THREADS / N);
+            const float2 values = make_float2(here_bc[i][0], here_bc[i][1]);
             *reinterpret_cast<float2*>(&chunk.inputs[row][0][bc_pair]) = values;
             *reinterpret_cast<float2*>(&chunk.inputs[row][1][bc_pair ^ 2]) = values;
         }
-        const REAL* const saved = states + place.states(number);
 #pragma unroll
-        for (int c = 0; c < CHANNELS; c++) {
-            const Reals<STATES> pack = *reinterpret_cast<const Reals<STATES>*>(saved + c * THREADS * STATES);
+        for (int c = 0; c < CHANNELS; c++)
 #pragma unroll
-            for (int i = 0; i < STATES; i++) h[c][i] = bit2 ? pack[i ^ 2] : pack[i];
-        }
+            for (int i = 0; i < STATES; i++) h[c][i] = bit2 ? here_states[c][i ^ 2] : here_states[c][i];
         __syncthreads();
-        if (number > 0) locate(number - 1);
+        if (number > 1) locate(number - 2);
 
 #pragma unroll 1
         for (int sub = 0; sub < SUBS - 1; sub++) {
@@ -208,19 +229,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
                 chunk.steps[l][own] = make_float2(ddt, fmaf(to_input, delta, skip * signal.y));
             }
         }
+        if (number > 0) fetch(number - 1);
         __syncthreads();
-#pragma unroll 4
-        for (int row = row0; row < STRIDE; row += ROWS) {
+#pragma unroll
+        for (int i = 0; i < PAIR_ROWS; i++) {
+            const int row = row0 + i * ROWS, at = pixels[row] * channels;
             const float4 both = *reinterpret_cast<const float4*>(&chunk.steps[row][pair]);
             Pair pdt, pdx;
             pdt.put(0, both.x, both.z), pdx.put(0, both.y, both.w);
-            if (start + row >= place.length || !inside) continue;
-            const int at = pixels[row] * channels;
-            *reinterpret_cast<Pair*>(dt_here + at) = pdt;
-            *reinterpret_cast<Pair*>(dx_here + at) = pdx;
+            if (start + row < place.length && inside) {
+                *reinterpret_cast<Pair*>(dt_here + at) = pdt;
+                *reinterpret_cast<Pair*>(dx_here + at) = pdx;
+            }
         }
 #pragma unroll
-        for (int row = bc_row; row < STRIDE; row += THREADS / N) {
+        for (int i = 0; i < BC_ROWS; i++) {
+            const int row = bc_row + i * (THREADS / N);
             float2 sum = {};
 #pragma unroll
             for (int w = 0; w < WARPS; w++) {
