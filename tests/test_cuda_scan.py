@@ -45,14 +45,14 @@ def emulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
         if key not in libraries:
             library, kernel = folder / f"{len(libraries)}.so", folder / f"{name}.cu"
             kernel.write_text(source, encoding="utf-8")
-            own = [f'-DKERNEL="{kernel}"', *(["-DFORWARD"] if name == "ss2d_forward" else [])]
+            own = [f'-DKERNEL="{kernel}"', f"-D{name}_cu"]
             command = [compiler, "-O2", "-w", "-shared", "-fPIC", *options, *own, str(HERE / "cuda_emulator.cpp")]
             subprocess.run([*command, "-o", str(library)], check=True)
             libraries[key] = ctypes.CDLL(str(library))
         if name == "ss2d_backward":
             assert shared_bytes == libraries[key].chunk_bytes()
-        values = [ctypes.c_void_p(x.data_ptr() if isinstance(x, Tensor) else None) for x in arguments[:-5]]
-        libraries[key].run(*values, *arguments[-5:], Grid(*grid), ctypes.c_size_t(shared_bytes))
+        values = [x if isinstance(x, int) else ctypes.c_void_p(None if x is None else x.data_ptr()) for x in arguments]
+        libraries[key].run(*values, Grid(*grid), ctypes.c_size_t(shared_bytes))
 
     return launch
 
@@ -150,18 +150,17 @@ def test_plain_scan(n: int) -> None:
 def test_operators_keep_their_promises() -> None:
     """Their shapes and dtypes under tracing, and that they change no input, as PyTorch checks it."""
     x, x_proj, dt_weight, dt_bias, A_log, D = (t.float() for t in make(1, 1, 2, 3, 8, r=8))
-    flat = x.flatten(1, 3)
-    low = (flat @ x_proj[:, :, :8].flatten(1, 2).mT).view(1, 1, 6, 4, 8)
-    bc = (flat @ x_proj[:, :, 8:].flatten(1, 2).mT).view(1, 1, 6, 4, 32)
-    leaves = [t.detach().requires_grad_() for t in (x, low, bc, -A_log.exp(), dt_weight, dt_bias, D)]
-    torch.library.opcheck(cuda_operators.ss2d_forward, (*leaves, True), test_utils=("test_schema", "test_faketensor"))
-    states = cuda_operators.ss2d_forward(*leaves, True)[1]
+    projected = (x.flatten(1, 3) @ x_proj.flatten(1, 2).mT).view(1, 1, 6, 160)
+    leaves = [t.detach().requires_grad_() for t in (x, projected, -A_log.exp(), dt_weight, dt_bias, D)]
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(cuda_operators.ss2d_forward, (*leaves, 4, True), test_utils=tests)
+    states = cuda_operators.ss2d_forward(*leaves, 4, True)[1]
     inputs = [t.detach() for t in (x, *leaves, states)]
-    torch.library.opcheck(cuda_operators.ss2d_backward, inputs, test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(cuda_operators.ss2d_backward, inputs, test_utils=tests)
 
 
 @pytest.mark.skipif(nvrtc.why_unavailable() is not None, reason=f"{nvrtc.why_unavailable()}")
-@pytest.mark.parametrize("kernel", ["ss2d_forward", "ss2d_backward"])
+@pytest.mark.parametrize("kernel", ["ss2d_forward", "ss2d_backward", "sum_parts"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiles_for_a_gpu(kernel: str, dtype: torch.dtype) -> None:
     options = ("--gpu-architecture=sm_90", *cuda_operators.options(dtype, 4, 4))

@@ -31,19 +31,14 @@ def ss2d_cuda(
     Maps are bfloat16 if ``x`` is, else float32.
     """
     tasks, batch, height, width, e = x.shape
-    directions, r = dt_weight.shape[1], dt_weight.shape[-1]
+    r = dt_weight.shape[-1]
     rank = -(-r // PACK) * PACK  # matrix products want rows of whole packs: zeros fill the low-rank time step up
     dtype = _map_dtype(x)
-    flat = source.to(dtype).reshape(tasks, -1, e)
-    weight = x_proj.to(dtype)
-    low = (flat @ _pad(weight[:, :, :r], 2, rank).flatten(1, 2).mT).to(dtype)  # (T, B L, 4 rank)
-    bc = (flat @ weight[:, :, r:].flatten(1, 2).mT).to(dtype)  # (T, B L, 4 * 2 n)
-    shape = (tasks, batch, height * width, directions, -1)
+    low, bc = x_proj.split((r, x_proj.shape[2] - r), dim=2)
+    weight = torch.cat([_pad(low, 2, rank).flatten(1, 2), _pad_states(bc, 2).flatten(1, 2)], dim=1).to(dtype)
+    projected = (source.to(dtype).reshape(tasks, -1, e) @ weight.mT).view(tasks, batch, height * width, -1)
     A = -torch.exp(A_log.float())
-    y = _scan_maps(
-        x.to(dtype), low.view(shape), bc.view(shape), A, _pad(dt_weight, 3, rank), dt_bias.float(), D.float()
-    )
-    return y.to(x.dtype)
+    return _scan_maps(x.to(dtype), projected, A, _pad(dt_weight, 3, rank), dt_bias.float(), D.float()).to(x.dtype)
 
 
 def scan_cuda(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
@@ -63,11 +58,11 @@ def scan_cuda(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tens
 
     y = torch.zeros((), device=u.device)
     for first in range(0, n, STATES):
-        bc = torch.cat([_pad(m[:, :, first : first + STATES], 2, STATES) for m in (B, C)], dim=2)  # (b, g, 2N, l)
+        bc = torch.cat([B[:, :, first : first + STATES], C[:, :, first : first + STATES]], dim=2)  # (b, g, 2n', l)
+        bc = _pad_states(bc.permute(1, 0, 3, 2).to(dtype), 3)
         y = y + _scan_maps(
             maps(u).unsqueeze(2),
-            maps(delta).unsqueeze(3),
-            bc.permute(1, 0, 3, 2).to(dtype).unsqueeze(3),
+            torch.cat([_pad(maps(delta), 3, -(-d // PACK) * PACK), bc], dim=3),
             parameters(A[:, first : first + STATES]),
             None,
             parameters(delta_bias),
@@ -87,31 +82,30 @@ def _pad(tensor: Tensor, axis: int, size: int) -> Tensor:
     return F.pad(tensor, [0, 0] * (tensor.ndim - 1 - axis % tensor.ndim) + [0, size - tensor.shape[axis]])
 
 
-def _scan_maps(
-    x: Tensor, low: Tensor, bc: Tensor, A: Tensor, dt_weight: Tensor | None, dt_bias: Tensor, D: Tensor
-) -> Tensor:
-    """Scan ``(T, B, H, W, e)`` in K directions; channels and states that the kernel lacks are zero.
+def _pad_states(bc: Tensor, axis: int) -> Tensor:
+    """Fill B and C, side by side along an axis, up to the kernel's states each."""
+    half = bc.shape[axis] // 2
+    return bc if half == STATES else torch.cat([_pad(part, axis, STATES) for part in bc.split(half, axis)], axis)
+
+
+def _scan_maps(x: Tensor, projected: Tensor, A: Tensor, dt_weight: Tensor | None, dt_bias: Tensor, D: Tensor) -> Tensor:
+    """Scan ``(T, B, H, W, e)`` in K directions; channels and decay rates that the kernel lacks are zero.
 
     Args:
         x: the signal.
-        low: the low-rank time step ``(T, B, L, K, r)``; without ``dt_weight`` the time step itself, ``r = e``.
-        bc: B and C side by side, ``(T, B, L, K, 2 * 16)``.
+        projected: time steps, B and C, as the operators take them.
         A: decay rates, ``(T, K, e, n)``, n at most 16.
         dt_weight: from the low-rank time step to all channels, ``(T, K, e, r)``.
         dt_bias: ``(T, K, e)``.
         D: skip connections, ``(T, K, e)``.
     """
-    e, n = x.shape[-1], A.shape[-1]
+    e, directions = x.shape[-1], A.shape[1]
     wide = -(-e // PACK) * PACK
-    if n != STATES and bc.shape[-1] != 2 * STATES:
-        bc = torch.cat([_pad(m, -1, STATES) for m in bc.split(n, dim=-1)], dim=-1)
     A = _pad(_pad(A, -1, STATES), -2, wide)
-    x, dt_bias, D = (_pad(tensor, -1, wide) for tensor in (x, dt_bias, D))
-    if dt_weight is None:
-        low = _pad(low, -1, wide)
-    else:
+    x, dt_bias, D = (_pad(tensor, -1, wide).contiguous() for tensor in (x, dt_bias, D))
+    if dt_weight is not None:
         dt_weight = _pad(dt_weight, -2, wide)
-    inputs = (x, low, bc, A, dt_weight, dt_bias, D)
+    inputs = (x, projected, A, dt_weight, dt_bias, D)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    y, _ = ss2d_forward(x.contiguous(), low, bc.contiguous(), A.contiguous(), dt_weight, dt_bias, D, save)
+    y, _ = ss2d_forward(x, projected.contiguous(), A.contiguous(), dt_weight, dt_bias, D, directions, save)
     return y[..., :e]

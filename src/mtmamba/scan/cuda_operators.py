@@ -1,4 +1,8 @@
-"""The fused scan's two operators, one node each to ``torch.compile``: their launches, shapes and gradients."""
+"""The fused scan's two operators, one node each to ``torch.compile``: their launches, shapes and gradients.
+
+Both take ``projected`` ``(T, B, L, K (r + 2 * 16))``: the time steps of rank r of all K directions, then B and C of all
+directions. Without ``dt_weight`` these are the time steps themselves, ``r = e``.
+"""
 
 import math
 from functools import cache
@@ -47,8 +51,8 @@ def options(dtype: torch.dtype, directions: int, channels: int) -> tuple[str, ..
     return ("--std=c++17", *(f"-D{name}={value}" for name, value in sizes.items()))
 
 
-def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | None, ...]) -> None:
-    """Launch a kernel for maps like ``x``."""
+def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | int | None, ...]) -> None:
+    """Launch a scan kernel for maps like ``x``."""
     tasks, batch, height, width, e = x.shape
     channels = _channels(tasks * batch * directions, e)
     shared = 0
@@ -66,6 +70,23 @@ def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | None
     )
 
 
+def _sum(parts: Tensor, out: Tensor) -> Tensor:
+    """Sum over the first axis into ``out``, whose rows may lie apart; in float32, always in the same order."""
+    count, columns = len(parts), parts.shape[-1]
+    rows = out.numel() // columns
+    grid = (-(-rows * columns // (PACK * THREADS)), 1, 1)
+    nvrtc.launch(
+        source("sum_parts"),
+        "sum_parts",
+        options(parts.dtype, 1, 1),
+        grid,
+        THREADS,
+        0,
+        (parts, out, count, rows, columns, out.stride(-2)),
+    )
+    return out
+
+
 def _width(channels: int) -> int:
     """Channels of a block."""
     return THREADS // PARTS * channels
@@ -80,29 +101,38 @@ def _blocks(e: int, channels: int) -> int:
     return -(-e // _width(channels))
 
 
-def _time_steps(x: Tensor, low: Tensor, dt_weight: Tensor | None) -> Tensor:
-    """Time steps of every channel before bias and softplus, ``(T, K, B, L, e)``."""
-    low = low.permute(0, 3, 1, 2, 4)  # (T, K, B, L, r)
+def _split(projected: Tensor, directions: int) -> tuple[Tensor, Tensor]:
+    """Time steps ``(T, K, B L, r)``, and B and C ``(T, B, L, K 2n)``, both views."""
+    low, bc = projected.split((projected.shape[-1] - directions * 2 * STATES, directions * 2 * STATES), dim=-1)
+    return low.unflatten(-1, (directions, -1)).flatten(1, 2).transpose(1, 2), bc
+
+
+def _time_steps(low: Tensor, dt_weight: Tensor | None) -> Tensor:
+    """Time steps of every channel before bias and softplus, ``(T, K, B L, e)``, in memory of their own."""
     if dt_weight is None:
-        return low.to(x.dtype).clone(memory_format=torch.contiguous_format)
-    dt = low.flatten(2, 3) @ dt_weight.to(x.dtype).mT
-    return dt.unflatten(2, low.shape[2:4])
+        return low.clone(memory_format=torch.contiguous_format)
+    return low @ dt_weight.to(low.dtype).mT
 
 
 @torch.library.custom_op("mtmamba::ss2d_forward", mutates_args=())
 def ss2d_forward(
-    x: Tensor, low: Tensor, bc: Tensor, A: Tensor, dt_weight: Tensor | None, dt_bias: Tensor, D: Tensor, save: bool
+    x: Tensor,
+    projected: Tensor,
+    A: Tensor,
+    dt_weight: Tensor | None,
+    dt_bias: Tensor,
+    D: Tensor,
+    directions: int,
+    save: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of the directions, like ``x``, and the saved states (none unless ``save``)."""
-    directions = low.shape[3]
     y = x.new_empty(directions, *x.shape)
     states = x.new_empty(_states_shape(x, directions, save))
     with torch.autocast(x.device.type, enabled=False):
-        dt = _time_steps(x, low, dt_weight)
-        A2 = A * math.log2(math.e)
-        saved = states if save else None
-        _run("ss2d_forward", x, directions, (x, dt, bc, A2, dt_bias.contiguous(), D.contiguous(), y, saved))
-        return y.sum(0), states
+        low, bc = _split(projected, directions)
+        arguments = (x, _time_steps(low, dt_weight), bc, A * math.log2(math.e), dt_bias, D, y, states if save else None)
+        _run("ss2d_forward", x, directions, (*arguments, bc.stride(-2)))
+        return (_sum(y, torch.empty_like(x)) if directions > 1 else y.squeeze(0)), states
 
 
 def _states_shape(x: Tensor, directions: int, save: bool) -> tuple[int, ...]:
@@ -113,54 +143,60 @@ def _states_shape(x: Tensor, directions: int, save: bool) -> tuple[int, ...]:
 
 
 @ss2d_forward.register_fake
-def _(x: Tensor, low: Tensor, bc: Tensor, A: Tensor, dt_weight: Any, dt_bias: Tensor, D: Tensor, save: bool) -> Any:
-    return torch.empty_like(x), x.new_empty(_states_shape(x, low.shape[3], save))
+def _(
+    x: Tensor,
+    projected: Tensor,
+    A: Tensor,
+    dt_weight: Any,
+    dt_bias: Tensor,
+    D: Tensor,
+    directions: int,
+    save: bool,
+) -> Any:
+    return torch.empty_like(x), x.new_empty(_states_shape(x, directions, save))
 
 
 @torch.library.custom_op("mtmamba::ss2d_backward", mutates_args=())
 def ss2d_backward(
     dy: Tensor,
     x: Tensor,
-    low: Tensor,
-    bc: Tensor,
+    projected: Tensor,
     A: Tensor,
     dt_weight: Tensor | None,
     dt_bias: Tensor,
     D: Tensor,
     states: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x, low, bc, A, dt_weight, dt_bias and D; that of a missing dt_weight is empty."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of x, projected, A, dt_weight, dt_bias and D; that of a missing dt_weight is empty."""
     tasks, batch, height, width, e = x.shape
-    directions, length = low.shape[3], height * width
+    directions = A.shape[1]
     blocks = _blocks(e, _channels(tasks * batch * directions, e))
     dx = x.new_empty(directions, *x.shape)
-    dbc = x.new_empty(blocks, *bc.shape)
+    dbc = x.new_empty(blocks, tasks, batch, height * width, directions * 2 * STATES)
     dA = A.new_empty(tasks, directions, batch, e, STATES)
     dD, dbias = A.new_empty(2, tasks, directions, batch, e)
+    dprojected = torch.empty_like(projected)
     with torch.autocast(x.device.type, enabled=False):
-        dt = _time_steps(x, low, dt_weight)  # becomes its gradient
-        A2 = A * math.log2(math.e)
-        arguments = (x, dt, bc, A2, dt_bias.contiguous(), D.contiguous(), states, dy.contiguous())
-        _run("ss2d_backward", x, directions, (*arguments, dx, dbc, dA, dD, dbias))
-        dx_sum, dbc_sum = dx.sum(0), dbc.sum(0)
-        del dx, dbc
-        low = low.permute(0, 3, 1, 2, 4)
+        low, bc = _split(projected, directions)
+        dt = _time_steps(low, dt_weight)  # becomes its gradient
+        arguments = (x, dt, bc, A * math.log2(math.e), dt_bias, D, states, dy.contiguous(), dx, dbc, dA, dD, dbias)
+        _run("ss2d_backward", x, directions, (*arguments, bc.stride(-2)))
+        dlow_view, dbc_view = _split(dprojected, directions)
+        _sum(dbc, dbc_view)
+        dx_sum = _sum(dx, torch.empty_like(x)) if directions > 1 else dx.squeeze(0)
         if dt_weight is None:
             dlow, dweight = dt, dt.new_empty(0)
         else:
-            flat = dt.flatten(2, 3)
-            dlow = (flat @ dt_weight.to(x.dtype)).unflatten(2, (batch, length))
-            dweight = (flat.mT @ low.flatten(2, 3).to(x.dtype)).to(dt_weight.dtype)
-        dlow = dlow.permute(0, 2, 3, 1, 4).contiguous()
-        return dx_sum, dlow, dbc_sum, dA.sum(2), dweight, dbias.sum(2), dD.sum(2)
+            dlow, dweight = dt @ dt_weight.to(x.dtype), (dt.mT @ low).to(dt_weight.dtype)
+        dlow_view.copy_(dlow)
+        return dx_sum, dprojected, dA.sum(2), dweight, dbias.sum(2), dD.sum(2)
 
 
 @ss2d_backward.register_fake
 def _(
     dy: Tensor,
     x: Tensor,
-    low: Tensor,
-    bc: Tensor,
+    projected: Tensor,
     A: Tensor,
     dt_weight: Any,
     dt_bias: Tensor,
@@ -168,26 +204,17 @@ def _(
     states: Tensor,
 ) -> Any:
     dweight = x.new_empty(0) if dt_weight is None else torch.empty_like(dt_weight)
-    dlow = low.new_empty(low.shape, dtype=x.dtype)
-    return (
-        torch.empty_like(x),
-        dlow,
-        torch.empty_like(bc),
-        torch.empty_like(A),
-        dweight,
-        torch.empty_like(dt_bias),
-        torch.empty_like(D),
-    )
+    like = [torch.empty_like(t) for t in (x, projected, A, dt_bias, D)]
+    return (*like[:3], dweight, *like[3:])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:-1], output[1])
+    ctx.save_for_backward(*inputs[:-2], output[1])
 
 
 def _gradients(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    x, low, bc, A, dt_weight, dt_bias, D, states = ctx.saved_tensors
-    dx, dlow, dbc, dA, dweight, dbias, dD = ss2d_backward(dy, x, low, bc, A, dt_weight, dt_bias, D, states)
-    return dx, dlow, dbc, dA, None if dt_weight is None else dweight, dbias, dD, None
+    dx, dprojected, dA, dweight, dbias, dD = ss2d_backward(dy, *ctx.saved_tensors)
+    return dx, dprojected, dA, None if ctx.saved_tensors[3] is None else dweight, dbias, dD, None, None
 
 
 ss2d_forward.register_autograd(_gradients, setup_context=_setup_context)

@@ -5,7 +5,8 @@
 // and every sum has one fixed order. Maps are read in their own layout, pixel by pixel, whatever the direction.
 //
 // Shapes, channels last, L = H W pixels in row-major order whatever the direction, k the direction:
-//   x, dy (T, B, L, E); dt, y, dx: see each kernel; bc (T, B, L, K, 2 N), B before C; A2 (T, K, E, N), A2 = A log2 e;
+//   x, dy (T, B, L, E); dt, y, dx: see each kernel; bc (T, B, L, K, 2 N), B before C, with bc_stride from pixel to
+//   pixel; A2 (T, K, E, N), A2 = A log2 e;
 //   bias, D (T, K, E); states (T, K, B, chunks, blocks, CHANNELS, THREADS, STATES): those before every STRIDE-th step,
 //   as threads hold them. E is even. A plain scan has one direction and H = 1.
 //
@@ -116,8 +117,8 @@ struct Place {
         return static_cast<size_t>(task * DIRECTIONS + direction) * channels + first + c;
     }
     // Where B and C of a pixel lie.
-    __device__ size_t inputs(int pixel) const {
-        return ((static_cast<size_t>(map) * length + pixel) * DIRECTIONS + direction) * (2 * N);
+    __device__ size_t inputs(int pixel, int stride = DIRECTIONS * 2 * N) const {
+        return (static_cast<size_t>(map) * length + pixel) * stride + direction * (2 * N);
     }
     // Where a thread's states of its first channel before chunk `number` lie; its other channels' follow.
     __device__ size_t states(int number) const {

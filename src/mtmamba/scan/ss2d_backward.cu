@@ -55,7 +55,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
     const REAL* __restrict__ x, REAL* dt, const REAL* __restrict__ bc, const float* __restrict__ A2,
     const float* __restrict__ bias, const float* __restrict__ D, const REAL* __restrict__ states,
     const REAL* __restrict__ dy, REAL* __restrict__ dx, REAL* __restrict__ dbc, float* __restrict__ dA,
-    float* __restrict__ dD, float* __restrict__ dbias, int tasks, int images, int height, int width, int channels) {
+    float* __restrict__ dD, float* __restrict__ dbias, int bc_stride, int tasks, int images, int height, int width,
+    int channels) {
     DYNAMIC_SHARED(memory);
     Chunk& chunk = *reinterpret_cast<Chunk*>(memory);
     const Place place(images, height, width, channels);
@@ -115,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
 #pragma unroll
         for (int i = 0; i < BC_ROWS; i++) {
             const int row = bc_row + i * (THREADS / N);
-            here_bc[i] = *reinterpret_cast<const Pair*>(bc + place.inputs(pixels[row]) + bc_pair);
+            here_bc[i] = *reinterpret_cast<const Pair*>(bc + place.inputs(pixels[row], bc_stride) + bc_pair);
         }
         const REAL* const saved = states + place.states(number);
         Reals<STATES> here_states[CHANNELS];

@@ -10,7 +10,8 @@ constexpr int Y_ROW = WIDTH + 8;                // rows of y are padded against 
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) ss2d_forward(
     const REAL* __restrict__ x, const REAL* __restrict__ dt, const REAL* __restrict__ bc,
     const float* __restrict__ A2, const float* __restrict__ bias, const float* __restrict__ D,
-    REAL* __restrict__ y, REAL* __restrict__ states, int tasks, int images, int height, int width, int channels) {
+    REAL* __restrict__ y, REAL* __restrict__ states, int bc_stride, int tasks, int images, int height, int width,
+    int channels) {
     alignas(16) __shared__ float2 steps[TILE][WIDTH];  // delta, delta x
     alignas(16) __shared__ float inputs[TILE][2 * N];
     alignas(16) __shared__ float outputs[TILE][Y_ROW];
@@ -51,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) ss2d_forwa
             next_x[i] = *reinterpret_cast<const Pair*>(x_here + at);
             next_dt[i] = *reinterpret_cast<const Pair*>(dt_here + at);
         }
-        next_bc = *reinterpret_cast<const Reals<SHARE>*>(bc + place.inputs(here[bc_row]) + bc_column);
+        next_bc = *reinterpret_cast<const Reals<SHARE>*>(bc + place.inputs(here[bc_row], bc_stride) + bc_column);
     };
     locate(0);
     __syncthreads();
