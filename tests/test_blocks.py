@@ -1,5 +1,7 @@
 """Blocks against the paper's equations written out task by task, what they can see, and which way the gate points."""
 
+import copy
+
 import pytest
 import torch
 from timm.models.swin_transformer import WindowAttention as TimmWindowAttention
@@ -19,6 +21,7 @@ from mtmamba.models.blocks import (
     stm_stack,
     swin_pair,
 )
+from mtmamba.models.layers import seed_drop_path
 
 PAPER = {"mfe": MFE, "gate": LinearGate}
 VARIANTS = [PAPER, {"mfe": AttentionMFE, "gate": LinearGate}, {"mfe": MFE, "gate": AttentionGate}]
@@ -149,6 +152,30 @@ def test_block_is_its_equations_task_by_task(kind, tasks, dim, parts, equations)
     z = random(tasks, 2, *((3, 4) if parts in ({}, PAPER) else (12, 12)), dim)  # attention fills one window
     expected = [torch.stack([equations(block, z[:, b], t) for b in range(2)]) for t in range(tasks)]
     torch.testing.assert_close(block(z), torch.stack(expected))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", [STM, CTM, OwnCTM, SharedCTM, SCTM])
+def test_block_on_a_gpu_is_the_block_on_a_cpu(kind):
+    block = prepared(kind(3, 16, **({} if kind is SCTM else PAPER))).float()
+    for module in block.modules():
+        if hasattr(module, "rate"):
+            module.rate = 0.5
+    seed_drop_path(block, [1, 2], torch.device("cpu"))
+    z, dy = torch.randn(2, 3, 2, 5, 7, 16)
+
+    def run(device, precision):
+        moved = copy.deepcopy(block).to(device)
+        moved.drop_path.seeded = block.drop_path.seeded.to(device)
+        leaves = [z.to(device).requires_grad_(), *moved.parameters()]
+        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+            y = moved(leaves[0])
+        return [t.cpu().float() for t in (y.detach(), *torch.autograd.grad(y, leaves, dy.to(y)))]
+
+    expected = run("cpu", "float32")
+    for precision, tolerance in (("float32", 1e-4), ("bf16", 5e-2)):
+        for found, wanted in zip(run("cuda", precision), expected, strict=True):
+            assert (found - wanted).norm() <= tolerance * wanted.norm()
 
 
 SEES_ALL_TASKS = {STM: False, OwnCTM: False, CTM: True, SharedCTM: True, SCTM: True}

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mtmamba.models.attention import SwinBlock, WindowAttention
 from mtmamba.models.layers import (
     DropPath,
+    JointLayerNorm,
     PatchExpand,
     SkipFuse,
     TaskConv2d,
@@ -63,10 +64,21 @@ def test_task_linear_is_a_loop_of_linear(maps, bias):
     assert_same(layer(x), expected, layer, x)
 
 
+def test_a_residual_is_added():
+    layer, x, residual = prepared(TaskLinear(T, 5, 7, bias=False)), random(T, 2, 3, 4, 5), random(T, 2, 3, 4, 7)
+    assert_same(layer(x, residual=residual), residual + layer(x), layer, x, residual)
+
+
 def test_task_layer_norm_is_a_loop_of_layer_norm():
     layer, x = prepared(TaskLayerNorm(T, 5)), random(T, 2, 3, 4, 5)
     expected = torch.stack([task(layer, t, nn.LayerNorm(5))(x[t]) for t in range(T)])
     assert_same(layer(x), expected, layer, x)
+
+
+def test_joint_layer_norm_is_a_layer_norm_of_the_concatenation():
+    layer, x = prepared(JointLayerNorm(T, 5)), random(T, 2, 3, 4, 5)
+    expected = F.layer_norm(torch.cat(list(x), dim=-1), (T * 5,), layer.weight, layer.bias)
+    assert_same(layer(x), expected[None], layer, x)
 
 
 @pytest.mark.parametrize(("dim_out", "kernel", "groups"), [(6, 1, 1), (9, 3, 1), (6, 3, 6), (12, 5, 2)])
@@ -140,6 +152,7 @@ def test_drop_path_drops_samples_at_its_rate_and_keeps_the_mean():
     assert (kept[0] & kept[1]).float().mean().item() == pytest.approx(0.49, abs=0.03)  # tasks draw independently
     assert drop.eval()(x) is x
     assert DropPath(0.0, tasks=T)(x) is x
+    assert drop.factor(x) is None
     y = DropPath(0.5)(torch.ones(50, T, 2))
     assert (y == y[:, :1, :1]).all()  # without tasks the batch comes first
 
@@ -156,6 +169,22 @@ def test_seeded_draws_depend_on_a_samples_key_alone():
     assert torch.equal(draws(9, 5)[..., 1], three[..., 0])
     assert not torch.equal(three[..., 0], three[..., 1])
     assert len(draws(*range(40)).flatten(0, 1).unique(dim=0)) == 8 * T  # every block and task draws by itself
+
+
+def test_seeded_factors_are_ready_to_multiply_by():
+    drops = nn.ModuleList([DropPath(0.5), DropPath(0.0), DropPath(0.2, tasks=T)])
+    seed_drop_path(drops, range(200), torch.device("cpu"))
+    x = torch.ones(T, 200, 2, dtype=torch.bfloat16)
+    one, none, several = (drop.factor(x) for drop in drops)
+    assert none is None
+    assert (one.shape, several.shape) == ((200,), (T, 200))
+    assert one.dtype == several.dtype == torch.float32
+    assert set(one.tolist()) == {0, 2}
+    assert sorted(set(several.flatten().tolist())) == pytest.approx([0, 1.25])
+    assert several.count_nonzero().item() / several.numel() == pytest.approx(0.8, abs=0.05)
+    torch.testing.assert_close(drops[2](x), x * several.bfloat16()[..., None])
+    assert drops.eval()[0].factor(x) is None
+    seed_drop_path(nn.ModuleList([drops[1]]), [1, 2], torch.device("cpu"))  # nothing to draw
 
 
 def written_out_attention(attention, t, x):

@@ -4,7 +4,6 @@ On CUDA tensors it is a pair of Triton kernels that read and write each map once
 ``torch.compile``. Elsewhere it is PyTorch's convolution.
 """
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,8 +11,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-HAS_TRITON = find_spec("triton") is not None
-KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from mtmamba.kernels.dispatch import autocast, has_kernel
 
 
 def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -41,11 +39,9 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     torch.Size([2, 1, 4, 5, 6])
     """
     _check(x, weight, bias)
-    if not (x.is_cuda and HAS_TRITON and x.dtype in KERNEL_DTYPES):
+    if not has_kernel(x):
         return torch_depthwise_silu(x, weight, bias)
-    if torch.is_autocast_enabled("cuda"):
-        x = x.to(torch.get_autocast_dtype("cuda"))
-    y: Tensor = _depthwise_silu(x, weight, bias)
+    y: Tensor = _depthwise_silu(autocast(x), weight, bias)
     return y
 
 

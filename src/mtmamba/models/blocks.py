@@ -6,20 +6,22 @@ the decoder sets. Equations are those of Lin et al., MTMamba, ECCV 2024.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtmamba.kernels.blend import blend
 from mtmamba.kernels.depthwise import depthwise_silu
+from mtmamba.kernels.norm import gated_norm, scale_samples
 from mtmamba.models.attention import SwinBlock, WindowAttention
-from mtmamba.models.layers import DropPath, TaskConv2d, TaskLayerNorm, TaskLinear
+from mtmamba.models.layers import DropPath, JointLayerNorm, TaskConv2d, TaskLayerNorm, TaskLinear
 from mtmamba.models.ss2d import SS2D
 
 EXPANSION = 2
 """Width of a mixer over its block's: alpha in section 4.1."""
 
-Factory = Callable[..., nn.Module]
+Factory = Callable[..., Any]
 
 
 class MFE(nn.Module):
@@ -41,10 +43,26 @@ class MFE(nn.Module):
         self.ss2d = SS2D(tasks, inner, dt_rank=math.ceil(dim / 16))
         self.norm = TaskLayerNorm(tasks, inner)
 
-    def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
-        """Extract features; ``source`` ``(T, B, H, W, EXPANSION * dim)`` steers the scan in place of the signal."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Extract features."""
+        return self.norm(self._scan(x))
+
+    def gated(self, x: Tensor, gate: Tensor, scale: Tensor | None, source: Tensor | None = None) -> Tensor:
+        """Return the features times silu(``gate``) and each sample's ``scale`` ``(T, B)``, if any (eq. 17).
+
+        The scan is steered by ``source`` ``(T, B, H, W, EXPANSION * dim)`` where given, else by the signal itself.
+        """
+        return gated_norm(self._scan(x, source), self.norm.weight, self.norm.bias, gate, scale)
+
+    def blended(self, x: Tensor, shared: "MFE", joint: Tensor, gate: Tensor, scale: Tensor | None) -> Tensor:
+        """Weigh the features against those that ``shared`` finds in ``joint``, by sigmoid(``gate``) (eqs. 23, 24)."""
+        norms = self.norm.weight, self.norm.bias, shared.norm.weight, shared.norm.bias
+        return blend(self._scan(x), shared._scan(joint), gate, *norms, scale)
+
+    def _scan(self, x: Tensor, source: Tensor | None = None) -> Tensor:
         signal = depthwise_silu(self.in_proj(x), self.conv.weight, self.conv.bias)
-        return self.norm(self.ss2d(signal, source))
+        y: Tensor = self.ss2d(signal, source)
+        return y
 
 
 class AttentionMFE(nn.Module):
@@ -62,6 +80,15 @@ class AttentionMFE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of each window."""
         return self.attention(self.in_proj(x))
+
+    def gated(self, x: Tensor, gate: Tensor, scale: Tensor | None) -> Tensor:
+        """Return the features times silu(``gate``) and each sample's ``scale``, as `MFE.gated` does."""
+        return scale_samples(self(x) * F.silu(gate), scale)
+
+    def blended(self, x: Tensor, shared: nn.Module, joint: Tensor, gate: Tensor, scale: Tensor | None) -> Tensor:
+        """Weigh the features against those that ``shared`` finds in ``joint``, as `MFE.blended` does."""
+        own = self(x)
+        return scale_samples(own + gate.sigmoid() * (shared(joint) - own), scale)
 
 
 class LinearGate(TaskLinear):
@@ -106,7 +133,8 @@ class STM(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Refine each task's map."""
         x = self.norm(z)
-        return z + self.drop_path(self.out_proj(self.mfe(x) * F.silu(self.gate(x))))
+        features = self.mfe.gated(x, self.gate(x), self.drop_path.factor(z))
+        return self.out_proj(features, residual=z)
 
 
 class SharedBranch(nn.Module):
@@ -117,12 +145,12 @@ class SharedBranch(nn.Module):
 
     def __init__(self, tasks: int, dim: int, mfe: Factory) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(tasks * dim)
+        self.norm = JointLayerNorm(tasks, dim)
         self.mfe = mfe(1, dim, tasks * dim)
 
     def forward(self, z: Tensor) -> Tensor:
         """Extract what the tasks have in common."""
-        return self.mfe(self.norm(rearrange(z, "t b h w c -> 1 b h w (t c)")))
+        return self.mfe(self.norm(z))
 
 
 class CTM(nn.Module):
@@ -144,9 +172,9 @@ class CTM(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Exchange information between the tasks' maps."""
         x = self.norm(z)
-        own = self.own(x)
-        mixed = own + self.gate(x).sigmoid() * (self.shared(z) - own)
-        return z + self.drop_path(self.out_proj(mixed))
+        joint, scale = self.shared.norm(z), self.drop_path.factor(z)
+        mixed = self.own.blended(x, self.shared.mfe, joint, self.gate(x), scale)
+        return self.out_proj(mixed, residual=z)
 
 
 class OwnCTM(nn.Module):
@@ -161,7 +189,8 @@ class OwnCTM(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Refine each task's map by itself."""
-        return z + self.drop_path(self.out_proj(self.own(self.norm(z))))
+        features = scale_samples(self.own(self.norm(z)), self.drop_path.factor(z))
+        return self.out_proj(features, residual=z)
 
 
 class SharedCTM(nn.Module):
@@ -186,7 +215,7 @@ class SCTM(nn.Module):
 
     def __init__(self, tasks: int, dim: int) -> None:
         super().__init__()
-        self.norm_shared = nn.LayerNorm(tasks * dim)
+        self.norm_shared = JointLayerNorm(tasks, dim)
         self.conv_shared = nn.Sequential(TaskConv2d(1, tasks * dim, dim, kernel=1), TaskConv2d(1, dim, dim, kernel=3))
         self.cross_proj = TaskLinear(tasks, dim, EXPANSION * dim, bias=False)
         self.norm = TaskLayerNorm(tasks, dim)
@@ -197,9 +226,10 @@ class SCTM(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Exchange information between the tasks' maps."""
-        shared = self.conv_shared(self.norm_shared(rearrange(z, "t b h w c -> 1 b h w (t c)")))
+        source = self.cross_proj(self.conv_shared(self.norm_shared(z)))
         x = self.norm(z)
-        return z + self.drop_path(self.out_proj(self.mfe(x, self.cross_proj(shared)) * F.silu(self.gate(x))))
+        features = self.mfe.gated(x, self.gate(x), self.drop_path.factor(z), source)
+        return self.out_proj(features, residual=z)
 
 
 def stm_stack(tasks: int, dim: int, *, depth: int, mfe: Factory, gate: Factory) -> list[nn.Module]:

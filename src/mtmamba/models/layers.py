@@ -11,6 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtmamba.kernels.norm import joint_layer_norm, layer_norm, scale_samples
+
 ALL = slice(None)
 
 
@@ -33,13 +35,19 @@ class TaskLinear(nn.Module):
         self.weight = _uniform(tasks, dim_out, dim_in, fan_in=dim_in)
         self.bias = _uniform(tasks, dim_out, fan_in=dim_in) if bias else None
 
-    def forward(self, x: Tensor, only: slice = ALL) -> Tensor:
-        """Apply layer t to map t; ``only`` some of the tasks, whose maps ``x`` holds."""
+    def forward(self, x: Tensor, only: slice = ALL, residual: Tensor | None = None) -> Tensor:
+        """Apply layer t to map t; ``only`` some of the tasks, whose maps ``x`` holds.
+
+        A layer without bias adds ``residual`` ``(T, ..., dim_out)`` to its result.
+        """
         weight, bias = self.weight[only], None if self.bias is None else self.bias[only]
         tasks, dim_out, dim_in = weight.shape
         flat = x.reshape(x.shape[0], -1, dim_in).expand(tasks, -1, -1)
+        if residual is not None and residual.is_cuda:  # within the product
+            return torch.baddbmm(residual.reshape(tasks, -1, dim_out), flat, weight.mT).view(residual.shape)
         y = flat @ weight.mT if bias is None else torch.baddbmm(bias[:, None], flat, weight.mT)
-        return y.view(tasks, *x.shape[1:-1], dim_out)
+        y = y.view(tasks, *x.shape[1:-1], dim_out)
+        return y if residual is None else residual + y
 
 
 class TaskLayerNorm(nn.Module):
@@ -53,12 +61,27 @@ class TaskLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(tasks, dim))
         self.bias = nn.Parameter(torch.zeros(tasks, dim))
 
-    def forward(self, x: Tensor, only: slice = ALL) -> Tensor:
-        """Normalise, scale and shift map t with parameters t; ``only`` some of the tasks, whose maps ``x`` holds."""
-        weight, bias = self.weight[only], self.bias[only]
-        tasks, dim = weight.shape
-        shape = (tasks, *[1] * (x.ndim - 2), dim)
-        return torch.addcmul(bias.view(shape), F.layer_norm(x, (dim,)), weight.view(shape)).to(x.dtype)
+    def forward(self, x: Tensor, only: slice = ALL, upscale: int = 1) -> Tensor:
+        """Normalise, scale and shift map t with parameters t; ``only`` some of the tasks, whose maps ``x`` holds.
+
+        With ``upscale``, the channels of ``x`` are those of ``upscale x upscale`` pixels: ``(T, B, H, W, upscale² dim)
+        → (T, B, upscale H, upscale W, dim)``.
+        """
+        return layer_norm(x, self.weight[only], self.bias[only], upscale)
+
+
+class JointLayerNorm(nn.LayerNorm):
+    """Layer norm over the channels of all tasks together (eq. 20).
+
+    Shape: ``(T, B, H, W, dim) → (1, B, H, W, T dim)``.
+    """
+
+    def __init__(self, tasks: int, dim: int) -> None:
+        super().__init__(tasks * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Put the tasks' channels side by side and normalise them."""
+        return joint_layer_norm(x, self.weight, self.bias)
 
 
 class TaskConv2d(nn.Module):
@@ -104,8 +127,7 @@ class PatchExpand(nn.Module):
 
     def forward(self, x: Tensor, only: slice = ALL) -> Tensor:
         """Read the new channel axis as (row, column, channel); ``only`` some of the tasks, whose maps ``x`` holds."""
-        s = self.scale
-        return self.norm(rearrange(self.expand(x, only), "t b h w (p q c) -> t b (h p) (w q) c", p=s, q=s), only)
+        return self.norm(self.expand(x, only), only, upscale=self.scale)
 
 
 class SkipFuse(TaskLinear):
@@ -135,33 +157,48 @@ class DropPath(nn.Module):
         rate: probability of dropping, in [0, 1).
         tasks: None for maps ``(B, ...)``; T for maps ``(T, B, ...)``, whose tasks draw independently.
 
-    The draws are PyTorch's unless `seed_drop_path` has set them for the batch at hand.
+    The draws are PyTorch's unless `seed_drop_path` has made them for the batch at hand.
     """
 
     def __init__(self, rate: float = 0.0, tasks: int | None = None) -> None:
         super().__init__()
         self.rate = rate
         self.tasks = tasks
-        self.draws: Tensor | None = None
+        self.seeded: Tensor | None = None
+
+    def factor(self, x: Tensor) -> Tensor | None:
+        """Return what to multiply each sample of ``x`` by, ``(B,)`` or ``(T, B)``; None where nothing is dropped.
+
+        Dropped samples have 0, and the others more than 1, so that the mean is kept.
+        """
+        if not self.training:
+            return None
+        if self.seeded is not None:  # asked before the rate, which a compiler would compile each block for
+            return self.seeded
+        if self.rate == 0:
+            return None
+        return _keep(torch.rand(x.shape[: 1 if self.tasks is None else 2], device=x.device), self.rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero dropped samples and scale up the others, so that the mean is kept."""
-        if not self.training or self.rate == 0:
-            return x
-        lead = x.shape[: 1 if self.tasks is None else 2]
-        draws = torch.rand(lead, device=x.device) if self.draws is None else self.draws.view(lead)
-        keep = (draws >= self.rate).to(x.dtype) / (1 - self.rate)
-        return x * keep.view(*lead, *[1] * (x.ndim - len(lead)))
+        """Zero dropped samples and scale up the others."""
+        return scale_samples(x, self.factor(x))
+
+
+def _keep(draws: Tensor, rate: Tensor | float) -> Tensor:
+    """Return 0 for draws, uniform in [0, 1), below the rate, and 1 / (1 - rate) for the others."""
+    return (draws >= rate) / (1 - rate)
 
 
 def seed_drop_path(model: nn.Module, keys: Sequence[int], device: torch.device) -> None:
-    """Give every `DropPath` of a model its draws for the next batch, sample b's depending on ``keys[b]`` alone.
+    """Give every `DropPath` of a model its factors for the next batch, sample b's depending on ``keys[b]`` alone.
 
-    So a sample is treated alike wherever in a batch, and on whichever device, it is seen. The draws stay until the
+    So a sample is treated alike wherever in a batch, and on whichever device, it is seen. The factors stay until the
     next call (recomputation during the backward pass needs them).
     """
     drops = [m for m in model.modules() if isinstance(m, DropPath) and m.rate > 0]
     slots = [m.tasks or 1 for m in drops]
-    rows = [torch.rand(sum(slots), generator=torch.Generator().manual_seed(key)) for key in keys]
-    for drop, draws in zip(drops, torch.stack(rows, dim=1).to(device).split(slots), strict=True):
-        drop.draws = draws
+    rates = torch.tensor([m.rate for m in drops]).repeat_interleave(torch.tensor(slots, dtype=torch.int64))
+    draws = [torch.rand(sum(slots), generator=torch.Generator().manual_seed(key)) for key in keys]
+    factors = _keep(torch.stack(draws, dim=1), rates[:, None]).to(device)
+    for drop, rows in zip(drops, factors.split(slots), strict=True):
+        drop.seeded = rows[0] if drop.tasks is None else rows

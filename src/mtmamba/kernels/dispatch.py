@@ -1,0 +1,31 @@
+"""Which tensors the kernels take, and how these are handed to them."""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+HAS_TRITON = find_spec("triton") is not None
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def has_kernel(x: Tensor) -> bool:
+    """Whether a map lies where the Triton kernels run, in a dtype that they read."""
+    return x.is_cuda and HAS_TRITON and x.dtype in KERNEL_DTYPES
+
+
+def autocast(x: Tensor) -> Tensor:
+    """Return a CUDA map in the dtype that autocast has set, if it is on: a custom operator is not cast by itself."""
+    return x.to(torch.get_autocast_dtype("cuda")) if torch.is_autocast_enabled("cuda") else x
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """Return a map ``(..., C)`` as rows ``(N, C)`` whose channels lie side by side, copied only where it must be.
+
+    Half of a wider map's channels is read as it lies: such rows are further apart than they are long.
+    """
+    try:
+        rows = x.view(-1, x.shape[-1])
+    except RuntimeError:  # its leading axes do not collapse
+        return x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(-1) == 1 else rows.contiguous()

@@ -1,0 +1,330 @@
+"""Layer norms fused with gates and rearranging against sums written out here, their kernels in Triton's interpreter."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mtmamba.kernels.blend import blend
+from mtmamba.kernels.norm import gated_norm, joint_layer_norm, layer_norm
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # decided when Triton is imported, hence a process of its own
+ON_GPU = torch.cuda.is_available() and not INTERPRETED
+DEVICE = "cuda" if ON_GPU else "cpu"
+gpu = pytest.mark.skipif(not ON_GPU, reason="needs a CUDA device")
+kernel = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="needs a CUDA device or Triton's interpreter")
+PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
+
+
+def normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Equal to torch.nn.LayerNorm, written out for each task's parameters ``(T, C)``."""
+    centred = x - x.mean(-1, keepdim=True)
+    shape = (len(weight), *[1] * (x.ndim - 2), -1)
+    normal = centred / ((centred**2).mean(-1, keepdim=True) + 1e-5).sqrt()
+    return normal * weight.view(shape) + bias.view(shape)
+
+
+def factors(scale: Tensor | None) -> Tensor | float:
+    return 1.0 if scale is None else scale[:, :, None, None, None]
+
+
+def written_upscale(x, weight, bias):
+    tasks, batch, height, width, _ = x.shape
+    pixels = normed(x.view(tasks, batch, height, width, 2, 2, -1), weight, bias)
+    return pixels.permute(0, 1, 2, 4, 3, 5, 6).reshape(tasks, batch, 2 * height, 2 * width, -1)
+
+
+def written_joint(x, weight, bias):
+    return normed(torch.cat(list(x), dim=-1)[None], weight[None], bias[None])
+
+
+def written_gated(x, weight, bias, both, scale):
+    gate = both[..., x.shape[-1] :]
+    return factors(scale) * normed(x, weight, bias) * gate / (1 + (-gate).exp())
+
+
+def written_blend(own, shared, both, own_weight, own_bias, shared_weight, shared_bias, scale):
+    g = 1 / (1 + (-both[..., own.shape[-1] :]).exp())
+    return factors(scale) * (
+        (1 - g) * normed(own, own_weight, own_bias) + g * normed(shared, shared_weight, shared_bias)
+    )
+
+
+def half(both: Tensor) -> Tensor:
+    """The gates, as a projection to signal and gates leaves them: half of the channels."""
+    return both[..., both.shape[-1] // 2 :]
+
+
+def operator(x, weight, bias, gate=None, scale=None, upscale=1, joined=1):
+    return torch.ops.mtmamba.layer_norm(x, weight, bias, gate, scale, upscale, joined)[0]
+
+
+# Public function, its operator, and written out; sizes of the leaves, by (T, B, H, W, C)
+FORMS = {
+    "plain": (layer_norm, operator, normed, lambda *s: (s, (s[0], s[4]), (s[0], s[4]))),
+    "upscale": (
+        lambda *leaves: layer_norm(*leaves, upscale=2),
+        lambda *leaves: operator(*leaves, upscale=2),
+        written_upscale,
+        lambda *s: ((*s[:4], 4 * s[4]), (s[0], s[4]), (s[0], s[4])),
+    ),
+    "joint": (
+        joint_layer_norm,
+        lambda x, *parameters: operator(x, *parameters, joined=len(x)),
+        written_joint,
+        lambda *s: (s, (s[0] * s[4],), (s[0] * s[4],)),
+    ),
+    "gated": (
+        lambda x, weight, bias, both, scale: gated_norm(x, weight, bias, half(both), scale),
+        lambda x, weight, bias, both, scale: operator(x, weight, bias, half(both), scale),
+        written_gated,
+        lambda *s: (s, (s[0], s[4]), (s[0], s[4]), (*s[:4], 2 * s[4])),
+    ),
+    "blend": (
+        lambda own, shared, both, *rest: blend(own, shared, half(both), *rest),
+        lambda own, shared, both, *rest: torch.ops.mtmamba.blend(own, shared, half(both), *rest)[0],
+        written_blend,
+        lambda *s: (s, (1, *s[1:]), (*s[:4], 2 * s[4]), *[(s[0], s[4])] * 2, *[(1, s[4])] * 2),
+    ),
+}
+SCALED = ("gated", "blend")
+
+
+def inputs(form: str, *shape: int, maps: torch.dtype, parameters: torch.dtype, scaled: bool = True) -> tuple:
+    """Leaves, and what comes after them without a gradient."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    leaves = []
+    for size in FORMS[form][3](*shape):
+        values = torch.randn(size, generator=generator, dtype=torch.float64) + 0.3
+        leaves.append(values.to(DEVICE, maps if len(size) == 5 else parameters).requires_grad_())
+    scale = torch.rand(shape[:2], generator=generator).to(DEVICE) if scaled else None
+    return leaves, (scale,) if form in SCALED else ()
+
+
+def results(function, leaves, rest) -> tuple[Tensor, ...]:
+    """The result, and the gradients of all leaves for one of the result that is drawn."""
+    y = function(*leaves, *rest)
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+    return y.detach(), *torch.autograd.grad(y, leaves, dy)
+
+
+def reference(form: str, leaves, rest, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The same in float64, for a gradient of the result as ``dtype`` has it."""
+    doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    y = FORMS[form][2](*doubles, *rest)
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.device, dtype)
+    return y.detach(), *torch.autograd.grad(y, doubles, dy.double())
+
+
+def assert_near(results, expected, precision: float) -> None:
+    """Errors below ``precision`` of the largest value."""
+    for result, wanted in zip(results, expected, strict=True):
+        assert result.shape == wanted.shape
+        torch.testing.assert_close(result.double(), wanted, rtol=0, atol=precision * wanted.abs().max().item())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 3), (3, 2, 4, 5, 6)])
+def test_each_form_is_its_written_out_sums(form, shape, scaled):
+    leaves, rest = inputs(form, *shape, maps=torch.float64, parameters=torch.float64, scaled=scaled)
+    assert_near(results(FORMS[form][0], leaves, rest), reference(form, leaves, rest, torch.float64), 1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_parameters_may_be_more_precise_than_the_maps(form):
+    leaves, rest = inputs(form, 2, 2, 3, 4, 8, maps=torch.bfloat16, parameters=torch.float32)
+    found = results(FORMS[form][0], leaves, rest)
+    assert [t.dtype for t in found] == [torch.bfloat16, *(leaf.dtype for leaf in leaves)]
+    assert_near(found, reference(form, leaves, rest, torch.bfloat16), 3e-2)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    x, parameters, wide = torch.zeros(2, 1, 3, 4, 5), torch.zeros(2, 5), torch.zeros(2, 1, 3, 4, 10)
+    with pytest.raises(ValueError, match=r"weight of shape \(2, 5\) for x of shape \(2, 1, 3, 4, 5\), got \(10,\)"):
+        layer_norm(x, parameters.flatten(), parameters)
+    with pytest.raises(ValueError, match=r"bias of shape \(10,\) .* got \(2, 5\)"):
+        joint_layer_norm(x, parameters.flatten(), parameters)
+    with pytest.raises(ValueError, match=r"gate of the shape of x, \(2, 1, 3, 4, 5\), got \(2, 1, 3, 4, 10\)"):
+        gated_norm(x, parameters, parameters, wide)
+    with pytest.raises(ValueError, match=r"got \(2, 1, 3, 4, 10\) and \(1, 1, 3, 4, 5\)"):
+        blend(x, x[:1], wide, parameters, parameters, parameters[:1], parameters[:1])
+
+
+class Operators(TorchDispatchMode):
+    """Note the names of the operators called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("device", "dtype", "autocast", "fused"),
+    [
+        ("cuda", torch.float32, False, True),
+        ("cuda", torch.float32, True, True),
+        ("cuda", torch.bfloat16, False, True),
+        ("cuda", torch.float64, False, False),
+        ("cpu", torch.float32, False, False),
+        ("meta", torch.float32, False, False),
+    ],
+)
+def test_the_kernels_serve_cuda_up_to_float32_in_autocasts_precision(form, device, dtype, autocast, fused):
+    pytest.importorskip("triton")
+    function, _, _, sizes = FORMS[form]
+    torch.set_autocast_enabled("cuda", autocast)  # the context manager would ask for a device
+    try:
+        with FakeTensorMode(), Operators() as called:  # which needs no device
+            shapes = sizes(2, 1, 3, 4, 5)
+            leaves = [torch.empty(s, device=device, dtype=dtype if len(s) == 5 else torch.float32) for s in shapes]
+            y = function(*leaves, *[torch.empty(2, 1, device=device)] * (form in SCALED))
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    assert y.dtype == (torch.get_autocast_dtype("cuda") if autocast else dtype)
+    with FakeTensorMode():
+        assert y.shape == FORMS[form][2](*(torch.empty(s) for s in shapes), *[None] * (form in SCALED)).shape
+    assert any(name.startswith("mtmamba::") for name in called.names) == fused
+    assert ("aten::native_layer_norm" in called.names) != fused
+
+
+def test_in_the_interpreter():
+    """This file's kernel tests, in a process whose Triton runs on the CPU."""
+    pytest.importorskip("triton")
+    if INTERPRETED:
+        pytest.skip("already there")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "kernel_", __file__]
+    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "passed" in run.stdout
+    assert "skipped" not in run.stdout
+
+
+@kernel
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_kernel_operator(form, dtype):
+    shape = (5, 2, 37, 41, 200) if ON_GPU else (3, 2, 3, 5, 12)
+    leaves, rest = inputs(form, *shape, maps=dtype, parameters=torch.float32)
+    found = results(FORMS[form][1], leaves, rest)
+    assert [t.dtype for t in found] == [dtype, *(leaf.dtype for leaf in leaves)]
+    assert all(t.is_contiguous() for t in found)  # as compiled programs are told
+    for result, wanted in zip(found, reference(form, leaves, rest, dtype), strict=True):
+        precision = PRECISION[dtype] if result.ndim == 5 else 1e-5  # parameters': summed before anything is rounded
+        assert_near([result], [wanted], precision)
+
+
+@kernel
+@pytest.mark.parametrize("form", FORMS)
+def test_kernel_without_factors_and_with_other_strides(form):
+    leaves, rest = inputs(form, 1, 2, 3, 4, 5, maps=torch.float32, parameters=torch.float32, scaled=False)
+    strided = [leaf.detach().mT.contiguous().mT.requires_grad_() for leaf in leaves[:-2]] + leaves[-2:]
+    assert_near(results(FORMS[form][1], strided, rest), reference(form, leaves, rest, torch.float32), 1e-5)
+
+
+@kernel
+@pytest.mark.parametrize("programs", [1, 4])  # of both tasks
+def test_kernel_programs_share_the_rows_and_their_sums_add_up(programs):
+    from mtmamba.kernels import blend_triton, norm_triton
+
+    launch = norm_triton.Launch(elements=32, per_thread=1, programs=programs)  # tiles of four rows
+    leaves, (scale,) = inputs("gated", 2, 1, 7, 5, 6, maps=torch.float32, parameters=torch.float32)
+    x, weight, bias, both = (leaf.detach() for leaf in leaves)
+    y, statistics = norm_triton.forward(x, weight, bias, half(both), scale, launch=launch)
+    expected = reference("gated", leaves, (scale,), torch.float32)
+    dy = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
+    dx, dgate, *sums = norm_triton.backward(dy, x, weight, bias, statistics, half(both), scale, launch=launch)
+    assert_near((y.view_as(x), dx, *sums, dgate), (*expected[:4], half(expected[4])), 1e-5)
+
+    leaves, (scale,) = inputs("blend", 2, 1, 7, 5, 6, maps=torch.float32, parameters=torch.float32)
+    own, shared, both, *parameters = (leaf.detach() for leaf in leaves)
+    maps = own, shared, half(both)
+    y, statistics = blend_triton.forward(maps, parameters, scale, launch)
+    expected = reference("blend", leaves, (scale,), torch.float32)
+    d_own, d_shared, d_gate, *sums = blend_triton.backward(dy, maps, parameters, statistics, scale, launch)
+    assert_near((y, d_own, d_shared, d_gate, *sums), (*expected[:3], half(expected[3]), *expected[4:]), 1e-5)
+
+
+@kernel
+def test_kernel_operators_are_ones_that_compilers_understand():
+    for form in ("gated", "blend"):
+        leaves, (scale,) = inputs(form, 2, 1, 1, 2, 3, maps=torch.float32, parameters=torch.float32)
+        if form == "gated":
+            x, weight, bias, both = leaves
+            torch.library.opcheck(torch.ops.mtmamba.layer_norm, (x, weight, bias, half(both.detach()), scale, 1, 1))
+        else:
+            own, shared, both, *parameters = leaves
+            arguments = (own, shared, half(both.detach()), *parameters, scale)
+            torch.library.opcheck(torch.ops.mtmamba.blend, arguments)
+
+
+@gpu
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu_under_autocast_and_compiled(form, compiled):
+    leaves, rest = inputs(form, 4, 2, 37, 41, 192, maps=torch.float32, parameters=torch.float32)
+    function = torch.compile(FORMS[form][0], fullgraph=True) if compiled else FORMS[form][0]
+    with torch.autocast("cuda", torch.bfloat16):
+        runs = [results(function, leaves, rest) for _ in range(2)]
+    assert runs[0][0].dtype == torch.bfloat16
+    assert_near(runs[0], reference(form, leaves, rest, torch.bfloat16), 2e-2)
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@pytest.mark.parametrize("channels", [96, 192, 384, 768, 1536])
+def test_kernels_compile_for_hopper_without_spills(channels, tmp_path, monkeypatch):
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mtmamba.kernels import blend_triton, norm_triton
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+    def spilled(function, launch: norm_triton.Launch, width: int, **constants: int | None) -> int:
+        """Bytes of a thread that do not fit into registers."""
+        tile = launch.tile(width)
+        constants |= {"C": width, "ROWS": tile[0], "BLOCK": tile[1]}
+        names = [p.name for p in function.params]
+        signature = {name: "*bf16" if name.endswith("_ptr") else "i32" for name in names}
+        single = ("weight", "bias", "scale", "statistics", "partial")
+        signature |= {name: "*fp32" for name in names if name.removesuffix("_ptr").split("_")[-1] in single}
+        signature |= dict.fromkeys(constants, "constexpr")
+        aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name] != "constexpr"}
+        values = {(names.index(name),): value for name, value in constants.items()}
+        source = ASTSource(function, signature, values, aligned)
+        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": launch.warps(*tile)})
+        cubin = tmp_path / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        command = [str(tools / "cuobjdump"), "--dump-resource-usage", str(cubin)]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return sum(int(number) for number in re.search(r"STACK:(\d+) .*LOCAL:(\d+)", usage).groups())
+
+    plain = {"gate_ptr": None, "scale_ptr": None}
+    no_gradient = {**plain, "dgate_ptr": None}
+    for forms in ({"JOINED": 1, "UPSCALE": 1}, {"JOINED": 1, "UPSCALE": 2}, {"JOINED": 4, "UPSCALE": 1}):
+        width = channels * forms["JOINED"] // 2 if forms["JOINED"] > 1 else channels
+        assert spilled(norm_triton._forward, norm_triton.FORWARD, width, **forms, **plain) == 0
+        assert spilled(norm_triton._backward, norm_triton.BACKWARD, width, **forms, **no_gradient) == 0
+    gated = {"JOINED": 1, "UPSCALE": 1}
+    assert spilled(norm_triton._forward, norm_triton.FORWARD, channels, **gated) == 0
+    assert spilled(norm_triton._backward, norm_triton.BACKWARD, channels, **gated) == 0
+    for tasks in (4, 5):
+        assert spilled(blend_triton._forward, blend_triton.FORWARD, channels, T=tasks) == 0
+        few = 256 if channels > 1000 else 16  # bytes, in the first cache
+        assert spilled(blend_triton._backward, blend_triton.BACKWARD, channels, T=tasks) <= few
