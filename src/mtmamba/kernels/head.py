@@ -22,8 +22,9 @@ def norm_project(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tens
 
     Each of ``x``'s pixels holds ``s x s`` pixels of C channels, in the order (row, column, channel), as a patch
     expand's linear layer leaves them. The Triton kernels run for float32, bfloat16 and float16 maps on CUDA where
-    Triton is installed; they multiply in the dtype of ``x`` (float32 exactly, without TF32) and add in float32. The
-    backward pass keeps ``x`` alone, and its gradients are reproducible bit for bit.
+    Triton is installed and s is a power of two; they multiply in the dtype of ``x`` (float32 exactly, without TF32) and
+    add in float32. The backward pass keeps ``x``, the logits, and each pixel's mean and standard deviation; its
+    gradients are reproducible bit for bit.
 
     Args:
         x: ``(B, H, W, s s C)``.
@@ -44,9 +45,9 @@ def norm_project(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tens
     torch.Size([2, 7, 10, 12])
     """
     scale = _scale(x, norm_weight, norm_bias, weight, bias)
-    if x.is_cuda and HAS_TRITON and x.dtype in KERNEL_DTYPES:
-        logits: Tensor = _norm_project(x, norm_weight, norm_bias, weight, bias, scale)
-        return logits
+    if x.is_cuda and HAS_TRITON and x.dtype in KERNEL_DTYPES and scale.bit_count() == 1:
+        logits, *_ = _norm_project(x, norm_weight, norm_bias, weight, bias, scale)
+        return logits  # type: ignore[no-any-return]
     return torch_norm_project(x, norm_weight, norm_bias, weight, bias, scale)
 
 
@@ -83,16 +84,21 @@ def torch_norm_project(
 @torch.library.custom_op("mtmamba::norm_project", mutates_args=())
 def _norm_project(
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor, scale: int
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the logits, and each pixel's mean and 1 / standard deviation ``(B, s H, s W)``."""
     from mtmamba.kernels import head_triton as kernels
 
     return kernels.forward(x.contiguous(), *_folded(norm_weight, norm_bias, weight, bias), scale, EPS)
 
 
 @_norm_project.register_fake
-def _(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor, scale: int) -> Tensor:
+def _(
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor, scale: int
+) -> tuple[Tensor, Tensor, Tensor]:
     batch, height, width, _ = x.shape
-    return x.new_empty(batch, len(weight), scale * height, scale * width, dtype=torch.float32)
+    size = scale * height, scale * width
+    logits = x.new_empty(batch, len(weight), *size, dtype=torch.float32)
+    return logits, logits.new_empty(batch, *size), logits.new_empty(batch, *size)
 
 
 def _folded(norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,38 +108,51 @@ def _folded(norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor
 
 @torch.library.custom_op("mtmamba::norm_project_backward", mutates_args=())
 def _norm_project_backward(
-    dlogits: Tensor, x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor, scale: int
+    dlogits: Tensor,
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    logits: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    scale: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     from mtmamba.kernels import head_triton as kernels
 
-    folded, _ = _folded(norm_weight, norm_bias, weight, bias)
-    dx, dfolded, dbias = kernels.backward(dlogits.contiguous(), x.contiguous(), folded, scale, EPS)
-    # folded = weight norm_weight; the offset is weight norm_bias + bias
+    folded = _folded(norm_weight, norm_bias, weight, bias)
+    dx, dfolded, dbias = kernels.backward(dlogits.contiguous(), x.contiguous(), *folded, logits, mean, inverse, scale)
+    dnorm_weight, dnorm_bias = (dfolded * weight).sum(0), (dbias[:, None] * weight).sum(0)
     dweight = torch.addcmul(dbias[:, None] * norm_bias, dfolded, norm_weight)
-    dnorm_weight = (dfolded * weight).sum(0)
-    dnorm_bias = (dbias[:, None] * weight).sum(0)
-    return (
-        dx,
-        dnorm_weight.to(norm_weight.dtype),
-        dnorm_bias.to(norm_bias.dtype),
-        dweight.to(weight.dtype),
-        dbias.to(bias.dtype),
-    )
+    parameters = norm_weight, norm_bias, weight, bias
+    gradients = dnorm_weight, dnorm_bias, dweight, dbias
+    return dx, *(gradient.to(p.dtype) for gradient, p in zip(gradients, parameters, strict=True))
 
 
 @_norm_project_backward.register_fake
 def _(
-    dlogits: Tensor, x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor, scale: int
+    dlogits: Tensor,
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    logits: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    scale: int,
 ) -> tuple[Tensor, ...]:
     return tuple(t.new_empty(t.shape) for t in (x, norm_weight, norm_bias, weight, bias))
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*tensors)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*tensors, *output)
 
 
-def _backward(ctx: Any, dlogits: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, dlogits: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     return *_norm_project_backward(dlogits, *ctx.saved_tensors, ctx.scale), None
 
 
