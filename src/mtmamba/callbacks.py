@@ -1,4 +1,4 @@
-"""What people look at while a model trains: pictures, and how fast it goes."""
+"""What people look at while a model trains: pictures, losses, and how fast it goes."""
 
 import time
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
@@ -58,6 +59,17 @@ class PicturePanel(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("pictures", [picture], step=trainer.global_step)
+
+
+class ProgressBar(TQDMProgressBar):
+    """Show the training losses beside the bar.
+
+    Not by ``log(prog_bar=True)``: for that Lightning reads every value after every batch, and the GPU runs dry.
+    """
+
+    def get_metrics(self, trainer: Trainer, pl_module: MultiTaskModule) -> dict[str, Any]:  # type: ignore[override]
+        """Add the last micro-batch's losses to what Lightning shows."""
+        return {**super().get_metrics(trainer, pl_module), **pl_module.latest_losses()}
 
 
 class Throughput(Callback):

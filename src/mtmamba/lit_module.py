@@ -30,6 +30,25 @@ class NonFiniteLossError(FloatingPointError):
         self.tasks, self.ids, self.step = tasks, ids, step
 
 
+class _WatchedLosses:
+    """A micro-batch's losses on their way to the CPU.
+
+    Whoever reads them once the backward pass has been queued waits for the forward pass alone, and the GPU stays busy.
+    """
+
+    def __init__(self, losses: Sequence[Tensor], ids: list[str]) -> None:
+        self.ids = ids
+        stacked = torch.stack([loss.detach() for loss in losses])
+        self._values = stacked.to("cpu", non_blocking=True)  # into pinned memory
+        self._copied = torch.cuda.current_stream(stacked.device).record_event() if stacked.is_cuda else None
+
+    def values(self) -> Tensor:
+        """Return the losses ``(T, B)``, having waited for them."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values
+
+
 class MultiTaskModule(LightningModule):
     """Train and evaluate a multi-task network.
 
@@ -72,6 +91,7 @@ class MultiTaskModule(LightningModule):
             {task.name: task.metric(num_outputs[task.name]) for task in self.tasks}
         )
         self.scores: dict[str, dict[str, float]] = {}
+        self._watched: _WatchedLosses | None = None
 
     def compile_training(self) -> None:
         """Compile the network for training, whose images have one size; validation stays as it is."""
@@ -87,15 +107,39 @@ class MultiTaskModule(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: max(0.0, 1 - i / steps) ** self.power)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch, except for its keys: they are read on the CPU, which would wait for them."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return {**moved, "key": batch["key"]}
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch's images."""
         seed_drop_path(self.model, batch["key"].tolist(), self.device)
         losses = self._losses(self._forward_in_training(batch["image"]), batch)
         total = self.total(losses)
-        self._require_finite(losses, batch)
+        self._watched = _WatchedLosses([losses[task.name] for task in self.tasks], batch["id"])
         means = {f"train/{name}/loss": loss.detach().mean() for name, loss in losses.items()}
-        self.log_dict({"train/loss": total.detach(), **means}, prog_bar=True, batch_size=len(batch["id"]))
+        self.log_dict({"train/loss": total.detach(), **means}, batch_size=len(batch["id"]))
         return total
+
+    def on_after_backward(self) -> None:
+        """Raise NonFiniteLossError if a loss of the micro-batch is not finite."""
+        assert self._watched is not None
+        finite = self._watched.values().isfinite().all(1).tolist()
+        if not all(finite):
+            tasks = [task.name for task, ok in zip(self.tasks, finite, strict=True) if not ok]
+            raise NonFiniteLossError(tasks, self._watched.ids, self.trainer.global_step)
+
+    def latest_losses(self) -> dict[str, float]:
+        """Return the last micro-batch's losses by the names that they are logged under, once its forward pass is over.
+
+        Empty before the first one.
+        """
+        if self._watched is None:
+            return {}
+        losses = {task.name: values for task, values in zip(self.tasks, self._watched.values(), strict=True)}
+        means = {f"train/{name}/loss": values.mean().item() for name, values in losses.items()}
+        return {"train/loss": self.total(losses).item(), **means}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Update the metrics; return each task's prediction."""
@@ -128,13 +172,6 @@ class MultiTaskModule(LightningModule):
 
     def _losses(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return {task.name: task.loss(logits[task.name], batch[task.name]) for task in self.tasks}  # type: ignore[literal-required]
-
-    def _require_finite(self, losses: Mapping[str, Tensor], batch: Batch) -> None:
-        """Raise NonFiniteLossError, with one transfer from the device for all tasks."""
-        finite = torch.stack([loss.detach().isfinite().all() for loss in losses.values()]).tolist()
-        if not all(finite):
-            tasks = [name for name, ok in zip(losses, finite, strict=True) if not ok]
-            raise NonFiniteLossError(tasks, batch["id"], self.trainer.global_step)
 
 
 def compute_scores(metrics: Mapping[str, PooledMetric]) -> dict[str, dict[str, float]]:

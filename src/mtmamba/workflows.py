@@ -8,14 +8,14 @@ from typing import Any
 import hydra
 from lightning import Trainer, seed_everything
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from omegaconf import DictConfig
 from torch import nn
 
 from mtmamba import results, run
-from mtmamba.callbacks import PicturePanel, Throughput
+from mtmamba.callbacks import PicturePanel, ProgressBar, Throughput
 from mtmamba.checkpoints import BEST, FOLDER, AtomicCheckpointIO, LastCheckpoint, read_checkpoint
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.files import remove_partial
@@ -57,7 +57,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     pictures = PicturePanel(run_dir / "pictures", cfg.pictures)
     best = _best_checkpoint(run_dir, *_monitor(cfg.monitor, module))
     last = LastCheckpoint(run_dir / FOLDER, cfg.callbacks.checkpoint_every)
-    progress = TQDMProgressBar(refresh_rate=cfg.callbacks.progress_refresh)
+    progress = ProgressBar(refresh_rate=cfg.callbacks.progress_refresh)
     callbacks = [last, best, pictures, Throughput(), progress]
     if cfg.ema_decay is not None:
         callbacks.append(EMAWeightAveraging(decay=cfg.ema_decay))

@@ -163,7 +163,7 @@ def random_batch(num_outputs: Mapping[str, int], size: int, image_size: Iterable
         num_outputs: by task.
         size: images.
         image_size: height and width, pixels.
-        device: of every tensor.
+        device: of every tensor but the keys.
     """
     shape = (size, *image_size)
 
@@ -178,7 +178,7 @@ def random_batch(num_outputs: Mapping[str, int], size: int, image_size: Iterable
     batch: Batch = {
         "image": torch.randn(size, 3, *image_size, device=device),
         "id": [str(i) for i in range(size)],
-        "key": torch.arange(size, device=device),
+        "key": torch.arange(size),
     }
     for task, n in num_outputs.items():
         batch[task] = targets.get(task, classes)(n)  # type: ignore[literal-required]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from mtmamba.kernels.head import norm_project
 from mtmamba.models.blocks import Factory
 from mtmamba.models.layers import DropPath, PatchExpand, SkipFuse, TaskConv2d
 from mtmamba.models.ss2d import SS2D
@@ -42,29 +43,42 @@ class Stage(nn.Module):
         return z
 
 
+class NormProject(nn.Linear):
+    """A task's layer norm and 1x1 projection, of a map whose pixels hold ``s x s`` pixels of ``dim`` channels each.
+
+    Shape: ``(B, H, W, s s dim), (dim,), (dim,) → (B, n, s H, s W)``, float32 at least.
+    """
+
+    def forward(self, x: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> Tensor:  # type: ignore[override]
+        """Normalise over the channels, scale, shift, and predict."""
+        return norm_project(x, norm_weight, norm_bias, self.weight, self.bias)
+
+
 class ExpandHead(nn.Module):
     """MTMamba's heads: patch expand to the input's resolution, then a 1x1 projection per task (section 3.5).
 
-    Tasks go one by one: the expanded map is the largest of the model, and so only one task's is alive at a time. With
-    ``recompute`` not even that is kept for the backward pass.
+    Tasks go one by one: the expanded map is the largest of the model, and so only one task's is alive at a time. It is
+    normalised and projected in one operator, which keeps what the expand's linear layer gave; with ``recompute`` not
+    even that is kept for the backward pass.
 
-    Shape: ``(T, B, H, W, dim) → {task: (B, n, 4H, 4W)}``.
+    Shape: ``(T, B, H, W, dim) → {task: (B, n, 4H, 4W)}``, float32 at least.
     """
 
     def __init__(self, dim: int, num_outputs: Mapping[str, int]) -> None:
         super().__init__()
         self.expand = PatchExpand(len(num_outputs), dim, dim, scale=4)
-        self.project = nn.ModuleDict({task: nn.Linear(dim, n) for task, n in num_outputs.items()})
+        self.project = nn.ModuleDict({task: NormProject(dim, n) for task, n in num_outputs.items()})
         self.recompute = False
 
     def forward(self, z: Tensor) -> Logits:
         """Predict every pixel of every task."""
         predict = partial(checkpoint, self._logits, use_reentrant=False) if self.recompute else self._logits
-        return {task: predict(z[i : i + 1], slice(i, i + 1), task) for i, task in enumerate(self.project)}
+        return {task: predict(z[i : i + 1], i, task) for i, task in enumerate(self.project)}
 
-    def _logits(self, z: Tensor, only: slice, task: str) -> Tensor:
-        logits: Tensor = self.project[task](self.expand(z, only)[0])
-        return logits.permute(0, 3, 1, 2)
+    def _logits(self, z: Tensor, index: int, task: str) -> Tensor:
+        expand, norm = self.expand.expand, self.expand.norm
+        logits: Tensor = self.project[task](expand(z, slice(index, index + 1))[0], norm.weight[index], norm.bias[index])
+        return logits
 
 
 class ConvHead(nn.Module):
