@@ -307,6 +307,24 @@ def test_ss2d_gradcheck(with_source: bool) -> None:
     assert torch.autograd.gradcheck(lambda *x: ss2d(*x[:6], source=x[6] if with_source else None), inputs)
 
 
+@pytest.mark.parametrize("threads", [1, 5])
+@pytest.mark.parametrize("size", [(2, 2, 3, 5, 4, 3, 2), (1, 1, 1, 4, 2, 1, 1), (1, 1, 9, 12, 24, 16, 2)])
+def test_compiled_ss2d_equals_float64(size: tuple[int, ...], threads: int) -> None:
+    """Output and gradients, the source's too; with more threads than maps, directions go to threads of their own."""
+    wide = [*make_ss2d(*size), make_ss2d(*size, seed=1)[0]]
+    single = [x.detach().float().requires_grad_() for x in wide]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        y, expected = (ss2d(*x[:6], source=x[6], backend=name) for x, name in ((single, "numba"), (wide, "torch")))
+        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        gradients = torch.autograd.grad(y, single, dy.float()), torch.autograd.grad(expected, wide, dy)
+    finally:
+        torch.set_num_threads(before)
+    for found, reference in ((y, expected), *zip(*gradients, strict=True)):
+        assert (found - reference).norm() <= 5e-6 * reference.norm()
+
+
 def test_ss2d_without_states_sums_the_skips() -> None:
     x, x_proj, dt_weight, dt_bias, A_log, D = make_ss2d(2, 2, 3, 4, 5, 3, 2)
     with torch.no_grad():

@@ -99,9 +99,8 @@ class MultiTaskModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with polynomial decay per optimiser step."""
-        fused = self.device.type == "cuda"
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=fused
+            self.parameters(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
         )
         steps = self.trainer.estimated_stepping_batches
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: max(0.0, 1 - i / steps) ** self.power)

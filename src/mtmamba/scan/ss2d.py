@@ -3,11 +3,15 @@
 import torch
 from torch import Tensor
 
+from mtmamba.scan.compiled import ss2d_compiled
 from mtmamba.scan.cuda import ss2d_cuda
 from mtmamba.scan.interface import check_shape, choose, selective_scan
 
 DIRECTIONS = 4
 """0 row by row, 1 column by column, 2 and 3 the same two from the end."""
+
+FUSED = {"cuda": ss2d_cuda, "numba": ss2d_compiled}
+"""Backends that scan maps as they lie, in all directions at once."""
 
 
 def ss2d(
@@ -24,7 +28,8 @@ def ss2d(
     """Scan every task's map in four directions and sum the four results, in a single selective scan.
 
     Direction k of a task projects the map to ``r + 2n`` channels: the time step of rank r, B and C. The projections
-    follow autocast; states are float32, or float64 if ``x`` is. The backend ``cuda`` does all in one kernel.
+    follow autocast; states are float32, or float64 if ``x`` is. The backends ``cuda`` and ``numba`` read the map where
+    it lies; for the others it is written out along each direction.
 
     Args:
         x: the signal, ``(T, B, H, W, e)``, T tasks.
@@ -50,8 +55,9 @@ def ss2d(
     tasks, batch, height, width, e = x.shape
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     source = x if source is None else source
-    if not x.is_meta and _chosen(backend, x.device.type, dtype) == "cuda":
-        return ss2d_cuda(x, x_proj, dt_weight, dt_bias, A_log, D, source)
+    fused = None if x.is_meta else FUSED.get(_chosen(backend, x.device.type, dtype))
+    if fused is not None:
+        return fused(x, x_proj, dt_weight, dt_bias, A_log, D, source)
 
     projected = torch.einsum("tbhwe,tkce->btkchw", source, x_proj)
     walks = [_walk(maps, k) for k, maps in enumerate(projected.unbind(2))]

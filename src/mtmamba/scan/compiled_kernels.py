@@ -1,0 +1,149 @@
+"""The recurrence of the selective scan and its gradient, compiled for CPUs with Numba.
+
+Maps are read where they lie, channels last: the innermost loops run over channels and become vector instructions, the
+exponential included. A job is one image of one group, in some of its K directions. Arrays, all float32:
+
+* ``u``, ``y`` and their gradients ``(G, R, L, d)``: signal and output of R images in each of G groups, L pixels;
+* ``delta (G, K, R, L, d)``: time steps; ``bc (G, R, L, K, 2n)``: B and C; ``A2 (G, K, n, d)``: decay rates to base 2;
+* ``order (K, L)``: each direction's pixels in turn; ``skip (G, d)``: D, summed over directions;
+* ``starts (G, R, K, chunks, n, d)``: states before every ``chunk``-th step, from which the gradient computes the rest.
+
+What directions share has a leading axis S: directions are cut into S parts, which jobs in parallel may not share.
+"""
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
+import math
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+LN2 = np.float32(math.log(2))
+LOWEST, HIGHEST, HALF = np.float32(-126), np.float32(127), np.float32(0.5)
+C0, C1, C2, C3, C4, C5, C6 = (np.float32(math.log(2) ** k / math.factorial(k)) for k in range(7))
+ZERO = np.float32(0)
+
+
+@intrinsic
+def _float_of_bits(typing_context, bits):
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@numba.njit(inline="always")
+def _exp2(x):
+    """``2^x`` to 2e-7, between 2^-126 and 2^127: the exponent's bits times a polynomial."""
+    x = min(max(x, LOWEST), HIGHEST)
+    whole = np.floor(x + HALF)
+    f = x - whole
+    power = C0 + f * (C1 + f * (C2 + f * (C3 + f * (C4 + f * (C5 + f * C6)))))
+    bits = (np.int32(whole) + np.int32(127)) << np.int32(23)
+    return power * _float_of_bits(bits)  # type: ignore[call-arg]
+
+
+_compile = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+
+
+@_compile
+def forward(first, last, u, delta, bc, A2, skip, order, chunk, starts, y):
+    """Scan jobs ``first`` to ``last``; fills ``starts`` and ``y (S, G, R, L, d)``."""
+    groups, images, length, channels = u.shape
+    directions, n_states = A2.shape[1:3]
+    part = directions // len(y)
+    h = np.empty((n_states, channels), np.float32)
+    drive = np.empty(channels, np.float32)
+    out = np.empty(channels, np.float32)
+    for job in range(first, last):
+        s, g, r = job // (groups * images), job // images % groups, job % images
+        for t in range(length):
+            for d in range(channels):
+                y[s, g, r, t, d] = skip[g, d] * u[g, r, t, d] if s == 0 else ZERO
+        for k in range(s * part, (s + 1) * part):
+            h[:] = ZERO
+            rates = A2[g, k]
+            for t in range(length):
+                if t % chunk == 0:
+                    starts[g, r, k, t // chunk] = h
+                p = order[k, t]
+                step, signal, result = delta[g, k, r, p], u[g, r, p], y[s, g, r, p]
+                for d in range(channels):
+                    drive[d] = step[d] * signal[d]
+                    out[d] = ZERO
+                for n in range(n_states):
+                    b, c = bc[g, r, p, k, n], bc[g, r, p, k, n_states + n]
+                    for d in range(channels):
+                        state = _exp2(step[d] * rates[n, d]) * h[n, d] + b * drive[d]
+                        h[n, d] = state
+                        out[d] += c * state
+                for d in range(channels):
+                    result[d] += out[d]
+
+
+@_compile
+def backward(first, last, u, delta, bc, A2, skip, order, chunk, starts, dy, du, ddelta, dbc, dA, dskip):
+    """Differentiate jobs ``first`` to ``last``; fills ``du (S, G, R, L, d)``, ``dA (G, R, K, n, d)`` by the natural
+    base's rates, ``dskip (S, G, R, d)`` and the rest in their inputs' shapes."""
+    groups, images, length, channels = u.shape
+    directions, n_states = A2.shape[1:3]
+    part = directions // len(du)
+    decays = np.empty((chunk, n_states, channels), np.float32)
+    states = np.empty((chunk + 1, n_states, channels), np.float32)
+    carry = np.empty((n_states, channels), np.float32)
+    drive, to_drive, to_exponent = np.empty((3, channels), np.float32)
+    for job in range(first, last):
+        s, g, r = job // (groups * images), job // images % groups, job % images
+        to_skip = dskip[s, g, r]
+        to_skip[:] = ZERO
+        for t in range(length):
+            for d in range(channels):
+                du[s, g, r, t, d] = skip[g, d] * dy[g, r, t, d] if s == 0 else ZERO
+                to_skip[d] += dy[g, r, t, d] * u[g, r, t, d] if s == 0 else ZERO
+        for k in range(s * part, (s + 1) * part):
+            carry[:] = ZERO
+            rates, to_rates = A2[g, k], dA[g, r, k]
+            to_rates[:] = ZERO
+            for start in range((length - 1) // chunk * chunk, -1, -chunk):
+                steps = min(chunk, length - start)
+                states[0] = starts[g, r, k, start // chunk]
+                for i in range(steps):
+                    p = order[k, start + i]
+                    step, signal = delta[g, k, r, p], u[g, r, p]
+                    for d in range(channels):
+                        drive[d] = step[d] * signal[d]
+                    for n in range(n_states):
+                        b = bc[g, r, p, k, n]
+                        for d in range(channels):
+                            decay = _exp2(step[d] * rates[n, d])
+                            decays[i, n, d] = decay
+                            states[i + 1, n, d] = decay * states[i, n, d] + b * drive[d]
+                for i in range(steps - 1, -1, -1):
+                    p = order[k, start + i]
+                    step, signal, grad = delta[g, k, r, p], u[g, r, p], dy[g, r, p]
+                    to_step, to_signal = ddelta[g, k, r, p], du[s, g, r, p]
+                    for d in range(channels):
+                        drive[d] = step[d] * signal[d]
+                        to_drive[d] = ZERO
+                        to_exponent[d] = ZERO
+                    for n in range(n_states):
+                        b, c = bc[g, r, p, k, n], bc[g, r, p, k, n_states + n]
+                        to_b, to_c = ZERO, ZERO
+                        before, state, decay = states[i, n], states[i + 1, n], decays[i, n]
+                        for d in range(channels):
+                            dh = c * grad[d] + carry[n, d]
+                            to_c += state[d] * grad[d]
+                            to_b += dh * drive[d]
+                            to_drive[d] += dh * b
+                            kept = decay[d] * dh
+                            carry[n, d] = kept
+                            inner = kept * before[d]  # gradient of the exponent delta_t A
+                            to_rates[n, d] += inner * step[d]
+                            to_exponent[d] += inner * rates[n, d]
+                        dbc[g, r, p, k, n] = to_b
+                        dbc[g, r, p, k, n_states + n] = to_c
+                    for d in range(channels):
+                        to_signal[d] += to_drive[d] * step[d]
+                        to_step[d] = to_drive[d] * signal[d] + to_exponent[d] * LN2
