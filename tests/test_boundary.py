@@ -135,6 +135,17 @@ def test_floats_are_truncated_to_the_8_bits_of_a_png(dtype):
     assert expected[0, :, 3].tolist() == [int((codes > 255 * t).sum()) for t in THRESHOLDS]
 
 
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.int64, np.float64])
+def test_zeros_and_ones_of_any_type_are_probabilities(dtype):
+    assert score(line().astype(dtype), line()).counts[0, :, 2].tolist() == [40] * len(THRESHOLDS)
+
+
+def test_an_image_of_one_pixel():
+    one = np.ones((1, 1), bool)
+    assert score(one * 1.0, one).ods == 1
+    assert score(one * 0.0, one).ods == 0
+
+
 def test_thinning_is_an_option():
     thick = line() | line(21) | line(22)
     thinned, whole = (score(thick.astype(float), line(21), thin=choice).counts[0, 0, 3] for choice in (True, False))
@@ -153,7 +164,7 @@ def test_two_workers_count_what_one_does_and_read_little_ahead():
             yield prediction
 
     counted = evaluate._count_all(
-        evaluate._checked_pairs(predictions(), ([t] for _, t in pairs)),
+        evaluate._checked_pairs(predictions(), ([t] for _, t in pairs), True),
         evaluate._checked_settings(0.02, THRESHOLDS, True, True),
         None,
         workers=2,
@@ -162,6 +173,22 @@ def test_two_workers_count_what_one_does_and_read_little_ahead():
     assert len(read) == 2 * evaluate._AHEAD
     counts += counted
     assert (np.stack(counts) == one.counts).all()
+
+
+def test_a_script_without_a_guard_may_use_workers(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy as np\n"
+        "from mtmamba.metrics.boundary import evaluate_boundaries\n"
+        "print('once')\n"
+        "line = np.eye(30, dtype=bool)\n"
+        "print(evaluate_boundaries([line] * 2, [[line]] * 2, max_dist=0.01, suppress=False, workers=2).ods)\n"
+    )
+    source = Path(__file__).parents[1] / "src"
+    done = subprocess.run(
+        [sys.executable, script], env=os.environ | {"PYTHONPATH": str(source)}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["once", "1.0"], done.stderr
 
 
 def test_a_worker_needs_no_torch():
@@ -215,8 +242,11 @@ GOOD = {"predictions": [line().astype(float)] * 2, "truths": [[line()]] * 2, "ma
         ({"predictions": [line() * 1.0, np.full(SHAPE, np.nan)]}, r"prediction 1 within \[0, 1\], got nan"),
         ({"predictions": [line() * 1.0, line() - 0.5]}, r"prediction 1 within \[0, 1\], got -0.5"),
         ({"predictions": [line()[None] * 1.0] * 2}, r"prediction 0 as \(H, W\).*\(1, 40, 60\)"),
-        ({"predictions": [line()] * 2}, "prediction 0 as .* got bool"),
-        ({"predictions": [line().astype(np.uint16)] * 2}, "prediction 0 within .* as uint16"),
+        ({"predictions": [line().astype(complex)] * 2}, "prediction 0 as .* got complex"),
+        ({"predictions": [np.empty((0, 4))] * 2}, r"prediction 0 as .*\(0, 4\)"),
+        ({"predictions": [255 * line().astype(np.uint16)] * 2}, "prediction 0 within .* as uint16"),
+        ({"predictions": [np.ones((1, 9))] * 2}, "at least 2 x 2 pixels.*suppress=False"),
+        ({"truths": [line(), line()]}, r"got bool of shape \(60,\): pass one \(H, W\) map each"),
         ({"max_dist": 4}, r"max_dist within \(0, 1\), got 4"),
         ({"thresholds": []}, "ascending thresholds"),
         ({"thresholds": [0.5, 0.5]}, "ascending thresholds"),

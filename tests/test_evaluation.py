@@ -236,13 +236,17 @@ def test_wrong_files_are_listed_before_anything_is_computed(tmp_path):
         save_prediction(tmp_path, "semseg", name, classes)
     save_prediction(tmp_path, "semseg", "0020", torch.zeros(5, 4, dtype=torch.uint8))
     save_prediction(tmp_path, "semseg", "0099", classes)
+    save_prediction(tmp_path, "semseg", "0021", classes + 4)
+    cut = (tmp_path / "semseg/0022.png").read_bytes()[:-25]
+    (tmp_path / "semseg/0022.png").write_bytes(cut)
     np.save(tmp_path / "depth.npy", np.zeros((4, 5), np.int64))
     for name in names:
         save_prediction(tmp_path, "depth", name, torch.zeros(4, 5))
+    save_prediction(tmp_path, "depth", "0006", torch.full((4, 5), torch.nan))
     (tmp_path / "depth.npy").rename(tmp_path / "depth/0007.npy")
     (tmp_path / "depth/0008.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(PredictionsError) as error:
-        check_predictions(tmp_path, ["semseg", "depth"], dict.fromkeys(names, (4, 5)), names)
+        check_predictions(tmp_path, {"semseg": 4, "depth": 1}, dict.fromkeys(names, (4, 5)), names)
     text = str(error.value)
     assert "13 missing:\n    - semseg/0000.png\n" in text
     assert "semseg/0009.png\n    … and 3 more" in text
@@ -251,8 +255,12 @@ def test_wrong_files_are_listed_before_anything_is_computed(tmp_path):
     assert "semseg/0020.png: expected the image's (4, 5), got (5, 4)" in text
     assert "depth/0007.npy: expected float32 array or float64 array, got int64 array" in text
     assert "depth/0008.npy: expected float32 array or float64 array, got no readable file" in text
+    assert "3 of wrong content:\n" in text
+    assert f"Expected classes 0..3 in {tmp_path}/semseg/0021.png, got 4" in text
+    assert f"complete file {tmp_path}/semseg/0022.png" in text
+    assert f"finite metres in {tmp_path}/depth/0006.npy" in text
     assert "ids=FILE" in text
-    check_predictions(tmp_path, ["semseg"], dict.fromkeys(names[21:], (4, 5)), [*names, "0099"])
+    check_predictions(tmp_path, {"semseg": 4}, dict.fromkeys(names[23:], (4, 5)), [*names, "0099"])
 
 
 def test_boundary_scores_are_the_benchmarks():

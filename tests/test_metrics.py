@@ -18,8 +18,17 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.losses import edge_cross_entropy
-from mtmamba.metrics import DepthError, EdgeLoss, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure, delta_m
-from mtmamba.metrics.saliency import f_measures, threshold_counts
+from mtmamba.metrics import (
+    DepthError,
+    EdgeLoss,
+    MeanIoU,
+    NormalsError,
+    PartsMeanIoU,
+    SaliencyFMeasure,
+    delta_m,
+    evaluate_saliency,
+)
+from mtmamba.metrics.saliency import f_measure, precision_recall, threshold_counts
 from mtmamba.metrics.segmentation import confusion_counts
 from mtmamba.tasks import TASK_RECORDS
 from mtmamba.types import IGNORE
@@ -331,7 +340,7 @@ def test_thresholds_include_their_own_value():
     assert counts[1].tolist() == [0] + 19 * [1]
     # Recall at the k-th threshold is (20 - k) / 19, precision 1.
     expected = [1.3 * r / (0.3 + r) for r in ((20 - k) / 19 for k in range(1, 20))]
-    assert f_measures(counts).tolist() == pytest.approx(expected)
+    assert f_measure(*precision_recall(counts)).tolist() == pytest.approx(expected)
 
 
 def test_published_max_f_has_five_cuts():
@@ -345,6 +354,71 @@ def test_published_max_f_has_five_cuts():
 def test_saliency_without_foreground():
     everything = torch.full((1, 2, 2), 0.99), torch.zeros(1, 2, 2, dtype=torch.uint8)
     assert values(SaliencyFMeasure(), everything) == {"maxF": 0, "maxF_published": 0}
+
+
+def saliency_maps(dtype, images=4):
+    """Maps and truths of different sizes, the last without foreground."""
+    rng = np.random.default_rng(0)
+    sizes = [(5 + i, 9 - i) for i in range(images)]
+    levels = [rng.integers(0, 256, size).astype(np.uint8) for size in sizes]
+    truths = [rng.random(size) < 0.4 * level / 128 for size, level in zip(sizes, levels, strict=True)]
+    truths[-1][:] = False
+    return [level if dtype is np.uint8 else (level / 255).astype(dtype) for level in levels], truths
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_scores_of_saliency_maps_equal_loops(dtype):
+    maps, truths = saliency_maps(dtype)
+    levels = [k / 255 for k in range(256)]
+    scores = evaluate_saliency(iter(maps), iter(truths), thresholds=levels)
+
+    def f(precision, recall):
+        return 1.3 * precision * recall / (0.3 * precision + recall) if precision * recall else 0
+
+    pooled, of_images, of_means = [], [], []
+    for k in range(256):
+        shown = [np.rint(p * (1 if dtype is np.uint8 else 255.0)) >= k for p in maps]
+        hits = [int((s & t).sum()) for s, t in zip(shown, truths, strict=True)]
+        precisions = [h / s.sum() if s.any() else 0 for h, s in zip(hits, shown, strict=True)]
+        recalls = [h / t.sum() if t.any() else 0 for h, t in zip(hits, truths, strict=True)]
+        pooled.append(f(sum(hits) / max(sum(s.sum() for s in shown), 1), sum(hits) / sum(t.sum() for t in truths)))
+        of_images.append(np.mean([f(*pair) for pair in zip(precisions, recalls, strict=True)]))
+        of_means.append(f(np.mean(precisions), np.mean(recalls)))
+    unit = 255.0 if dtype is np.uint8 else 1.0
+    errors = [np.abs(p / unit - t).mean() for p, t in zip(maps, truths, strict=True)]
+    assert scores.mae == pytest.approx(np.mean(errors), rel=1e-6)
+    assert scores.errors == pytest.approx(np.array(errors), rel=1e-6)
+    assert scores.max_f == pytest.approx(max(pooled), rel=1e-12)
+    assert scores.max_f_of_images == pytest.approx(max(of_images), rel=1e-12)
+    assert scores.max_f_of_means == pytest.approx(max(of_means), rel=1e-12)
+
+
+def test_saliency_maps_score_as_the_metric_does():
+    maps, truths = saliency_maps(np.float32)
+    metric, scores = SaliencyFMeasure(), evaluate_saliency(maps, truths)
+    pairs = zip(maps, truths, strict=True)
+    results = values(metric, *((torch.from_numpy(p)[None], torch.from_numpy(t)[None]) for p, t in pairs))
+    assert {"maxF": 100 * scores.max_f, "maxF_published": 100 * scores.max_f_published} == pytest.approx(results)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"truths": [np.array([[0, 255]], np.uint8)]}, "bool maps .* got uint8 .* threshold"),
+        ({"truths": [np.ones((2, 1), bool)]}, "shape .2, 1.: evaluate"),
+        ({"predictions": [np.array([[0.5, 1.5]])]}, r"prediction 0 within \[0, 1\]"),
+        ({"predictions": [np.array([[0.5, np.nan]])]}, "without NaN"),
+        ({"predictions": []}, "got 0 and 1"),
+        ({"predictions": iter([])}, "no prediction for image 0"),
+        ({"predictions": [], "truths": []}, "at least one image"),
+        ({"thresholds": [0.5, 0.25]}, "ascending thresholds"),
+        ({"thresholds": []}, "ascending thresholds"),
+    ],
+)
+def test_wrong_saliency_maps_are_refused_by_name(wrong, message):
+    good = {"predictions": [np.array([[0.5, 1.0]])], "truths": [np.array([[False, True]])]}
+    with pytest.raises(ValueError, match=message):
+        evaluate_saliency(**good | wrong)
 
 
 def test_edge_loss_equals_the_training_loss_of_the_pooled_pixels():

@@ -71,7 +71,8 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         What ``metrics.json`` holds.
 
     Raises:
-        PredictionsError: files are missing, superfluous or of another kind or size; nothing was computed.
+        PredictionsError: files are missing, superfluous, damaged, or of another kind, size or content; nothing was
+            computed.
         DatasetError: the dataset is not what it should be, or the list of ids names other images.
     """
     start = time.perf_counter()
@@ -87,9 +88,10 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     data.choose_test(cfg.split, ids)
     data.setup()
     dataset = data.dataset_of("test")
-    check_predictions(folder, cfg.tasks, _sizes(dataset), known)
-
     outputs = run.num_outputs(cfg)
+    log.info("Reading the predictions of %s in %s.", ", ".join(outputs), folder)
+    check_predictions(folder, outputs, _sizes(dataset), known)
+
     metrics = {task.name: task.metric(outputs[task.name]) for task in tasks if task.name != "edge"}
     collected = ImageStatistics(metrics)
     images = PredictedImages(dataset, folder, outputs, metrics)

@@ -9,7 +9,9 @@
 """
 
 import io
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -99,22 +101,24 @@ def read_prediction(folder: Path, task: str, image: str, num_outputs: int) -> Te
 
 
 def check_predictions(
-    folder: Path, tasks: Sequence[str], sizes: Mapping[str, tuple[int, int]], known: Sequence[str]
+    folder: Path, num_outputs: Mapping[str, int], sizes: Mapping[str, tuple[int, int]], known: Sequence[str]
 ) -> None:
-    """Look at every file's name and header before anything is computed.
+    """Look at every file's name and header, and read it, before anything is computed.
 
     Args:
         folder: with a folder for each task.
-        tasks: to look at.
+        num_outputs: of the tasks to look at.
         sizes: height and width of each image that must be there, by id.
         known: ids that may be there.
 
     Raises:
-        PredictionsError: files are missing, of no known image, of another size or of another type. All are counted,
-            and ten of each kind listed.
+        PredictionsError: files are missing, of no known image, of another size or type, damaged, or hold values that
+            the task does not have. All are counted, and ten of each kind listed.
     """
-    problems: dict[str, list[str]] = {"missing": [], "extra": [], "of a wrong type": [], "of a wrong size": []}
-    for task in tasks:
+    kinds = ("missing", "extra", "of a wrong type", "of a wrong size", "of wrong content")
+    problems: dict[str, list[str]] = {kind: [] for kind in kinds}
+    sound = []
+    for task in num_outputs:
         present = {path.name for path in (folder / task).iterdir()} if (folder / task).is_dir() else set()
         allowed = {prediction_path(folder, task, image).name for image in known}
         problems["extra"] += [f"{task}/{name}: no such image in this split" for name in sorted(present - allowed)]
@@ -129,6 +133,10 @@ def check_predictions(
                 problems["of a wrong type"].append(f"{line}: expected {' or '.join(_expected(task))}, got {kind}")
             elif found != size:
                 problems["of a wrong size"].append(f"{line}: expected the image's {size}, got {found}")
+            else:
+                sound.append((folder, task, image, num_outputs[task]))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        problems["of wrong content"] = [line for line in pool.map(_content, *zip(*sound, strict=True)) if line]
     if any(problems.values()):
         lines = [f"Expected a prediction of every image in {folder}, got files that are missing or wrong:"]
         for kind, found_lines in problems.items():
@@ -141,6 +149,15 @@ def check_predictions(
             "Write or remove these files, name the tasks that you have (tasks=[...]), or the images (ids=FILE)."
         )
         raise PredictionsError("\n".join(lines))
+
+
+def _content(folder: Path, task: str, image: str, num_outputs: int) -> str | None:
+    """Return what `read_prediction` finds wrong with a file."""
+    try:
+        read_prediction(folder, task, image, num_outputs)
+    except PredictionsError as error:
+        return str(error)
+    return None
 
 
 def _expected(task: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mtmamba.metrics.depth import DepthError
     from mtmamba.metrics.edge import EdgeLoss
     from mtmamba.metrics.normals import NormalsError
-    from mtmamba.metrics.saliency import SaliencyFMeasure
+    from mtmamba.metrics.saliency import SaliencyFMeasure, SaliencyScores, evaluate_saliency
     from mtmamba.metrics.segmentation import MeanIoU, PartsMeanIoU
 
 _HOMES = {
@@ -22,9 +22,21 @@ _HOMES = {
     "NormalsError": "normals",
     "PartsMeanIoU": "segmentation",
     "SaliencyFMeasure": "saliency",
+    "SaliencyScores": "saliency",
+    "evaluate_saliency": "saliency",
 }
 
-__all__ = ["DepthError", "EdgeLoss", "MeanIoU", "NormalsError", "PartsMeanIoU", "SaliencyFMeasure", "delta_m"]
+__all__ = [
+    "DepthError",
+    "EdgeLoss",
+    "MeanIoU",
+    "NormalsError",
+    "PartsMeanIoU",
+    "SaliencyFMeasure",
+    "SaliencyScores",
+    "delta_m",
+    "evaluate_saliency",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,13 +1,15 @@
 """The boundary benchmark over a set of images."""
 
+import contextlib
 import multiprocessing
 import operator
 import os
+import sys
+import types
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from mtmamba.metrics.boundary.matching import Matching
 from mtmamba.metrics.boundary.protocols import THRESHOLDS, Mask
 from mtmamba.metrics.boundary.scores import BoundaryScores, pool
 from mtmamba.metrics.boundary.suppression import suppress_non_maxima
+from mtmamba.metrics.pairs import common_length, paired, probability_map, truth_map
 
 VERSION = "boundary-1"
 """Name of the cache's entries: raise it with every change of what is counted."""
@@ -52,12 +55,11 @@ def evaluate_boundaries(
 ) -> BoundaryScores:
     """Score boundary maps against their annotators' as the Berkeley benchmark does.
 
-    Both iterables are read once and as far as the work goes, so the images need not fit into memory. With several
-    workers, a script must guard what it runs by ``if __name__ == "__main__":``, since workers import it anew.
+    Both iterables are read once and as far as the work goes, so the images need not fit into memory.
 
     Args:
-        predictions: probabilities ``(H, W)``, each map in its image's original size. Floating maps lie in [0, 1] and
-            are truncated to 8 bits, ``int(255 p)``, as the benchmark's PNG files; uint8 maps are taken as such.
+        predictions: probabilities ``(H, W)`` in [0, 1], each map in its image's original size; truncated to 8 bits,
+            ``int(255 p)``, as the benchmark's PNG files. uint8 maps are taken for such files: 255 means 1.
         truths: for each map its annotators' boundaries, ``(H, W)`` bool each; see `boundary_truth`.
         max_dist: the farthest that a match may be, as a share of the image's diagonal.
         thresholds: ascending, within [0, 1); a pixel is predicted where its value / 255 exceeds the threshold.
@@ -82,11 +84,13 @@ def evaluate_boundaries(
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers < 1:
-        raise ValueError(f"Expected at least 1 worker, got {workers}: leave it out to use all CPUs.")
-    total = _common_length(predictions, truths)
+        raise ValueError(
+            f"Expected at least 1 worker, got {workers}: 1 for this process alone, or leave it out to use all CPUs."
+        )
+    total = common_length(predictions, truths)
     if total is not None:
         workers = max(1, min(workers, total))
-    done = _count_all(_checked_pairs(predictions, truths), settings, cache, workers)
+    done = _count_all(_checked_pairs(predictions, truths, suppress), settings, cache, workers)
     console = Console(stderr=True)
     shown = progress and console.is_terminal
     counts = list(track(done, "Matching boundaries", total, console=console, transient=True, disable=not shown))
@@ -139,59 +143,32 @@ def _checked_settings(max_dist: float, thresholds: Sequence[float], suppress: bo
     return _Settings(max_dist, values, suppress, thin)
 
 
-def _common_length(predictions: Iterable[Any], truths: Iterable[Any]) -> int | None:
-    """The number of images, where it is known."""
-    lengths = [len(images) for images in (predictions, truths) if isinstance(images, Sized)]
-    if len(set(lengths)) > 1:
-        raise ValueError(f"Expected a truth for each prediction, got {lengths[0]} and {lengths[1]}: pair them by id.")
-    return lengths[0] if lengths else None
-
-
-_Pair = tuple[NDArray[np.uint8], list[Mask]]
-_MISSING: Any = object()
-
-
-def _checked_pairs(predictions: Iterable[Any], truths: Iterable[Any]) -> Iterator[_Pair]:
+def _checked_pairs(
+    predictions: Iterable[Any], truths: Iterable[Any], suppress: bool
+) -> Iterator[tuple[NDArray[np.uint8], list[Mask]]]:
     """Each image's prediction, in 8 bits, with its truths."""
-    for index, (prediction, annotations) in enumerate(zip_longest(predictions, truths, fillvalue=_MISSING)):
-        if prediction is _MISSING or annotations is _MISSING:
-            short = "prediction" if prediction is _MISSING else "truth"
+    for index, prediction, annotations in paired(predictions, truths):
+        eight_bits = _eight_bits(probability_map(prediction, index))
+        if suppress and min(eight_bits.shape) < 2:
             raise ValueError(
-                f"Expected a truth for each prediction, got no {short} for image {index}: pair them by id."
+                f"Expected prediction {index} of at least 2 x 2 pixels, got {eight_bits.shape}: without neighbours "
+                "there are no maxima; pass suppress=False."
             )
-        prediction = _eight_bits(np.asarray(prediction), index)
-        masks = [np.asarray(annotation) for annotation in annotations]
+        masks = [truth_map(annotation, eight_bits.shape, index) for annotation in annotations]
         if not masks:
             raise ValueError(f"Expected at least one annotator for image {index}, got none: leave the image out.")
-        for mask in masks:
-            if mask.dtype != bool or mask.shape != prediction.shape:
-                raise ValueError(
-                    f"Expected truths of image {index} as bool maps of the prediction's shape {prediction.shape}, got "
-                    f"{mask.dtype} of shape {mask.shape}: evaluate in the image's original size."
-                )
-        yield prediction, masks
+        yield eight_bits, masks
 
 
-def _eight_bits(prediction: NDArray[Any], index: int) -> NDArray[np.uint8]:
-    if prediction.ndim != 2 or min(prediction.shape) < 2 or prediction.dtype.kind not in "fu":
-        raise ValueError(
-            f"Expected prediction {index} as (H, W) floats or uint8, got {prediction.dtype} of shape "
-            f"{prediction.shape}: pass one channel of probabilities."
-        )
+def _eight_bits(prediction: NDArray[Any]) -> NDArray[np.uint8]:
     if prediction.dtype == np.uint8:
         return prediction
-    low, high = prediction.min(), prediction.max()
-    if prediction.dtype.kind != "f" or not (low >= 0 and high <= 1):  # NaN fails too
-        raise ValueError(
-            f"Expected prediction {index} within [0, 1], got {low} to {high} as {prediction.dtype}: pass probabilities "
-            "without NaN, or uint8."
-        )
-    precise = prediction if prediction.itemsize >= 4 else prediction.astype(np.float32)
+    precise = prediction if prediction.dtype.itemsize >= 4 else prediction.astype(np.float32)
     return (255 * precise).astype(np.uint8)
 
 
 def _count_all(
-    pairs: Iterator[_Pair], settings: _Settings, cache: Path | None, workers: int
+    pairs: Iterator[tuple[NDArray[np.uint8], list[Mask]]], settings: _Settings, cache: Path | None, workers: int
 ) -> Iterator[NDArray[np.int64]]:
     """Each image's counts, in order."""
     if workers == 1:
@@ -203,13 +180,25 @@ def _count_all(
         waiting: deque[Future[NDArray[np.int64]]] = deque()
         try:
             for pair in pairs:
-                waiting.append(pool.submit(_count_or_recall, *pair, settings, cache))
+                with _no_main():
+                    waiting.append(pool.submit(_count_or_recall, *pair, settings, cache))
                 if len(waiting) >= _AHEAD * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, the rest is not worth waiting for
+
+
+@contextlib.contextmanager
+def _no_main() -> Iterator[None]:
+    """Let new processes start without running the calling script again: they need nothing of it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _count_or_recall(
