@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtmamba.kernels.depthwise import HAS_TRITON, KERNEL_DTYPES
+from mtmamba.kernels.dispatch import has_kernel
 
 EPS = 1e-5
 """Added to the variance."""
@@ -45,7 +45,7 @@ def norm_project(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tens
     torch.Size([2, 7, 10, 12])
     """
     scale = _scale(x, norm_weight, norm_bias, weight, bias)
-    if x.is_cuda and HAS_TRITON and x.dtype in KERNEL_DTYPES and scale.bit_count() == 1:
+    if has_kernel(x) and scale.bit_count() == 1:
         logits, *_ = _norm_project(x, norm_weight, norm_bias, weight, bias, scale)
         return logits  # type: ignore[no-any-return]
     return torch_norm_project(x, norm_weight, norm_bias, weight, bias, scale)
