@@ -28,7 +28,7 @@ test: $(STAMP)  ## lint, types and the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-all: test  ## and the slow tests
 	$(BIN)/python -m pytest -q -m slow

@@ -31,6 +31,13 @@ def open_nyud(root, **kwargs):
     return DenseDataModule(dataset="NYUDv2", root=root, crop_size=(24, 32), cache_dir=root.parent / "cache", **options)
 
 
+def test_a_crop_smaller_than_the_images_is_refused_before_training(nyud):
+    fake_data.write_png(nyud / "images/0013.png", np.zeros((24, 40, 3), np.uint8))
+    fake_data.write_png(nyud / "edge/0013.png", np.zeros((24, 40), np.uint8))
+    with pytest.raises(ValueError, match=r"crop_size of at least \(24, 40\), .* got \(24, 32\)"):
+        open_nyud(nyud).prepare_data()
+
+
 class Recorder(LightningModule):
     """Notes every micro-batch's ids, keys and sum of pixels, under the number of optimiser steps made before it."""
 

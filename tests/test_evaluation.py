@@ -402,6 +402,14 @@ def test_a_quick_look_saves_nothing_and_takes_a_list_of_ids(evaluated, tmp_path)
     assert found["tasks"]["semseg"] != record["tasks"]["semseg"]
 
 
+def test_the_dataset_and_the_split_are_the_checkpoints(evaluated, tmp_path):
+    _, _, _, _, _, options = evaluated
+    with pytest.raises(run.ConfigError, match=r"checkpoint's own dataset, got data=synthetic: .*data\.root"):
+        evaluate(mtmamba.load_config([*options, "data=synthetic"], "eval"), tmp_path)
+    with pytest.raises(DatasetError, match="among train, val"):
+        evaluate(mtmamba.load_config([*options, "split=test"], "eval"), tmp_path)
+
+
 def test_boundaries_take_a_list_of_their_own_on_the_training_split(evaluated, tmp_path):
     data, root, _, _, _, options = evaluated
     names = (root / ("gt_sets/train.txt" if data == "nyud" else "ImageSets/Context/train.txt")).read_text().split()

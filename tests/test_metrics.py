@@ -155,6 +155,15 @@ def test_nan_prediction(task):
         METRICS[task]().update(torch.full_like(prediction, math.nan), target)
 
 
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_nan_target(task):
+    """Other programs mark unknown depth by NaN."""
+    prediction, target = sample(task)
+    target[0, ..., 0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"Expected finite targets.*unknown to 255"):
+        METRICS[task]().update(prediction, target)
+
+
 @each_metric
 def test_wrong_shape(task):
     prediction, target = sample(task)

@@ -99,7 +99,7 @@ def test_latex_is_what_it_should_be():
 
 @given(st.text())
 def test_no_text_escapes_latex(text):
-    escaped = escape_latex(text)
+    escaped = escape_latex(text).replace(r"$\Delta_m$", "")  # mathematics, which Δm becomes
     assert "\n" not in escaped
     assert not re.search(r"(?<!\\)[%#&_]", escaped)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import fake_data
-from mtmamba.data.layouts import DatasetError
+from mtmamba.data.layouts import NYUDV2, DatasetError, read_ids
 from mtmamba.data.validation import validate
 
 NYUD_TASKS = ["semseg", "depth", "normals", "edge"]
@@ -161,6 +161,11 @@ def test_a_missing_or_repeated_list_is_named(nyud):
     (nyud / "gt_sets/train.txt").unlink()
     with pytest.raises(DatasetError, match=r"train.txt, got no such file"):
         check_nyud(nyud)
+
+
+def test_a_split_that_there_is_not_is_named(nyud):
+    with pytest.raises(DatasetError, match="split among train, val of NYUDv2, got test"):
+        read_ids(nyud, NYUDV2, "test")
 
 
 def test_unknown_names_are_refused(nyud):

@@ -49,11 +49,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise CheckpointError(f"Expected a checkpoint of this program, got unreadable {path}: {error}") from error
+        raise CheckpointError(
+            f"Expected a checkpoint of this program, got {path}, which holds something else or is damaged "
+            f"({type(error).__name__}): give a run's folder or a .ckpt file from its {FOLDER}."
+        ) from error
     if not isinstance(checkpoint, dict) or not {"mtmamba", "state_dict"} <= checkpoint.keys():
         raise CheckpointError(
-            f"Expected a checkpoint of this program, got {path} without its description: weights alone go to "
-            "encoder.weights."
+            f"Expected a checkpoint of this program, got {path} without its description: an encoder's weights go "
+            "to encoder.weights, the authors' checkpoints to src/import_checkpoint.py."
         )
     return checkpoint
 

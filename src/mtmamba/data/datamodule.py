@@ -46,7 +46,8 @@ class DenseDataModule(LightningDataModule):
 
     Raises:
         DatasetError: from ``prepare_data`` and ``setup``, when the folder is not what it should be.
-        ValueError: sizes of batches that do not divide; a checkpoint that cannot be resumed exactly.
+        ValueError: sizes of batches that do not divide; a crop smaller than the images; a checkpoint that cannot be
+            resumed exactly.
     """
 
     def __init__(
@@ -92,6 +93,11 @@ class DenseDataModule(LightningDataModule):
             counts = {split: self.scenes[split] for split in ("train", "val")}
         report = validate(self.root, self.dataset, self.tasks, cache_dir=self.cache_dir, counts=counts)
         _log.info(report.summary())
+        if report.largest[0] > self.crop_size[0] or report.largest[1] > self.crop_size[1]:
+            raise ValueError(
+                f"Expected data.crop_size of at least {report.largest}, the images' greatest height and width, got "
+                f"{self.crop_size}: evaluation pads whole images to it."
+            )
         self._prepared = True
 
     def setup(self, stage: str | None = None) -> None:

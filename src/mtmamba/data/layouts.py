@@ -111,8 +111,14 @@ def read_ids(root: Path, layout: Layout, split: str) -> list[str]:
     """Return a split's ids in the order of its list.
 
     Raises:
-        DatasetError: the list is missing, empty, repeats an id or holds something that is no single name.
+        DatasetError: there is no such split; its list is missing, empty, repeats an id or holds something that is no
+            single name.
     """
+    if split not in layout.counts:
+        raise DatasetError(
+            f"Expected a split among {', '.join(layout.counts)} of {layout.name}, got {split}: choose one of those; no "
+            "test labels are public."
+        )
     path = layout.list_path(root, split)
     if not path.is_file():
         raise DatasetError(f"Expected the {split} ids in {path}, got no such file. {layout.remedy}")

@@ -1,5 +1,6 @@
 """Checking a dataset's folder before anything is computed, so that what is wrong with it is named at once."""
 
+import itertools
 import logging
 import os
 import struct
@@ -33,6 +34,7 @@ class Report:
     dataset: str
     root: Path
     counts: dict[str, int] = field(default_factory=dict)
+    largest: tuple[int, int] = (0, 0)  # greatest height and greatest width of the images
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -81,7 +83,8 @@ def validate(
     report.counts = {split: len(names) for split, names in ids.items()}
     report.problems += _find_missing(root, ids, needed)
     if not report.problems:
-        report.problems += _find_other_sizes(root, ids, list(needed))
+        report.largest, found = _compare_sizes(root, ids, list(needed))
+        report.problems += found
     if not report.problems:
         for split in SPLITS:
             _check_samples(DATASETS[dataset](root, split, tasks, _keep, cache_dir=cache_dir), report)
@@ -156,10 +159,12 @@ def _find_missing(root: Path, ids: dict[str, list[str]], needed: dict[Alternativ
                     yield f"{missing}: missing ({split}, for {', '.join(tasks)})"
 
 
-def _find_other_sizes(root: Path, ids: dict[str, list[str]], needed: list[Alternatives]) -> list[str]:
-    """Return a line for every file whose header is unreadable or tells another size than the image's."""
+def _compare_sizes(
+    root: Path, ids: dict[str, list[str]], needed: list[Alternatives]
+) -> tuple[tuple[int, int], list[str]]:
+    """Return the images' greatest height and width, and a line for every unreadable header or size that differs."""
 
-    def check(name: str) -> list[str]:
+    def check(name: str) -> tuple[tuple[int, int], list[str]]:
         found: list[str] = []
         sizes = {}
         for patterns in needed:
@@ -175,10 +180,12 @@ def _find_other_sizes(root: Path, ids: dict[str, list[str]], needed: list[Altern
         if image in sizes:
             wrong = [(path, size) for path, size in sizes.items() if size != sizes[image]]
             found += [f"{path}: expected the image's size {sizes[image]}, got {size}" for path, size in wrong]
-        return found
+        return sizes.get(image, (0, 0)), found
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        return [line for names in ids.values() for lines in pool.map(check, names) for line in lines]
+        sizes, lines = zip(*(pair for names in ids.values() for pair in pool.map(check, names)), strict=True)
+    heights, widths = zip(*sizes, strict=True)
+    return (max(heights), max(widths)), list(itertools.chain(*lines))
 
 
 def _read_size(path: Path) -> tuple[int, int]:

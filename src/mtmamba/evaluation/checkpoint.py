@@ -88,10 +88,16 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         What ``metrics.json`` holds; empty in all processes but the first.
 
     Raises:
+        ConfigError: ``data`` was chosen.
         FileNotFoundError: there is no checkpoint.
         DatasetError: the dataset is not what it should be, or the list of ids names other images.
     """
     start = time.perf_counter()
+    if cfg.choices.data is not None:
+        raise run.ConfigError(
+            f"Expected the checkpoint's own dataset, got data={cfg.choices.data}: leave it out; data.root=FOLDER says "
+            "where the dataset is."
+        )
     path = find_checkpoint(Path(cfg.ckpt))
     checkpoint = read_checkpoint(path)
     settings = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from mtmamba.types import IGNORE
+
 
 class PooledMetric(Metric):
     """A metric that is a function of int64 and float64 sums over the valid pixels of a whole set.
@@ -48,7 +50,7 @@ def valid_prediction(prediction: Tensor, target: Tensor, valid: Tensor) -> Tenso
     Shape: ``(B, ..., H, W)`` twice and a mask that broadcasts to them → ``(B, ..., H, W)``.
 
     Raises:
-        ValueError: the shapes differ, or a valid prediction is not finite.
+        ValueError: the shapes differ, or a valid prediction or target is not finite.
     """
     if prediction.shape != target.shape:
         raise ValueError(
@@ -59,6 +61,8 @@ def valid_prediction(prediction: Tensor, target: Tensor, valid: Tensor) -> Tenso
     broken = int((~prediction.isfinite()).sum())
     if broken:
         raise ValueError(f"Expected finite predictions, got {broken} NaN or infinite values: the model has diverged.")
+    if target.is_floating_point() and not torch.where(valid, target, 0).isfinite().all():
+        raise ValueError(f"Expected finite targets, got NaN or infinite values: set what is unknown to {IGNORE}.")
     return prediction
 
 

@@ -122,8 +122,10 @@ def _is_made(root: Path, record: dict[str, Any]) -> bool:
     except json.JSONDecodeError:
         found = f"a {_RECORD} that is not JSON"
     if found != record:
+        ours = "delete it, or choose another folder"
+        foreign = "choose another folder, or a dataset that is not generated (data=nyud, data=pascal_context)"
         raise FileExistsError(
-            f"Expected no folder {root}, or one made from {record}, got {found}: delete it, or choose another folder."
+            f"Expected no folder {root}, or one made from {record}, got {found}: {ours if path.is_file() else foreign}."
         )
     return True
 
