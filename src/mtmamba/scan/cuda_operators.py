@@ -20,8 +20,8 @@ PARTS = 4
 """Threads that share a channel."""
 PACK = 8
 """Channels are filled up to a multiple of this: rows of maps are then aligned for matrix products."""
-THREADS, STRIDE = 128, 16
-"""Threads of a block; steps from one saved state to the next."""
+THREADS, STRIDE, SUB = 128, 16, 4
+"""Threads of a block; steps from one saved state to the next; steps whose states the backward kernel has in registers."""
 BLOCKS = {"FORWARD_BLOCKS": 4, "BACKWARD_BLOCKS": 3}
 """Blocks of each kernel that a multiprocessor must have the registers for."""
 SATURATED = 4 * 132
@@ -29,12 +29,8 @@ SATURATED = 4 * 132
 
 
 def _channels(sequences: int, e: int) -> int:
-    """Channels of a thread: more of them spare instructions, fewer give more threads and waste less of a block."""
-    warps = sequences * e * PARTS / 32
-    for channels in (4, 2):
-        if warps >= 2 * channels * SATURATED and _blocks(e, channels) * _width(channels) <= 1.1 * e:
-            return channels
-    return 1
+    """Channels of a thread: two spare instructions, one gives twice the threads where they are few."""
+    return 2 if sequences * e * PARTS / 2 / 32 >= 2 * SATURATED else 1
 
 
 @cache
@@ -47,7 +43,7 @@ def options(dtype: torch.dtype, directions: int, channels: int) -> tuple[str, ..
     """What the compiler is told for maps of a precision, so many directions, and channels of a thread."""
     real = "bf16" if dtype == torch.bfloat16 else "float"
     sizes = {"REAL": real, "DIRECTIONS": directions, "CHANNELS": channels, "THREADS": THREADS, "STRIDE": STRIDE}
-    sizes |= {"SUB": _sub(channels), **BLOCKS}
+    sizes |= {"SUB": SUB, **BLOCKS}
     return ("--std=c++17", *(f"-D{name}={value}" for name, value in sizes.items()))
 
 
@@ -57,7 +53,7 @@ def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | int 
     channels = _channels(tasks * batch * directions, e)
     shared = 0
     if kernel == "ss2d_backward":  # struct Chunk of ss2d_backward.cu
-        kept = THREADS // _sub(channels) * STATES // PARTS * max(channels * x.element_size(), _sub(channels))
+        kept = THREADS // SUB * STATES // PARTS * max(channels * x.element_size(), SUB)
         shared = STRIDE * (16 * _width(channels) + 4 * STATES * 4 + kept + 16)
     nvrtc.launch(
         source(kernel),
@@ -90,11 +86,6 @@ def _sum(parts: Tensor, out: Tensor) -> Tensor:
 def _width(channels: int) -> int:
     """Channels of a block."""
     return THREADS // PARTS * channels
-
-
-def _sub(channels: int) -> int:
-    """Steps whose states the backward kernel holds in registers."""
-    return 2 if channels == 4 else 4
 
 
 def _blocks(e: int, channels: int) -> int:

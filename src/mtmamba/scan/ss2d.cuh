@@ -10,7 +10,7 @@
 //   bias, D (T, K, E); states (T, K, B, chunks, blocks, CHANNELS, THREADS, STATES): those before every STRIDE-th step,
 //   as threads hold them. E is even. A plain scan has one direction and H = 1.
 //
-// Given at compile time: REAL (float or bf16), DIRECTIONS (K: 4 or 1), CHANNELS (1, 2 or 4), THREADS, STRIDE. Outside
+// Given at compile time: REAL (float or bf16), DIRECTIONS (K: 4 or 1), CHANNELS (1 or 2), THREADS, STRIDE. Outside
 // CUDA, the names that CUDA defines must have been defined before: tests run these files on a CPU so.
 
 #ifdef __CUDACC__
@@ -131,7 +131,7 @@ struct Place {
 };
 
 // Channel (within the block) of a thread's slots, in an order that depends on the thread: what it gives away in a sum
-// over the parts is always in the upper half of its slots.
+// over the parts is always in slot 1.
 struct Slots {
     int part, own;                              // own: the channel of slot 0
     __device__ Slots() : part(threadIdx.x % PARTS), own(threadIdx.x / PARTS * CHANNELS + threadIdx.x % CHANNELS) {}
@@ -144,18 +144,15 @@ __device__ __forceinline__ float sum_over_parts(float (&values)[BATCH][CHANNELS]
     float kept[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        if constexpr (CHANNELS == 4) {
-            kept[i] = values[0][i] + __shfl_xor_sync(ALL, values[0][i + 2], 2);
-        } else if constexpr (CHANNELS == 2) {
+        if constexpr (CHANNELS == 2) {
             kept[i] = values[i][0] + __shfl_xor_sync(ALL, values[i][1], 1);
         } else {
             const float early = values[i][0], late = values[BATCH / 2 + i][0];
             kept[i] = (part & 1 ? late : early) + __shfl_xor_sync(ALL, part & 1 ? early : late, 1);
         }
     }
-    if constexpr (CHANNELS == 4) return kept[0] + __shfl_xor_sync(ALL, kept[1], 1);
     return (part & 2 ? kept[1] : kept[0]) + __shfl_xor_sync(ALL, part & 2 ? kept[0] : kept[1], 2);
 }
 __device__ __forceinline__ int own_step(int part) {
-    return CHANNELS == 4 ? 0 : CHANNELS == 2 ? part / 2 : (part & 1) * 2 + part / 2;
+    return CHANNELS == 2 ? part / 2 : (part & 1) * 2 + part / 2;
 }

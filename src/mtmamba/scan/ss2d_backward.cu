@@ -267,8 +267,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
             if (place.has(slots.channel(c))) dA[at * N + order.state(i)] = drate[c][i];
         }
     // The parts that share a channel have each seen some of its steps.
-    if constexpr (CHANNELS <= 2)
-        dskip += __shfl_xor_sync(ALL, dskip, 2), doffset += __shfl_xor_sync(ALL, doffset, 2);
+    dskip += __shfl_xor_sync(ALL, dskip, 2), doffset += __shfl_xor_sync(ALL, doffset, 2);
     if constexpr (CHANNELS == 1)
         dskip += __shfl_xor_sync(ALL, dskip, 1), doffset += __shfl_xor_sync(ALL, doffset, 1);
     if (place.has(own) && slots.part < CHANNELS) {
