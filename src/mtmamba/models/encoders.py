@@ -14,6 +14,8 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtmamba.kernels.dispatch import has_kernel
+from mtmamba.kernels.norm import layer_norm
 from mtmamba.models.layers import DropPath
 from mtmamba.models.pretrained import create_pretrained, load_pretrained, load_weights
 
@@ -36,6 +38,17 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def blocks(self) -> Iterator[nn.Module]:
         """Yield the blocks whose activations may be recomputed."""
+
+
+class LayerNorm(nn.LayerNorm):
+    """A layer norm that on CUDA keeps the dtype of its input, or autocast's, where PyTorch's returns float32.
+
+    Shape: ``(B, H, W, C) → (B, H, W, C)``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise over the channels."""
+        return layer_norm(x[None], self.weight[None], self.bias[None])[0] if has_kernel(x) else super().forward(x)
 
 
 class PadFirstBlock(SwinTransformerBlock):
@@ -105,11 +118,11 @@ class SwinEncoder(Encoder):
             num_classes=0,
             strict_img_size=False,
             always_partition=True,
-            norm_layer=nn.LayerNorm,
+            norm_layer=LayerNorm,
         )
         self.patch_embed = swin.patch_embed
         self.layers = swin.layers
-        self.norms = nn.ModuleList(nn.LayerNorm(c) for c in self.channels)
+        self.norms = nn.ModuleList(LayerNorm(c) for c in self.channels)
         for block in self.blocks():
             block.__class__ = PadFirstBlock  # the same module with its attention step replaced
             block.attn.fused_attn = True  # type: ignore[misc]

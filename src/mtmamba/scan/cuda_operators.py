@@ -21,7 +21,7 @@ PARTS = 4
 PACK = 8
 """Channels are filled up to a multiple of this: rows of maps are then aligned for matrix products."""
 THREADS, STRIDE, SUB = 128, 16, 4
-"""Threads of a block; steps from one saved state to the next; steps whose states the backward kernel has in registers."""
+"""Threads of a block; steps from one saved state to the next; steps that the backward kernel has in registers."""
 BLOCKS = {"FORWARD_BLOCKS": 4, "BACKWARD_BLOCKS": 3}
 """Blocks of each kernel that a multiprocessor must have the registers for."""
 SATURATED = 4 * 132
