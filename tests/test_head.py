@@ -1,8 +1,10 @@
 """Norm and projection of an expanded map against formulas written out here, its kernels in Triton's interpreter too."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,3 +168,38 @@ def test_on_a_gpu_under_autocast_and_compiled(compiled):
         runs.append((logits.detach(), *torch.autograd.grad(logits, leaves, dlogits)))
     assert_near(runs[0], reference(*leaves, dlogits, scale=4), PRECISION[torch.bfloat16])
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@pytest.mark.parametrize("outputs", [1, 40])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_tiles_compile_for_hopper_with_few_spills(tmp_path, monkeypatch, dtype, outputs):
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mtmamba.kernels import head_triton as kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    size = {"bf16": 2, "fp32": 4}[dtype]
+    for function, tile in ((kernels._forward, kernels.FORWARD[size]), (kernels._backward, kernels.BACKWARD[size])):
+        constants = {"C": 192, "N": outputs, "S": 4, "EPS": 1e-5, "CHUNK": 64, "OUTPUTS": max(16, 64 * (outputs > 16))}
+        constants |= {"COLUMNS": tile.columns, "EACH": 128}
+        names = [p.name for p in function.params]
+        constants = {name: value for name, value in constants.items() if name in names}
+        signature = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
+        signature |= {name: "*fp32" for name in names if name.endswith("_ptr")}
+        signature |= {name: f"*{dtype}" for name in ("x_ptr", "dx_ptr") if name in names}
+        aligned = [i for i, name in enumerate(names) if name.endswith("_ptr") or name == "width"]
+        values = {(names.index(name),): value for name, value in constants.items()}
+        source = ASTSource(function, signature, values, {(i,): [["tt.divisibility", 16]] for i in aligned})
+        options = {"num_warps": tile.warps, "num_stages": tile.stages}
+        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), options)
+        assert "cp.async" in compiled.asm["ptx"]  # loads are in flight while others are computed with
+        cubin = tmp_path / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        command = [str(tools / "cuobjdump"), "--dump-resource-usage", str(cubin)]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert int(re.search(r"STACK:(\d+)", usage)[1]) <= 32, (function, tile)  # bytes that a thread spills

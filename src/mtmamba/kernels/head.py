@@ -22,9 +22,9 @@ def norm_project(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tens
 
     Each of ``x``'s pixels holds ``s x s`` pixels of C channels, in the order (row, column, channel), as a patch
     expand's linear layer leaves them. The Triton kernels run for float32, bfloat16 and float16 maps on CUDA where
-    Triton is installed and s is a power of two; they multiply in the dtype of ``x`` (float32 exactly, without TF32) and
-    add in float32. The backward pass keeps ``x``, the logits, and each pixel's mean and standard deviation; its
-    gradients are reproducible bit for bit.
+    Triton is installed and s is a power of two. They multiply in the dtype of ``x`` (float32 as three products of
+    TF32 parts) and add in float32. The backward pass keeps ``x``, the logits, and each pixel's mean and standard
+    deviation; its gradients are reproducible bit for bit.
 
     Args:
         x: ``(B, H, W, s s C)``.
@@ -47,7 +47,7 @@ def norm_project(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tens
     scale = _scale(x, norm_weight, norm_bias, weight, bias)
     if has_kernel(x) and scale.bit_count() == 1:
         logits, *_ = _norm_project(x, norm_weight, norm_bias, weight, bias, scale)
-        return logits  # type: ignore[no-any-return]
+        return logits
     return torch_norm_project(x, norm_weight, norm_bias, weight, bias, scale)
 
 
@@ -123,11 +123,14 @@ def _norm_project_backward(
 
     folded = _folded(norm_weight, norm_bias, weight, bias)
     dx, dfolded, dbias = kernels.backward(dlogits.contiguous(), x.contiguous(), *folded, logits, mean, inverse, scale)
-    dnorm_weight, dnorm_bias = (dfolded * weight).sum(0), (dbias[:, None] * weight).sum(0)
     dweight = torch.addcmul(dbias[:, None] * norm_bias, dfolded, norm_weight)
-    parameters = norm_weight, norm_bias, weight, bias
-    gradients = dnorm_weight, dnorm_bias, dweight, dbias
-    return dx, *(gradient.to(p.dtype) for gradient, p in zip(gradients, parameters, strict=True))
+    return (
+        dx,
+        (dfolded * weight).sum(0).to(norm_weight.dtype),
+        (dbias[:, None] * weight).sum(0).to(norm_bias.dtype),
+        dweight.to(weight.dtype),
+        dbias.to(bias.dtype),
+    )
 
 
 @_norm_project_backward.register_fake

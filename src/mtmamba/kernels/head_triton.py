@@ -30,8 +30,9 @@ class Tile(NamedTuple):
     """Tiles whose loads are in flight together."""
 
 
-FORWARD = Tile(columns=64, programs=1056, warps=4, stages=3)
-BACKWARD = Tile(columns=32, programs=528, warps=8, stages=3)
+FORWARD = {2: Tile(columns=64, programs=1056, warps=4, stages=3), 4: Tile(columns=32, programs=1056, warps=4, stages=2)}
+BACKWARD = {2: Tile(columns=32, programs=528, warps=8, stages=3), 4: Tile(columns=16, programs=528, warps=8, stages=2)}
+"""By bytes of an element of ``x``."""
 
 RUN_TIME = ("tiles", "height")
 """Sizes whose values do not matter to the compiler: one compilation serves all."""
@@ -93,7 +94,7 @@ def _forward(
             x = tl.load(x_ptr + source + (within + columns), mask=inside[:, None] & (columns < C), other=0.0)
             chunks += (x,)
             mean += tl.sum(x.to(tl.float32), 1) / C
-            product = tl.dot(x, weights[k], product, input_precision="ieee")
+            product = tl.dot(x, weights[k], product, input_precision="tf32x3")
         variance = tl.zeros((COLUMNS,), tl.float32)
         for k in tl.static_range(CHUNKS):
             centred = tl.where(k * CHUNK + channel[None, :] < C, chunks[k].to(tl.float32) - mean[:, None], 0.0)
@@ -168,8 +169,8 @@ def _backward(
         for k in tl.static_range(CHUNKS):
             mask = inside[:, None] & (k * CHUNK + channel < C)
             x = tl.load(x_ptr + source + (within + k * CHUNK), mask=mask, other=0.0)
-            added += (tl.dot(g, x, dweights[k], input_precision="ieee"),)
-            dx = tl.dot(tl.trans(g), weights[k], input_precision="ieee")
+            added += (tl.dot(g, x, dweights[k], input_precision="tf32x3"),)
+            dx = tl.dot(tl.trans(g), weights[k], input_precision="tf32x3")
             dx += shift[:, None] - x.to(tl.float32) * slope[:, None]
             tl.store(dx_ptr + source + (within + k * CHUNK), dx.to(x.dtype), mask=mask)
         dweights = added
@@ -217,12 +218,13 @@ def _launch(
 
 
 def forward(
-    x: Tensor, weight: Tensor, bias: Tensor, scale: int, eps: float, tile: Tile = FORWARD
+    x: Tensor, weight: Tensor, bias: Tensor, scale: int, eps: float, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return float32 logits ``(B, n, s H, s W)``, and each pixel's mean and 1 / std, both ``(B, s H, s W)``.
 
     All tensors are contiguous, and the parameters in float32.
     """
+    tile = tile or FORWARD[x.element_size()]
     batch, height, width, _ = x.shape
     logits = x.new_empty(batch, len(weight), scale * height, scale * width, dtype=torch.float32)
     mean, inverse = (torch.empty_like(logits[:, 0], memory_format=torch.contiguous_format) for _ in range(2))
@@ -239,9 +241,10 @@ def backward(
     mean: Tensor,
     inverse: Tensor,
     scale: int,
-    tile: Tile = BACKWARD,
+    tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients with respect to ``x``, in its dtype, and to weight and bias, in float32."""
+    tile = tile or BACKWARD[x.element_size()]
     dx = torch.empty_like(x)
     *_, programs = _programs(x, scale, tile)
     dweight = weight.new_empty(programs, *weight.shape)
