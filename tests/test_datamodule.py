@@ -171,6 +171,13 @@ def test_samples_depend_on_neither_workers_nor_order(nyud):
     assert not torch.equal(data.train_dataset[(1, 0)]["image"], data.train_dataset[(0, 0)]["image"])
 
 
+def test_keys_stay_where_they_are_read(nyud):
+    data = open_nyud(nyud)
+    data.setup()
+    moved = data.transfer_batch_to_device(next(iter(data.train_dataloader())), torch.device("meta"), 0)
+    assert {name for name, x in moved.items() if isinstance(x, torch.Tensor) and not x.is_meta} == {"key"}
+
+
 def test_validation_visits_every_image_once_in_order(nyud):
     data = open_nyud(nyud)
     data.setup()

@@ -119,6 +119,19 @@ def test_half_precision_is_widened(loss, outputs):
     torch.testing.assert_close(result, loss(half.double(), target).float())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@each_loss
+def test_the_processor_waits_for_no_result(loss, outputs):
+    logits, target = (x.cuda() for x in sample(loss, outputs))
+    logits.requires_grad_()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        WeightedTotal()({"semseg": loss(logits, target)}).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert logits.grad.isfinite().all()
+
+
 def test_normal_of_length_zero():
     logits = torch.zeros(1, 3, 1, 1, requires_grad=True)
     loss = normals_l1(logits, torch.tensor([0.6, 0.0, 0.8]).view(1, 3, 1, 1))

@@ -15,6 +15,7 @@ import torch
 import mtmamba
 from fake_data import write_nyud
 from mtmamba import workflows
+from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import CheckpointError, LastCheckpoint, find_checkpoint, read_checkpoint
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.lit_module import MultiTaskModule, NonFiniteLossError
@@ -164,6 +165,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(dataset, t
     assert found["tasks"] == ["depth"]
     assert found["step"] == 1
     assert len(found["images"]) == 4
+
+
+def test_the_progress_bar_shows_the_last_losses():
+    cfg = mtmamba.load_config([])
+    module = workflows.run.build_module(cfg).train()
+    batch = random_batch(workflows.run.num_outputs(cfg), 2, (32, 64), torch.device("cpu"))
+    assert module.latest_losses() == {}
+    total = module.training_step(batch, 0)
+    shown = module.latest_losses()
+    assert list(shown) == ["train/loss", *(f"train/{task.name}/loss" for task in module.tasks)]
+    assert shown["train/loss"] == pytest.approx(total.item())
 
 
 def test_missing_data_stops_before_anything_is_built(tmp_path, monkeypatch):

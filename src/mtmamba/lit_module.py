@@ -106,11 +106,6 @@ class MultiTaskModule(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: max(0.0, 1 - i / steps) ** self.power)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch, except for its keys: they are read on the CPU, which would wait for them."""
-        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return {**moved, "key": batch["key"]}
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch's images."""
         seed_drop_path(self.model, batch["key"].tolist(), self.device)

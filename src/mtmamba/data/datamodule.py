@@ -163,6 +163,11 @@ class DenseDataModule(LightningDataModule):
         """Return the loader of this process's share of the images that `choose_test` chose, each once, in order."""
         return self._shared_loader(self.dataset_of("test"))
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch, except for its keys: they are read on the CPU, which would wait for them."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return {**moved, "key": batch["key"]}
+
     def _test_dataset(self) -> DenseDataset:
         split, ids = self._test
         dataset = copy.copy(self.dataset_of(split))
