@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 import warnings
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, Dataset
 
 import fake_data
 from mtmamba.data.datamodule import DenseDataModule
@@ -36,6 +38,22 @@ def test_a_crop_smaller_than_the_images_is_refused_before_training(nyud):
     fake_data.write_png(nyud / "edge/0013.png", np.zeros((24, 40), np.uint8))
     with pytest.raises(ValueError, match=r"crop_size of at least \(24, 40\), .* got \(24, 32\)"):
         open_nyud(nyud).prepare_data()
+
+
+class Handlers(Dataset):
+    """Answers with what its process does on Ctrl-C."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_ctrl_c_is_left_to_the_training_process(nyud):
+    options = open_nyud(nyud, num_workers=1).loading()
+    assert [bool(ignored) for ignored in DataLoader(Handlers(), **options)] == [True]
+    assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN
 
 
 class Recorder(LightningModule):

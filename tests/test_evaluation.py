@@ -381,6 +381,7 @@ def test_saved_predictions_score_the_same(evaluated, tmp_path):
             assert again["intervals"][task][name] == pytest.approx(record["intervals"][task][name], rel=1e-12)
     assert again["classes"] == record["classes"]
     assert "loss" not in again["tasks"]["edge"]
+    assert again["protocols"]["edge"].keys() == {"boundaries"}
     near = {"mErr": 0.05, "median": 0.3, "within_11.25": 0.3, "within_22.5": 0.3, "within_30": 0.3}  # of degrees and %
     for name, margin in near.items():
         assert again["tasks"]["normals"][name] == pytest.approx(record["tasks"]["normals"][name], abs=margin)

@@ -294,6 +294,12 @@ def test_class_counts_are_ten_times_as_fast_as_a_loop_over_classes():
     assert 10 * fastest(lambda: confusion_counts(prediction, target, 40)) < fastest(loop)
 
 
+def test_negative_depth_counts_as_0():
+    assert values(DepthError(), (torch.tensor([[[-5.0, -1.0]]]), torch.tensor([[[3.0, 4.0]]]))) == {
+        "RMSE": pytest.approx(math.sqrt(12.5))
+    }
+
+
 def test_depth_pools_the_set():
     # Per image the errors are 1 and 3, a mean of 2; over the pixels sqrt((1 + 9 + 9 + 9) / 4).
     target = torch.tensor([[[2.0, IGNORE, IGNORE]], [[5.0, 5.0, 5.0]]])

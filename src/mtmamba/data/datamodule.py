@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,7 @@ class DenseDataModule(LightningDataModule):
         return {
             "num_workers": workers,
             "persistent_workers": workers > 0,
-            "worker_init_fn": _use_one_thread,
+            "worker_init_fn": _begin_worker,
             "pin_memory": torch.cuda.is_available(),
         }
 
@@ -247,7 +248,8 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
             )
 
 
-def _use_one_thread(_: int) -> None:
-    """Keep a loading process to one core: there is a process for each already."""
+def _begin_worker(_: int) -> None:
+    """Keep a loading process to one core, there is a process for each already; Ctrl-C is the training process's."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

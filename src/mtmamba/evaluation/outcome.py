@@ -101,7 +101,8 @@ def conclude(
     if edges is not None:
         texts = [record["tasks"]["edge"]["protocol"]] if "edge" in found.metrics else []
         record["tasks"]["edge"]["protocol"] = "; ".join([*texts, f"odsF, oisF, AP: {edges[0]['description']}"])
-        record["protocols"]["edge"] = {**record["protocols"]["edge"], "boundaries": edges[0]}
+        loss = record["protocols"]["edge"] if "edge" in found.metrics else {}
+        record["protocols"]["edge"] = {**loss, "boundaries": edges[0]}
     save_worst(run_dir / "pictures", found.tasks, worst, headlines, found.dataset, found.predict)
     save_overview(run_dir / "pictures/best.png", found.tasks, found.dataset, found.predict, options.pictures)
     record["seconds"] = round(time.perf_counter() - start, 1)

@@ -28,6 +28,8 @@ def mean_depth(sums: Tensor) -> Tensor:
 class DepthError(PooledMetric):
     """Root mean square error over all valid pixels of the set (not per image), ``{"RMSE": metres}``.
 
+    A negative prediction counts as 0.
+
     Example:
         >>> metric = DepthError()
         >>> metric.update(torch.tensor([[[1.0, 2.0, 7.0]]]), torch.tensor([[[4.0, 6.0, 255.0]]]))
@@ -46,7 +48,8 @@ class DepthError(PooledMetric):
     def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Sum the squared errors of depths ``(B, H, W)`` against targets ``(B, H, W)``, both in metres."""
         valid = target != IGNORE
-        errors = valid_prediction(prediction, target, valid).double() - torch.where(valid, target, 0).double()
+        metres = valid_prediction(prediction, target, valid).double().clamp(min=0)
+        errors = metres - torch.where(valid, target, 0).double()
         return {"squares": errors.square().sum((1, 2)), "count": valid.sum((1, 2))}
 
     def score(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
