@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.models.layers import seed_drop_path
 from mtmamba.tasks import relative_gain, select_tasks
-from mtmamba.types import Batch, Logits
+from mtmamba.types import Batch
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -81,7 +81,6 @@ class MultiTaskModule(LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self._forward_in_training: Callable[[Tensor], Logits] = model.forward
         self.tasks = select_tasks(num_outputs)
         self.total = total
         self.lr, self.weight_decay, self.betas, self.power = lr, weight_decay, (betas[0], betas[1]), power
@@ -92,10 +91,6 @@ class MultiTaskModule(LightningModule):
         )
         self.scores: dict[str, dict[str, float]] = {}
         self._watched: _WatchedLosses | None = None
-
-    def compile_training(self) -> None:
-        """Compile the network for training, whose images have one size; validation stays as it is."""
-        self._forward_in_training = torch.compile(self.model.forward, dynamic=False)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with polynomial decay per optimiser step."""
@@ -109,7 +104,7 @@ class MultiTaskModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch's images."""
         seed_drop_path(self.model, batch["key"].tolist(), self.device)
-        losses = self._losses(self._forward_in_training(batch["image"]), batch)
+        losses = self._losses(self.model(batch["image"]), batch)
         total = self.total(losses)
         self._watched = _WatchedLosses([losses[task.name] for task in self.tasks], batch["id"])
         means = {f"train/{name}/loss": loss.detach().mean() for name, loss in losses.items()}

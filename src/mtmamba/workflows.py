@@ -3,7 +3,7 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from lightning import Trainer, seed_everything
@@ -21,6 +21,7 @@ from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.files import remove_partial
 from mtmamba.lit_module import MultiTaskModule, NonFiniteLossError
 from mtmamba.loggers import CSVLogger, wandb_logger
+from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.run_folder import begin, remove_empty, resumed_checkpoint
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     loggers = _loggers(cfg, run_dir, resume)
     trainer = _trainer(cfg, data, module, callbacks, loggers)
     if cfg.compile:
-        module.compile_training()
+        cast(MultiTaskModel, module.model).compile_blocks()
     try:
         trainer.fit(module, data, ckpt_path=resume)
         pictures.name = "best"

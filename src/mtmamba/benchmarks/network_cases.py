@@ -19,7 +19,7 @@ from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.types import Batch
 
 PASSES = ("train", "infer", "encoder_train", "encoder_infer")
-COMPILE = ("none", "encoder", "model")
+COMPILE = ("none", "blocks")
 LOSSES = ("training", "mean_square")
 
 
@@ -48,10 +48,8 @@ class NetworkCase(Case):
         cfg = network_config(self.overrides, *settings)
         with torch.device(device):
             model = run.build_model(cfg)
-        if self.compile == "encoder":
-            model.encoder.compile(dynamic=False)
-        elif self.compile == "model":
-            model.compile(dynamic=False)
+        if self.compile == "blocks":
+            model.compile_blocks()
         module = run.build_module(cfg, model).to(device)
         batch = random_batch(run.num_outputs(cfg), self.batch_size, cfg.data.crop_size, device)
         part = _part(model, self.part)

@@ -13,6 +13,9 @@ from mtmamba.types import Logits
 STRIDE = 32
 """Stride of the encoder's coarsest map: image sides are padded to a multiple of it."""
 
+COMPILED_VARIANTS = 64
+"""Of a block's code: stages, with and without a shift, sizes, training and evaluation. PyTorch gives up after 8."""
+
 
 class MultiTaskModel(nn.Module):
     """Predict every task of a batch of images.
@@ -44,6 +47,18 @@ class MultiTaskModel(nn.Module):
         if part == "blocks":
             for block in (*self.encoder.blocks(), *self.decoder.blocks()):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+    def compile_blocks(self) -> None:
+        """Let ``torch.compile`` fuse what is left in the encoder's blocks; the decoder's operators are fused already.
+
+        Blocks that are alike share their code, so it takes a minute where the whole network takes many. It is done anew
+        for each image size, batch size, and for evaluation.
+        """
+        from torch._dynamo import config  # a second that only compilers need
+
+        config.recompile_limit = max(config.recompile_limit, COMPILED_VARIANTS)
+        for block in self.encoder.blocks():
+            block.compile(dynamic=False)
 
     def forward(self, images: Tensor) -> Logits:
         """Pad right and bottom to a multiple of 32, encode, decode, and crop back."""
