@@ -37,28 +37,50 @@ QUERY_GRADIENTS = Plan(tile=64, piece=64, warps=4, stages=2, programs=1056)
 KEY_GRADIENTS = Plan(tile=64, piece=64, warps=4, stages=2, programs=1056)
 
 LOG2E = tl.constexpr(1.4426950408889634)
-APART = tl.constexpr(100 * 1.4426950408889634)
-"""What scores of tokens lose that the shift brought together, to base 2."""
-RUN_TIME = ("windows", "share", "height", "width", "rows", "columns")
+RUN_TIME = ("batch", "share", "height", "width", "rows", "columns")
 """Sizes whose values do not matter to the compiler: one compilation serves all."""
 
 
 @triton.jit
-def _window(window, rows, columns, SIDE: tl.constexpr):
-    """The image of a window, and the window's first row and column in the shifted map."""
-    across = columns // SIDE
-    each = rows // SIDE * across
-    return (window // each).to(tl.int64), window % each // across * SIDE, window % across * SIDE
+def _group(batch, share, rows, columns, SIDE: tl.constexpr, SHIFT: tl.constexpr):
+    """This program's windows, all of one kind: at the shifted map's bottom or not, at its right or not.
+
+    Returns the kind's place (``bottom`` and ``right``), how many of its windows lie below and beside one another in an
+    image, and the numbers of the first window and of the one after the last.
+    """
+    group = tl.program_id(2)
+    down, across = rows // SIDE, columns // SIDE
+    bottom, right = group < 0, group < 0
+    if SHIFT:
+        whole_down, whole_across = down - 1, across - 1
+        inner = tl.cdiv(batch * whole_down * whole_across, share)
+        at_right = inner + tl.cdiv(batch * whole_down, share)
+        at_bottom = at_right + tl.cdiv(batch * whole_across, share)
+        bottom = group >= at_right
+        right = (group >= inner) & ((group < at_right) | (group >= at_bottom))
+        start = tl.where(group >= at_bottom, at_bottom, tl.where(bottom, at_right, tl.where(right, inner, 0)))
+        group -= start
+        down, across = tl.where(bottom, 1, whole_down), tl.where(right, 1, whole_across)
+    first = group * share
+    return bottom, right, down, across, first, min(first + share, batch * down * across)
+
+
+@triton.jit
+def _window(number, bottom, right, down, across, rows, columns, SIDE: tl.constexpr):
+    """A window's image, its number among all windows, and its first row and column in the shifted map."""
+    image = number // (down * across)
+    top = tl.where(bottom, rows - SIDE, number % (down * across) // across * SIDE)
+    left = tl.where(right, columns - SIDE, number % across * SIDE)
+    window = (image * (rows // SIDE) + top // SIDE) * (columns // SIDE) + left // SIDE
+    return image.to(tl.int64), window, top, left
 
 
 @triton.jit
 def _locate(token, top, left, height, width, rows, columns, SIDE: tl.constexpr, SHIFT: tl.constexpr):
-    """Tokens' pixels in the unpadded map, whether they lie in it, and the region that each is from."""
+    """Tokens' pixels in the unpadded map, and whether they lie in it."""
     y, x = top + token // SIDE + SHIFT, left + token % SIDE + SHIFT
-    below, beyond = y >= rows, x >= columns  # brought here from the other side
-    y, x = tl.where(below, y - rows, y), tl.where(beyond, x - columns, x)
-    inside = (token < SIDE * SIDE) & (y < height) & (x < width)
-    return y * width + x, inside, below.to(tl.int32) * 2 + beyond.to(tl.int32)
+    y, x = tl.where(y >= rows, y - rows, y), tl.where(x >= columns, x - columns, x)
+    return y * width + x, (token < SIDE * SIDE) & (y < height) & (x < width)
 
 
 @triton.jit
@@ -69,23 +91,22 @@ def _read(maps, padding, pixel, inside, part: tl.constexpr, head, HEADS: tl.cons
 
 
 @triton.jit
-def _bias(table, query, key, head, HEADS: tl.constexpr, SIDE: tl.constexpr):
-    """Position biases to base 2; -inf for keys that are none."""
-    row = query // SIDE - key // SIDE + SIDE - 1
-    column = query % SIDE - key % SIDE + SIDE - 1
-    N: tl.constexpr = SIDE * SIDE
-    live = (query < N) & (key < N)
-    bias = tl.load(table + (row * (2 * SIDE - 1) + column) * HEADS + head, mask=live, other=0.0).to(tl.float32)
-    return tl.where(key < N, bias * LOG2E, float("-inf"))
+def _bias(table, query, key, bottom, right, head, HEADS: tl.constexpr, SIDE: tl.constexpr, SHIFT: tl.constexpr):
+    """What position adds to scores, to base 2; -inf for keys that are none."""
+    y, x, other_y, other_x = query // SIDE, query % SIDE, key // SIDE, key % SIDE
+    at = table + ((y - other_y + SIDE - 1) * (2 * SIDE - 1) + x - other_x + SIDE - 1) * HEADS + head
+    bias = tl.load(at, mask=(query < SIDE * SIDE) & (key < SIDE * SIDE), other=0.0).to(tl.float32)
+    if SHIFT:  # of two tokens one was brought here from the other side
+        apart = bottom & ((y >= SIDE - SHIFT) != (other_y >= SIDE - SHIFT))
+        apart |= right & ((x >= SIDE - SHIFT) != (other_x >= SIDE - SHIFT))
+        bias = tl.where(apart, bias - 100, bias)
+    return tl.where(key < SIDE * SIDE, bias * LOG2E, float("-inf"))
 
 
 @triton.jit
-def _scores(a, b, bias, region_a, region_b, D: tl.constexpr, SHIFT: tl.constexpr):
+def _scores(a, b, bias, D: tl.constexpr):
     """Scores to base 2 of tokens ``a`` with tokens ``b``."""
-    scores = tl.dot(a, tl.trans(b), input_precision="ieee") * (LOG2E / D**0.5) + bias
-    if SHIFT:
-        scores = tl.where(region_a[:, None] == region_b[None, :], scores, scores - APART)
-    return scores
+    return tl.dot(a, tl.trans(b), input_precision="ieee") * (LOG2E / D**0.5) + bias
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -95,7 +116,7 @@ def _forward(
     table_ptr,
     out_ptr,
     lse_ptr,
-    windows,
+    batch,
     share,
     height,
     width,
@@ -114,26 +135,26 @@ def _forward(
     """Outputs, and the logarithms to base 2 of the sums of the scores' exponentials."""
     N: tl.constexpr = SIDE * SIDE
     head = tl.program_id(1)
+    bottom, right, down, across, first, last = _group(batch, share, rows, columns, SIDE, SHIFT)
     query = tl.program_id(0) * TILE + tl.arange(0, TILE)
     biases = ()
     for i in tl.static_range(PIECES):
         key = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
-        biases += (_bias(table_ptr, query[:, None], key[None, :], head, HEADS, SIDE),)
-    first = tl.program_id(2) * share
-    for window in tl.range(first, min(first + share, windows), num_stages=STAGES):
-        image, top, left = _window(window, rows, columns, SIDE)
+        biases += (_bias(table_ptr, query[:, None], key[None, :], bottom, right, head, HEADS, SIDE, SHIFT),)
+    for number in tl.range(first, last, num_stages=STAGES):
+        image, window, top, left = _window(number, bottom, right, down, across, rows, columns, SIDE)
         maps = qkv_ptr + image * height * width * (3 * HEADS * D)
-        pixel, inside, region = _locate(query, top, left, height, width, rows, columns, SIDE, SHIFT)
+        pixel, inside = _locate(query, top, left, height, width, rows, columns, SIDE, SHIFT)
         q = _read(maps, padding_ptr, pixel, inside, 0, head, HEADS, D)
         highest = tl.full([TILE], float("-inf"), tl.float32)
         scores = ()
         values = ()
         for i in tl.static_range(PIECES):
             key = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
-            at, exists, origin = _locate(key, top, left, height, width, rows, columns, SIDE, SHIFT)
+            at, exists = _locate(key, top, left, height, width, rows, columns, SIDE, SHIFT)
             k = _read(maps, padding_ptr, at, exists, 1, head, HEADS, D)
             values += (_read(maps, padding_ptr, at, exists, 2, head, HEADS, D),)
-            scores += (_scores(q, k, biases[i], region, origin, D, SHIFT),)
+            scores += (_scores(q, k, biases[i], D),)
             highest = tl.maximum(highest, tl.max(scores[i], 1))
         total = tl.zeros([TILE], tl.float32)
         out = tl.zeros([TILE, D], tl.float32)
@@ -160,7 +181,7 @@ def _query_gradients(
     dqkv_ptr,
     delta_ptr,
     partial_ptr,
-    windows,
+    batch,
     share,
     height,
     width,
@@ -179,18 +200,18 @@ def _query_gradients(
     """Gradients of queries, the group's sums of the scores' gradients, and ``delta``, the products of dout and out."""
     N: tl.constexpr = SIDE * SIDE
     head = tl.program_id(1)
+    bottom, right, down, across, first, last = _group(batch, share, rows, columns, SIDE, SHIFT)
     query = tl.program_id(0) * TILE + tl.arange(0, TILE)
     biases = ()
     sums = ()
     for i in tl.static_range(PIECES):
         key = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
-        biases += (_bias(table_ptr, query[:, None], key[None, :], head, HEADS, SIDE),)
+        biases += (_bias(table_ptr, query[:, None], key[None, :], bottom, right, head, HEADS, SIDE, SHIFT),)
         sums += (tl.zeros([TILE, PIECE if i < PIECES - 1 else LAST], tl.float32),)
-    first = tl.program_id(2) * share
-    for window in tl.range(first, min(first + share, windows), num_stages=STAGES):
-        image, top, left = _window(window, rows, columns, SIDE)
+    for number in tl.range(first, last, num_stages=STAGES):
+        image, window, top, left = _window(number, bottom, right, down, across, rows, columns, SIDE)
         maps = image * height * width * (3 * HEADS * D)
-        pixel, inside, region = _locate(query, top, left, height, width, rows, columns, SIDE, SHIFT)
+        pixel, inside = _locate(query, top, left, height, width, rows, columns, SIDE, SHIFT)
         q = _read(qkv_ptr + maps, padding_ptr, pixel, inside, 0, head, HEADS, D)
         place = ((image * height * width + pixel) * (HEADS * D) + head * D)[:, None] + tl.arange(0, D)[None, :]
         out = tl.load(out_ptr + place, mask=inside[:, None], other=0.0)
@@ -203,10 +224,10 @@ def _query_gradients(
         added = ()
         for i in tl.static_range(PIECES):
             key = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
-            at, exists, origin = _locate(key, top, left, height, width, rows, columns, SIDE, SHIFT)
+            at, exists = _locate(key, top, left, height, width, rows, columns, SIDE, SHIFT)
             k = _read(qkv_ptr + maps, padding_ptr, at, exists, 1, head, HEADS, D)
             v = _read(qkv_ptr + maps, padding_ptr, at, exists, 2, head, HEADS, D)
-            p = tl.exp2(_scores(q, k, biases[i], region, origin, D, SHIFT) - lse[:, None])
+            p = tl.exp2(_scores(q, k, biases[i], D) - lse[:, None])
             ds = p * (tl.dot(dout, tl.trans(v), input_precision="ieee") - delta[:, None])
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
             added += (sums[i] + ds,)
@@ -230,7 +251,7 @@ def _key_gradients(
     delta_ptr,
     dqkv_ptr,
     partial_ptr,
-    windows,
+    batch,
     share,
     height,
     width,
@@ -249,33 +270,33 @@ def _key_gradients(
     """Gradients of keys and values, and the group's sums of those that fall on the padding."""
     N: tl.constexpr = SIDE * SIDE
     head = tl.program_id(1)
+    bottom, right, down, across, first, last = _group(batch, share, rows, columns, SIDE, SHIFT)
     key = tl.program_id(0) * TILE + tl.arange(0, TILE)
     channel = tl.arange(0, D)[None, :]
     biases = ()
     for i in tl.static_range(PIECES):
         query = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
-        biases += (_bias(table_ptr, query[None, :], key[:, None], head, HEADS, SIDE),)
+        biases += (_bias(table_ptr, query[None, :], key[:, None], bottom, right, head, HEADS, SIDE, SHIFT),)
     dk_padding = tl.zeros([TILE, D], tl.float32)
     dv_padding = tl.zeros([TILE, D], tl.float32)
-    first = tl.program_id(2) * share
-    for window in tl.range(first, min(first + share, windows), num_stages=STAGES):
-        image, top, left = _window(window, rows, columns, SIDE)
+    for number in tl.range(first, last, num_stages=STAGES):
+        image, window, top, left = _window(number, bottom, right, down, across, rows, columns, SIDE)
         maps = image * height * width * (3 * HEADS * D)
-        pixel, inside, region = _locate(key, top, left, height, width, rows, columns, SIDE, SHIFT)
+        pixel, inside = _locate(key, top, left, height, width, rows, columns, SIDE, SHIFT)
         k = _read(qkv_ptr + maps, padding_ptr, pixel, inside, 1, head, HEADS, D)
         v = _read(qkv_ptr + maps, padding_ptr, pixel, inside, 2, head, HEADS, D)
         dk = tl.zeros([TILE, D], tl.float32)
         dv = tl.zeros([TILE, D], tl.float32)
         for i in tl.static_range(PIECES):
             query = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
-            at, exists, origin = _locate(query, top, left, height, width, rows, columns, SIDE, SHIFT)
+            at, exists = _locate(query, top, left, height, width, rows, columns, SIDE, SHIFT)
             q = _read(qkv_ptr + maps, padding_ptr, at, exists, 0, head, HEADS, D)
             place = ((image * height * width + at) * (HEADS * D) + head * D)[:, None] + channel
             dout = tl.load(dout_ptr + place, mask=exists[:, None], other=0.0)
             row = (window * HEADS + head) * N + query
             lse = tl.load(lse_ptr + row, mask=query < N, other=float("inf"))
             delta = tl.load(delta_ptr + row, mask=query < N, other=0.0)
-            p = tl.exp2(_scores(k, q, biases[i], region, origin, D, SHIFT) - lse[None, :])
+            p = tl.exp2(_scores(k, q, biases[i], D) - lse[None, :])
             dv = tl.dot(p.to(k.dtype), dout, dv, input_precision="ieee")
             ds = p * (tl.dot(v, tl.trans(dout), input_precision="ieee") - delta[None, :])
             dk = tl.dot(ds.to(k.dtype), q, dk, input_precision="ieee")
@@ -320,45 +341,56 @@ class Geometry(NamedTuple):
     shift: int
 
     @property
-    def padded(self) -> tuple[int, int]:
-        """Rows and columns, multiples of the window's side."""
-        return triton.cdiv(self.height, self.side) * self.side, triton.cdiv(self.width, self.side) * self.side
+    def down(self) -> int:
+        """Windows below one another in the padded map."""
+        return triton.cdiv(self.height, self.side)
+
+    @property
+    def across(self) -> int:
+        """Windows beside one another in the padded map."""
+        return triton.cdiv(self.width, self.side)
 
     @property
     def windows(self) -> int:
         """Of the whole batch."""
-        rows, columns = self.padded
-        return self.batch * (rows // self.side) * (columns // self.side)
+        return self.batch * self.down * self.across
 
-    def grid(self, plan: Plan) -> tuple[int, int, int]:
-        """Return the numbers of tiles, heads and groups of windows."""
-        tiles = triton.cdiv(self.side**2, self._size(plan.tile, self.side**2))
-        share = triton.cdiv(self.windows * tiles * self.heads, plan.programs)
-        return tiles, self.heads, triton.cdiv(self.windows, share)
-
-    @staticmethod
-    def _size(limit: int, tokens: int) -> int:
+    def cut(self, tokens: int, limit: int) -> int:
         """Return the smallest tile that holds the tokens, or the largest allowed."""
         return min(limit, max(16, triton.next_power_of_2(tokens)))
 
+    def tiles(self, plan: Plan) -> int:
+        """Return how many tiles hold a window's tokens."""
+        return triton.cdiv(self.side**2, self.cut(self.side**2, plan.tile))
+
+    def share(self, plan: Plan) -> int:
+        """Return the windows of a group."""
+        return triton.cdiv(self.windows * self.tiles(plan) * self.heads, plan.programs)
+
+    def groups(self, plan: Plan) -> int:
+        """Return how many groups of windows there are; those that a shift cuts alike are grouped together."""
+        down, across = (self.down - 1, 1), (self.across - 1, 1)
+        kinds = [(i, j) for i in down for j in across] if self.shift else [(self.down, self.across)]
+        return sum(triton.cdiv(self.batch * i * j, self.share(plan)) for i, j in kinds)
+
     def launch(self, kernel: Any, plan: Plan, *tensors: Tensor) -> None:
         """Run a kernel over all windows."""
-        tokens, grid = self.side**2, self.grid(plan)
-        piece = self._size(plan.piece, tokens)
+        tokens = self.side**2
+        piece = self.cut(tokens, plan.piece)
         pieces = triton.cdiv(tokens, piece)
         constants = {
             "HEADS": self.heads,
             "D": self.head_dim,
             "SIDE": self.side,
             "SHIFT": self.shift,
-            "TILE": self._size(plan.tile, tokens),
+            "TILE": self.cut(tokens, plan.tile),
             "PIECE": piece,
-            "LAST": self._size(piece, tokens - (pieces - 1) * piece),
+            "LAST": self.cut(tokens - (pieces - 1) * piece, piece),
             "PIECES": pieces,
             "STAGES": plan.stages,
         }
-        share = triton.cdiv(self.windows, grid[2])
-        sizes = self.windows, share, self.height, self.width, *self.padded
+        grid = self.tiles(plan), self.heads, self.groups(plan)
+        sizes = self.batch, self.share(plan), self.height, self.width, self.down * self.side, self.across * self.side
         with torch.cuda.device_of(tensors[0]):
             kernel[grid](*tensors, *sizes, **constants, num_warps=plan.warps)
 
@@ -395,16 +427,14 @@ def backward(
     """Return the gradients of ``qkv``, ``padding`` and ``table``, the latter two in float32."""
     sizes = _geometry(qkv, table, window, shift)
     dqkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
-    _, heads, groups = sizes.grid(query_plan)
-    dscores = lse.new_empty(groups, heads, window**2, window**2)
+    dscores = lse.new_empty(sizes.groups(query_plan), sizes.heads, window**2, window**2)
     sizes.launch(_query_gradients, query_plan, qkv, padding, table, out, lse, dout, dqkv, delta, dscores)
-    tiles, _, groups = sizes.grid(key_plan)
-    dpadding = lse.new_empty(groups * tiles, 2, qkv.shape[3] // 3)
+    dpadding = lse.new_empty(sizes.groups(key_plan) * sizes.tiles(key_plan), 2, qkv.shape[3] // 3)
     sizes.launch(_key_gradients, key_plan, qkv, padding, table, lse, dout, delta, dqkv, dpadding)
     dtable = torch.empty_like(table, dtype=torch.float32)
     with torch.cuda.device_of(qkv):
-        _table_gradient[(2 * window - 1, heads)](
-            dscores.sum(0), dtable, HEADS=heads, SIDE=window, WIDTH=triton.next_power_of_2(window)
+        _table_gradient[(2 * window - 1, sizes.heads)](
+            dscores.sum(0), dtable, HEADS=sizes.heads, SIDE=window, WIDTH=triton.next_power_of_2(window)
         )
     dkv = dpadding.sum(0).flatten()
     return dqkv, torch.cat([dkv.new_zeros(qkv.shape[3] // 3), dkv]), dtable

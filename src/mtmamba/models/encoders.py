@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mtmamba.kernels.dispatch import has_kernel
 from mtmamba.kernels.norm import layer_norm
+from mtmamba.kernels.window_attention import has_kernels, window_attention
 from mtmamba.models.layers import DropPath
 from mtmamba.models.pretrained import create_pretrained, load_pretrained, load_weights
 
@@ -55,10 +56,24 @@ class PadFirstBlock(SwinTransformerBlock):
     """timm's Swin block with windows padded before they are shifted, as the published models were trained.
 
     timm shifts first and pads after, which moves image content across the border whenever a side is no multiple of
-    the window.
+    the window. On CUDA, attention is one operator (`mtmamba.kernels.window_attention`) where there are kernels for it.
     """
 
     def _attn(self, x: Tensor) -> Tensor:
+        attention, channels = self.attn, x.shape[-1]
+        served = has_kernels(x, channels // attention.num_heads, self.window_size[0])
+        return self.fused_attention(x) if served and not attention.attn_drop.p else self.timm_attention(x)
+
+    def fused_attention(self, x: Tensor) -> Tensor:
+        """Attend within windows that are never formed: padded pixels, zeros, have the linear layer's bias."""
+        attention, (window, _), (shift, _) = self.attn, self.window_size, self.shift_size
+        table = attention.relative_position_bias_table
+        y = window_attention(attention.qkv(x), attention.qkv.bias, table, window, shift)
+        out: Tensor = attention.proj_drop(attention.proj(y))
+        return out
+
+    def timm_attention(self, x: Tensor) -> Tensor:
+        """Attend within windows padded, shifted and cut out, by timm's module."""
         (_, height, width, channels), (window, _), (shift, _) = x.shape, self.window_size, self.shift_size
         x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
         padded = x.shape
