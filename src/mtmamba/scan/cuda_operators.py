@@ -42,7 +42,7 @@ def source(kernel: str) -> str:
 
 
 def options(dtype: torch.dtype, directions: int, channels: int, rank: int = 0) -> tuple[str, ...]:
-    """What the compiler is told: the maps' precision, directions, channels of a thread, rank of the time steps."""
+    """What the compiler is told: precision of the maps, directions, channels of a thread, rank of low-rank time steps."""
     real = "bf16" if dtype == torch.bfloat16 else "float"
     sizes = {"REAL": real, "DIRECTIONS": directions, "CHANNELS": channels, "THREADS": THREADS, "STRIDE": STRIDE}
     sizes |= {"SUB": SUB, "RANK": rank, **BLOCKS}
