@@ -9,7 +9,6 @@
 #include <functional>
 #include <vector>
 #include <algorithm>
-#include <array>
 
 #define __device__
 #define __global__
@@ -58,7 +57,6 @@ static std::vector<std::vector<char>> stacks;
 static std::vector<bool> finished;
 static std::vector<Barrier> warp_barriers;
 static std::vector<float> exchanged;
-static std::vector<std::array<unsigned, 6>> factors;
 static Barrier block_barrier;
 static std::function<void()> kernel;
 static int current;
@@ -90,7 +88,6 @@ inline void launch(Index grid, int threads, size_t shared, std::function<void()>
                 finished.assign(threads, false);
                 warp_barriers.assign(threads / 32, {});
                 exchanged.assign(threads, 0);
-                factors.assign(threads, {});
                 block_barrier = {};
                 for (int i = 0; i < threads; i++) {
                     getcontext(&fibers[i]);
@@ -118,27 +115,4 @@ inline float __shfl_xor_sync(unsigned, float value, int mask) {
     const float received = emulator::exchanged[threadIdx.x ^ mask];
     __syncwarp();
     return received;
-}
-inline int __shfl_sync(unsigned, int value, int lane) {  // whole numbers below 2^24
-    emulator::exchanged[threadIdx.x] = static_cast<float>(value);
-    __syncwarp();
-    const int received = static_cast<int>(emulator::exchanged[threadIdx.x / 32 * 32 + lane]);
-    __syncwarp();
-    return received;
-}
-// d += a b, with a (16, 16) and b (16, 8) in bf16, as the instruction mma.m16n8k16 spreads them over a warp.
-inline void multiply_add(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    emulator::factors[threadIdx.x] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-    __syncwarp();
-    const unsigned lane = threadIdx.x % 32;
-    const auto element = [&](unsigned owner, int i, unsigned k) {
-        const unsigned pair = emulator::factors[threadIdx.x - lane + owner][i];
-        return __uint_as_float(k % 2 ? pair & 0xffff0000u : pair << 16);
-    };
-    for (unsigned i = 0; i < 4; i++)
-        for (unsigned k = 0; k < 16; k++) {
-            const unsigned column = lane % 4 * 2 + i % 2, t = k % 8 / 2;
-            d[i] += element(lane / 4 * 4 + t, i / 2 + k / 8 * 2, k) * element(column * 4 + t, 4 + k / 8, k);
-        }
-    __syncwarp();
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtmamba.scan import nvrtc
-from mtmamba.scan.cuda_operators import PACK, RANKS, STATES, ss2d_forward
+from mtmamba.scan.cuda_operators import PACK, STATES, ss2d_forward
 
 
 def why_unavailable(device_type: str, dtype: torch.dtype) -> str | None:
@@ -32,7 +32,7 @@ def ss2d_cuda(
     """
     tasks, batch, height, width, e = x.shape
     r = dt_weight.shape[-1]
-    rank = -(-r // RANKS) * RANKS  # zeros fill the low-rank time step up
+    rank = -(-r // PACK) * PACK  # matrix products want rows of whole packs: zeros fill the low-rank time step up
     dtype = _map_dtype(x)
     low, bc = x_proj.split((r, x_proj.shape[2] - r), dim=2)
     weight = torch.cat([_pad(low, 2, rank).flatten(1, 2), _pad_states(bc, 2).flatten(1, 2)], dim=1).to(dtype)

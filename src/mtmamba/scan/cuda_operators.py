@@ -20,8 +20,6 @@ PARTS = 4
 """Threads that share a channel."""
 PACK = 8
 """Channels are filled up to a multiple of this: rows of maps are then aligned for matrix products."""
-RANKS = 16
-"""The time steps' rank is filled up to a multiple of this, which matrix instructions take at once."""
 THREADS, STRIDE, SUB = 128, 16, 4
 """Threads of a block; steps from one saved state to the next; steps that the backward kernel has in registers."""
 BLOCKS = {"FORWARD_BLOCKS": 4, "BACKWARD_BLOCKS": 3}
@@ -41,37 +39,30 @@ def source(kernel: str) -> str:
     return "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("ss2d.cuh", f"{kernel}.cu"))
 
 
-def options(dtype: torch.dtype, directions: int, channels: int, rank: int = 0) -> tuple[str, ...]:
-    """What the compiler is told: precision of the maps, directions, channels of a thread, rank of low-rank time steps."""
+def options(dtype: torch.dtype, directions: int, channels: int) -> tuple[str, ...]:
+    """What the compiler is told for maps of a precision, so many directions, and channels of a thread."""
     real = "bf16" if dtype == torch.bfloat16 else "float"
     sizes = {"REAL": real, "DIRECTIONS": directions, "CHANNELS": channels, "THREADS": THREADS, "STRIDE": STRIDE}
-    sizes |= {"SUB": SUB, "RANK": rank, **BLOCKS}
+    sizes |= {"SUB": SUB, **BLOCKS}
     return ("--std=c++17", *(f"-D{name}={value}" for name, value in sizes.items()))
 
 
-def _run(
-    kernel: str, x: Tensor, projected: Tensor, A: Tensor, weight: Tensor | None, dt: Tensor | None, *arguments: Any
-) -> None:
-    """Launch a scan kernel for maps like ``x``; ``dt`` are the time steps, where the kernel does not project them."""
+def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | int | None, ...]) -> None:
+    """Launch a scan kernel for maps like ``x``."""
     tasks, batch, height, width, e = x.shape
-    directions = A.shape[1]
     channels = _channels(tasks * batch * directions, e)
     shared = 0
     if kernel == "ss2d_backward":  # struct Chunk of ss2d_backward.cu
         kept = THREADS // SUB * STATES // PARTS * max(channels * x.element_size(), SUB)
-        row = _width(channels) + (2 if channels == 2 else 8)
-        shared = STRIDE * (16 * row + 4 * STATES * 4 + kept + 16)
-    _, bc = _split(projected, directions)
-    inputs = (x, projected if dt is None else dt, weight, bc, A * math.log2(math.e))
-    rank = 0 if weight is None else weight.shape[-1]
+        shared = STRIDE * (16 * _width(channels) + 4 * STATES * 4 + kept + 16)
     nvrtc.launch(
         source(kernel),
         kernel,
-        options(x.dtype, directions, channels, rank),
+        options(x.dtype, directions, channels),
         (_blocks(e, channels), batch * directions, tasks),
         THREADS,
         shared,
-        (*inputs, *arguments, bc.stride(-2), tasks, batch, height, width, e),
+        (*arguments, tasks, batch, height, width, e),
     )
 
 
@@ -107,16 +98,11 @@ def _split(projected: Tensor, directions: int) -> tuple[Tensor, Tensor]:
     return low.unflatten(-1, (directions, -1)).flatten(1, 2).transpose(1, 2), bc
 
 
-def _projection(projected: Tensor, directions: int, dt_weight: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Return the weight with which the kernel projects time steps, or the time steps themselves ``(T, K, B L, e)``.
-
-    In bfloat16 the kernel's matrix instructions project them; in float32 that is a product of its own.
-    """
-    low, _ = _split(projected, directions)
+def _time_steps(low: Tensor, dt_weight: Tensor | None) -> Tensor:
+    """Time steps of every channel before bias and softplus, ``(T, K, B L, e)``, in memory of their own."""
     if dt_weight is None:
-        return None, low.clone(memory_format=torch.contiguous_format)
-    weight = dt_weight.to(low.dtype).contiguous()
-    return (weight, None) if low.dtype == torch.bfloat16 else (None, low @ weight.mT)
+        return low.clone(memory_format=torch.contiguous_format)
+    return low @ dt_weight.to(low.dtype).mT
 
 
 @torch.library.custom_op("mtmamba::ss2d_forward", mutates_args=())
@@ -134,8 +120,9 @@ def ss2d_forward(
     y = x.new_empty(directions, *x.shape)
     states = x.new_empty(_states_shape(x, directions, save))
     with torch.autocast(x.device.type, enabled=False):
-        weight, dt = _projection(projected, directions, dt_weight)
-        _run("ss2d_forward", x, projected, A, weight, dt, dt_bias, D, y, states if save else None)
+        low, bc = _split(projected, directions)
+        arguments = (x, _time_steps(low, dt_weight), bc, A * math.log2(math.e), dt_bias, D, y, states if save else None)
+        _run("ss2d_forward", x, directions, (*arguments, bc.stride(-2)))
         return (_sum(y, torch.empty_like(x)) if directions > 1 else y.squeeze(0)), states
 
 
@@ -181,18 +168,17 @@ def ss2d_backward(
     dD, dbias = A.new_empty(2, tasks, directions, batch, e)
     dprojected = torch.empty_like(projected)
     with torch.autocast(x.device.type, enabled=False):
-        low, _ = _split(projected, directions)
-        weight, dt = _projection(projected, directions, dt_weight)
-        ddt = x.new_empty(tasks, directions, batch * height * width, e) if dt is None else dt
-        gradients = (dx, ddt, dbc, dA, dD, dbias)
-        _run("ss2d_backward", x, projected, A, weight, dt, dt_bias, D, states, dy.contiguous(), *gradients)
+        low, bc = _split(projected, directions)
+        dt = _time_steps(low, dt_weight)  # becomes its gradient
+        arguments = (x, dt, bc, A * math.log2(math.e), dt_bias, D, states, dy.contiguous(), dx, dbc, dA, dD, dbias)
+        _run("ss2d_backward", x, directions, (*arguments, bc.stride(-2)))
         dlow_view, dbc_view = _split(dprojected, directions)
         _sum(dbc, dbc_view)
         dx_sum = _sum(dx, torch.empty_like(x)) if directions > 1 else dx.squeeze(0)
         if dt_weight is None:
-            dlow, dweight = ddt, ddt.new_empty(0)
+            dlow, dweight = dt, dt.new_empty(0)
         else:
-            dlow, dweight = ddt @ dt_weight.to(x.dtype), (ddt.mT @ low).to(dt_weight.dtype)
+            dlow, dweight = dt @ dt_weight.to(x.dtype), (dt.mT @ low).to(dt_weight.dtype)
         dlow_view.copy_(dlow)
         return dx_sum, dprojected, dA.sum(2), dweight, dbias.sum(2), dD.sum(2)
 

@@ -5,15 +5,13 @@
 // and every sum has one fixed order. Maps are read in their own layout, pixel by pixel, whatever the direction.
 //
 // Shapes, channels last, L = H W pixels in row-major order whatever the direction, k the direction:
-//   x, dy (T, B, L, E); y, dx (K, T, B, L, E), each direction's own; dt, ddt (T, K, B, L, E), time steps before bias and
-//   softplus; low (T, B, L, K, RANK), from which these come by weight (T, K, E, RANK); bc (T, B, L, K, 2 N), B before C;
-//   A2 (T, K, E, N), A2 = A log2 e; bias, D (T, K, E); states (T, K, B, chunks, blocks, CHANNELS, THREADS, STATES): those
-//   before every STRIDE-th step, as threads hold them. low and bc have `stride` from pixel to pixel. E is a multiple of
-//   4. A plain scan has one direction and H = 1.
+//   x, dy (T, B, L, E); dt, y, dx: see each kernel; bc (T, B, L, K, 2 N), B before C, with bc_stride from pixel to
+//   pixel; A2 (T, K, E, N), A2 = A log2 e;
+//   bias, D (T, K, E); states (T, K, B, chunks, blocks, CHANNELS, THREADS, STATES): those before every STRIDE-th step,
+//   as threads hold them. E is even. A plain scan has one direction and H = 1.
 //
-// Given at compile time: REAL (float or bf16), DIRECTIONS (K: 4 or 1), CHANNELS (1 or 2), THREADS, STRIDE, and RANK: of
-// low, a multiple of 16, or 0 where dt is given. Outside CUDA, the names that CUDA defines must have been defined before:
-// tests run these files on a CPU so.
+// Given at compile time: REAL (float or bf16), DIRECTIONS (K: 4 or 1), CHANNELS (1 or 2), THREADS, STRIDE. Outside
+// CUDA, the names that CUDA defines must have been defined before: tests run these files on a CPU so.
 
 #ifdef __CUDACC__
 #define DYNAMIC_SHARED(name) extern __shared__ char name[]
@@ -27,12 +25,6 @@ __device__ __forceinline__ float reciprocal_fast(float x) {
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-// d += a b, with a (16, 16) and b (16, 8) in bf16, spread over the warp.
-__device__ __forceinline__ void multiply_add(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
 __device__ __forceinline__ unsigned round_to_bf16(float low, float high) {
     unsigned bits;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
@@ -45,8 +37,8 @@ constexpr int PARTS = 4;
 constexpr int STATES = N / PARTS;               // of a thread, for each of its channels
 constexpr int GROUPS = THREADS / PARTS;         // of CHANNELS channels
 constexpr int WIDTH = GROUPS * CHANNELS;        // channels of a block
-constexpr int SPAN = 2 * CHANNELS;              // neighbouring channels that a thread reads and writes in a step
-constexpr int ROW = WIDTH + (CHANNELS == 2 ? 2 : 8);  // of channels in shared memory, padded against bank conflicts
+constexpr int PAIRS = WIDTH / 2;                // neighbouring channels travel together, two by two
+constexpr int ROWS = THREADS / PAIRS;           // steps of which the block's threads fetch a pair each
 constexpr int BATCH = PARTS / CHANNELS;         // steps whose sums over the parts are exchanged together
 constexpr unsigned ALL = 0xffffffffu;
 constexpr float LN2 = 0.6931471805599453f, LOG2E = 1.4426950408889634f;
@@ -71,7 +63,6 @@ struct alignas(COUNT * sizeof(bf16)) Reals<COUNT, bf16> {
     __device__ void put(int i, float x, float y) { at[i / 2] = round_to_bf16(x, y); }
 };
 using Pair = Reals<2>;
-using Span = Reals<SPAN>;
 
 // log(1 + exp(x)) without a branch: max(x, 0) + log(1 + w), w = exp(-|x|). For floats log(1 + w) = 2 artanh(s), a short
 // series, since s = w / (2 + w) is at most a third; for bf16 a polynomial, 6e-5 off at most (2^-14).
@@ -126,7 +117,7 @@ struct Place {
         return static_cast<size_t>(task * DIRECTIONS + direction) * channels + first + c;
     }
     // Where B and C of a pixel lie.
-    __device__ size_t inputs(int pixel, int stride) const {
+    __device__ size_t inputs(int pixel, int stride = DIRECTIONS * 2 * N) const {
         return (static_cast<size_t>(map) * length + pixel) * stride + direction * (2 * N);
     }
     // Where a thread's states of its first channel before chunk `number` lie; its other channels' follow.
@@ -135,78 +126,8 @@ struct Place {
         return ((chunk * gridDim.x + blockIdx.x) * CHANNELS * THREADS + threadIdx.x) * STATES;
     }
     __device__ bool has(int c) const { return first + c < channels; }
-};
-
-// Of STRIDE = 16 steps, a thread reads and writes two, the g-th and the (g + 8)-th, of SPAN channels from `column`. They
-// are channels that its own warp walks along.
-struct Share {
-    int g, t, column;
-    __device__ Share() : g(threadIdx.x % 32 / 4), t(threadIdx.x % 4), column((threadIdx.x / 4 - g) * CHANNELS + t * SPAN) {}
-};
-
-// The time steps of a thread's share, fetched ahead.
-struct TimeSteps {
-    static constexpr int TILES = RANK / 16;     // of 16 ranks, in matrix products
-    unsigned weight[CHANNELS][TILES + 1][2], low[TILES + 1][4];
-    Span given[2];
-    float offset[SPAN];
-    const REAL* from;
-    int stride;
-
-    // from: low or dt.
-    __device__ TimeSteps(const Place& place, const Share& share, const REAL* source, const REAL* weights, const float* bias,
-                         int stride, int channels)
-        : stride(RANK ? stride : channels) {
-#pragma unroll
-        for (int i = 0; i < SPAN; i++)
-            offset[i] = place.has(share.column) ? bias[place.parameter(share.column + i)] : 0;
-        if constexpr (RANK == 0) {
-            from = source + place.origin(place.sequence) + (place.has(share.column) ? share.column : 0);
-        } else {
-            from = source + static_cast<size_t>(place.map) * place.length * stride + place.direction * RANK + 2 * share.t;
-            // The g-th column of a product's tile c is the channel that leaves a thread's results side by side.
-            const int first = share.column - share.t * SPAN + share.g / 2 * SPAN + share.g % 2;
-#pragma unroll
-            for (int c = 0; c < CHANNELS; c++)
-#pragma unroll
-                for (int k = 0; k < TILES; k++)
-#pragma unroll
-                    for (int i = 0; i < 2; i++) {
-                        const int channel = first + 2 * c;
-                        const REAL* const row = weights + place.parameter(place.has(channel) ? channel : 0) * RANK;
-                        weight[c][k][i] = *reinterpret_cast<const unsigned*>(row + 16 * k + 8 * i + 2 * share.t);
-                    }
-        }
-    }
-    __device__ void fetch(const int (&pixels)[2]) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const REAL* const row = from + static_cast<size_t>(pixels[i]) * stride;
-            if constexpr (RANK == 0) given[i] = *reinterpret_cast<const Span*>(row);
-#pragma unroll
-            for (int k = 0; k < TILES; k++) {
-                low[k][i] = *reinterpret_cast<const unsigned*>(row + 16 * k);
-                low[k][i + 2] = *reinterpret_cast<const unsigned*>(row + 16 * k + 8);
-            }
-        }
-    }
-    // Time steps at the two steps, none for steps after the end.
-    __device__ void take(const bool (&real)[2], float (&delta)[2][SPAN]) const {
-#pragma unroll
-        for (int c = 0; c < CHANNELS; c++) {
-            float product[4] = {};
-            if constexpr (RANK > 0) {
-#pragma unroll
-                for (int k = 0; k < TILES; k++) multiply_add(product, low[k], weight[c][k]);
-            } else {
-#pragma unroll
-                for (int i = 0; i < 4; i++) product[i] = given[i / 2][2 * c + i % 2];
-            }
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                delta[i / 2][2 * c + i % 2] = softplus(real[i / 2] ? product[i] + offset[2 * c + i % 2] : -1e30f);
-        }
-    }
+    // The time step at step l, none after the end, from its value before bias and softplus.
+    __device__ float delta(int l, float dt, float bias) const { return softplus(l < length ? dt + bias : -1e30f); }
 };
 
 // Channel (within the block) of a thread's slots, in an order that depends on the thread: what it gives away in a sum

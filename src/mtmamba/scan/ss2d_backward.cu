@@ -6,11 +6,11 @@
 
 constexpr int WARPS = THREADS / 32;
 constexpr int SUBS = STRIDE / SUB;
-constexpr int BC_ROWS = STRIDE * N / THREADS;   // steps of which a thread brings a pair of B's or C's
+constexpr int PAIR_ROWS = STRIDE / ROWS, BC_ROWS = STRIDE * N / THREADS;  // rows of which a thread brings a pair
 
 struct Chunk {
-    alignas(16) float2 steps[STRIDE][ROW];      // delta, delta x; become the gradients of dt and x
-    alignas(16) float2 signals[STRIDE][ROW];   // x, dy
+    alignas(16) float2 steps[STRIDE][WIDTH];    // delta, delta x; become the gradients of dt and x
+    alignas(16) float2 signals[STRIDE][WIDTH];  // x, dy
     alignas(16) float inputs[STRIDE][2][2 * N]; // B, C in the order of either half of the warp
     // The states before each SUB steps; once taken up, what the warp's channels together give to B and C.
     union {
@@ -49,34 +49,35 @@ __device__ __forceinline__ void advance(const Chunk& chunk, int l, const Slots& 
     }
 }
 
-// ddt may be dt. dbc (blocks, T, B, L, K, 2 N), blocks along E; dA (T, K, B, E, N), with respect to A; dD, dbias
-// (T, K, B, E). weight is not read where RANK is 0.
+// dt (T, K, B, L, E) is overwritten with its gradient; dx (K, T, B, L, E); dbc (blocks, T, B, L, K, 2 N), blocks along
+// E; dA (T, K, B, E, N), with respect to A; dD, dbias (T, K, B, E).
 extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_backward(
-    const REAL* __restrict__ x, const REAL* low, const REAL* __restrict__ weight, const REAL* __restrict__ bc,
-    const float* __restrict__ A2, const float* __restrict__ bias, const float* __restrict__ D,
-    const REAL* __restrict__ states, const REAL* __restrict__ dy, REAL* __restrict__ dx, REAL* ddt,
-    REAL* __restrict__ dbc, float* __restrict__ dA, float* __restrict__ dD, float* __restrict__ dbias, int stride,
-    int tasks, int images, int height, int width, int channels) {
+    const REAL* __restrict__ x, REAL* dt, const REAL* __restrict__ bc, const float* __restrict__ A2,
+    const float* __restrict__ bias, const float* __restrict__ D, const REAL* __restrict__ states,
+    const REAL* __restrict__ dy, REAL* __restrict__ dx, REAL* __restrict__ dbc, float* __restrict__ dA,
+    float* __restrict__ dD, float* __restrict__ dbias, int bc_stride, int tasks, int images, int height, int width,
+    int channels) {
     DYNAMIC_SHARED(memory);
     Chunk& chunk = *reinterpret_cast<Chunk*>(memory);
     const Place place(images, height, width, channels);
     const Slots slots;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int bit0 = lane >> 2 & 1, bit1 = lane >> 3 & 1, bit2 = lane >> 4 & 1;  // of the group within the warp
-    const Share share;
-    const bool inside = place.has(share.column);
-    const int column = inside ? share.column : 0;  // what is read
+    const int row0 = threadIdx.x / PAIRS, pair = threadIdx.x % PAIRS * 2;
+    const bool inside = place.has(pair);
+    const int column = inside ? pair : 0;       // what is read
     const int bc_row = threadIdx.x / N, bc_pair = threadIdx.x % N * 2;
     const int chunks = (place.length + STRIDE - 1) / STRIDE;
     const int result = (place.direction * tasks + place.task) * images + place.image;
     const REAL* const x_here = x + place.origin(place.map) + column;
     const REAL* const dy_here = dy + place.origin(place.map) + column;
-    REAL* const ddt_here = ddt + place.origin(place.sequence) + column;
+    REAL* const dt_here = dt + place.origin(place.sequence) + column;
     REAL* const dx_here = dx + place.origin(result) + column;
     REAL* const dbc_here =
         dbc + static_cast<size_t>(blockIdx.x) * tasks * images * place.length * DIRECTIONS * (2 * N);
     const Order order{slots.part, bit2};
 
+    const float offset[2] = {bias[place.parameter(column)], bias[place.parameter(column + 1)]};
     float rate[CHANNELS][STATES], carry[CHANNELS][STATES], drate[CHANNELS][STATES], h[CHANNELS][STATES];
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++)
@@ -90,18 +91,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
     const float skip = place.has(own) ? D[place.parameter(own)] : 0;
     float dskip = 0, doffset = 0;
 
-    TimeSteps time(place, share, low, weight, bias, stride, channels);
-    Span next_x[2], next_dy[2];
+    Pair next_x[PAIR_ROWS], next_dt[PAIR_ROWS], next_dy[PAIR_ROWS];
     const auto locate = [&](int number) {
         if (threadIdx.x < STRIDE) chunk.pixels[number % 4][threadIdx.x] = place.pixel(number * STRIDE + threadIdx.x);
     };
     const auto fetch = [&](int number) {
-        const int pixels[2] = {chunk.pixels[number % 4][share.g], chunk.pixels[number % 4][share.g + 8]};
-        time.fetch(pixels);
+        const int* const pixels = chunk.pixels[number % 4];
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            next_x[i] = *reinterpret_cast<const Span*>(x_here + pixels[i] * channels);
-            next_dy[i] = *reinterpret_cast<const Span*>(dy_here + pixels[i] * channels);
+        for (int i = 0; i < PAIR_ROWS; i++) {
+            const int at = pixels[row0 + i * ROWS] * channels;
+            next_x[i] = *reinterpret_cast<const Pair*>(x_here + at);
+            next_dt[i] = *reinterpret_cast<const Pair*>(dt_here + at);
+            next_dy[i] = *reinterpret_cast<const Pair*>(dy_here + at);
         }
     };
     locate(chunks - 1);
@@ -115,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
 #pragma unroll
         for (int i = 0; i < BC_ROWS; i++) {
             const int row = bc_row + i * (THREADS / N);
-            here_bc[i] = *reinterpret_cast<const Pair*>(bc + place.inputs(pixels[row], stride) + bc_pair);
+            here_bc[i] = *reinterpret_cast<const Pair*>(bc + place.inputs(pixels[row], bc_stride) + bc_pair);
         }
         const REAL* const saved = states + place.states(number);
         Reals<STATES> here_states[CHANNELS];
@@ -123,20 +124,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
         for (int c = 0; c < CHANNELS; c++)
             here_states[c] = *reinterpret_cast<const Reals<STATES>*>(saved + c * THREADS * STATES);
         __syncthreads();
-        const bool real[2] = {start + share.g < place.length, start + share.g + 8 < place.length};
-        float delta[2][SPAN];
-        time.take(real, delta);
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const float here = real[i] && inside ? 1 : 0;
-#pragma unroll
-            for (int c = 0; c < SPAN; c += 2) {
-                const float x0 = next_x[i][c], x1 = next_x[i][c + 1];
-                *reinterpret_cast<float4*>(&chunk.steps[share.g + 8 * i][share.column + c]) =
-                    make_float4(delta[i][c], delta[i][c] * x0, delta[i][c + 1], delta[i][c + 1] * x1);
-                *reinterpret_cast<float4*>(&chunk.signals[share.g + 8 * i][share.column + c]) =
-                    make_float4(x0, here * next_dy[i][c], x1, here * next_dy[i][c + 1]);
-            }
+        for (int i = 0; i < PAIR_ROWS; i++) {
+            const int row = row0 + i * ROWS;
+            const Pair px = next_x[i], pdt = next_dt[i], pdy = next_dy[i];
+            const float here = start + row < place.length && inside ? 1 : 0;
+            float4 step, signal;
+            step.x = place.delta(start + row, pdt[0], offset[0]), step.y = step.x * px[0];
+            step.z = place.delta(start + row, pdt[1], offset[1]), step.w = step.z * px[1];
+            signal.x = px[0], signal.y = here * pdy[0];
+            signal.z = px[1], signal.w = here * pdy[1];
+            *reinterpret_cast<float4*>(&chunk.steps[row][pair]) = step;
+            *reinterpret_cast<float4*>(&chunk.signals[row][pair]) = signal;
         }
 #pragma unroll
         for (int i = 0; i < BC_ROWS; i++) {
@@ -234,17 +233,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
         if (number > 0) fetch(number - 1);
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            Span to_dt, to_x;
-#pragma unroll
-            for (int c = 0; c < SPAN; c += 2) {
-                const float4 both = *reinterpret_cast<const float4*>(&chunk.steps[share.g + 8 * i][share.column + c]);
-                to_dt.put(c, both.x, both.z), to_x.put(c, both.y, both.w);
-            }
-            if (real[i] && inside) {
-                const int at = pixels[share.g + 8 * i] * channels;
-                *reinterpret_cast<Span*>(ddt_here + at) = to_dt;
-                *reinterpret_cast<Span*>(dx_here + at) = to_x;
+        for (int i = 0; i < PAIR_ROWS; i++) {
+            const int row = row0 + i * ROWS, at = pixels[row] * channels;
+            const float4 both = *reinterpret_cast<const float4*>(&chunk.steps[row][pair]);
+            Pair pdt, pdx;
+            pdt.put(0, both.x, both.z), pdx.put(0, both.y, both.w);
+            if (start + row < place.length && inside) {
+                *reinterpret_cast<Pair*>(dt_here + at) = pdt;
+                *reinterpret_cast<Pair*>(dx_here + at) = pdx;
             }
         }
 #pragma unroll
@@ -259,7 +255,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
             Pair both;
             both.put(0, sum.x, sum.y);
             if (start + row < place.length)
-                *reinterpret_cast<Pair*>(dbc_here + place.inputs(pixels[row], DIRECTIONS * 2 * N) + bc_pair) = both;
+                *reinterpret_cast<Pair*>(dbc_here + place.inputs(pixels[row]) + bc_pair) = both;
         }
     }
 

@@ -1,31 +1,34 @@
-// The forward scan. See ss2d.cuh. Warps go their own ways: each brings what it needs into its part of shared memory.
+// The forward scan. See ss2d.cuh.
 
-constexpr int WARPS = THREADS / 32;
-constexpr int HALF = N;                         // of a step's B and C: what one of two lanes brings
+constexpr int TILE = 4 * ROWS;                  // steps whose inputs are in shared memory
+constexpr int STRETCH = TILE < STRIDE ? TILE : STRIDE;
+constexpr int SHARE = TILE * 2 * N / THREADS;   // of a tile's B and C: what each thread brings
+constexpr int Y_ROW = WIDTH + 8;                // rows of y are padded against bank conflicts
 
-// states may be null. weight is not read where RANK is 0.
+// y (K, T, B, L, E): each direction's own result. dt (T, K, B, L, E): time steps before bias and softplus. states may
+// be null.
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) ss2d_forward(
-    const REAL* __restrict__ x, const REAL* __restrict__ low, const REAL* __restrict__ weight,
-    const REAL* __restrict__ bc, const float* __restrict__ A2, const float* __restrict__ bias,
-    const float* __restrict__ D, REAL* __restrict__ y, REAL* __restrict__ states, int stride, int tasks, int images,
-    int height, int width, int channels) {
-    alignas(16) __shared__ float2 steps[STRIDE][ROW];  // delta, delta x
-    alignas(16) __shared__ float all_inputs[WARPS][STRIDE][2 * N];
-    alignas(16) __shared__ float outputs[WARPS][STRIDE][8 * CHANNELS];
+    const REAL* __restrict__ x, const REAL* __restrict__ dt, const REAL* __restrict__ bc,
+    const float* __restrict__ A2, const float* __restrict__ bias, const float* __restrict__ D,
+    REAL* __restrict__ y, REAL* __restrict__ states, int bc_stride, int tasks, int images, int height, int width,
+    int channels) {
+    alignas(16) __shared__ float2 steps[TILE][WIDTH];  // delta, delta x
+    alignas(16) __shared__ float inputs[TILE][2 * N];
+    alignas(16) __shared__ float outputs[TILE][Y_ROW];
+    __shared__ int pixels[2][TILE];             // of this tile's steps and the next's
     const Place place(images, height, width, channels);
     const Slots slots;
-    const Share share;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = warp * 8 * CHANNELS;
-    auto& inputs = all_inputs[warp];
-    const bool inside = place.has(share.column);
-    const int column = inside ? share.column : 0;  // what is read
+    const int row0 = threadIdx.x / PAIRS, pair = threadIdx.x % PAIRS * 2;
+    const int bc_row = threadIdx.x / (2 * N / SHARE), bc_column = threadIdx.x % (2 * N / SHARE) * SHARE;
+    const bool inside = place.has(pair);
+    const int column = inside ? pair : 0;       // what is read
     const int result = (place.direction * tasks + place.task) * images + place.image;
     const REAL* const x_here = x + place.origin(place.map) + column;
+    const REAL* const dt_here = dt + place.origin(place.sequence) + column;
     REAL* const y_here = y + place.origin(result) + column;
 
-    float skip[SPAN];
-#pragma unroll
-    for (int i = 0; i < SPAN; i++) skip[i] = D[place.parameter(column + i)];
+    const float offset[2] = {bias[place.parameter(column)], bias[place.parameter(column + 1)]};
+    const float skip[2] = {D[place.parameter(column)], D[place.parameter(column + 1)]};
     float rate[CHANNELS][STATES], h[CHANNELS][STATES];
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++)
@@ -36,80 +39,85 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) ss2d_forwa
             h[c][i] = 0;
         }
 
-    TimeSteps time(place, share, low, weight, bias, stride, channels);
-    Span next_x[2];
-    Reals<HALF> next_bc;
-    int next_pixels[2];
-    const auto fetch = [&](int start) {
-        const int pixel = place.pixel(start + lane % STRIDE);
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            next_pixels[i] = __shfl_sync(ALL, pixel, share.g + 8 * i);
-            next_x[i] = *reinterpret_cast<const Span*>(x_here + next_pixels[i] * channels);
-        }
-        time.fetch(next_pixels);
-        const size_t at = place.inputs(__shfl_sync(ALL, pixel, lane / 2), stride) + lane % 2 * HALF;
-        next_bc = *reinterpret_cast<const Reals<HALF>*>(bc + at);
+    Reals<SHARE> next_bc;
+    Pair next_x[4], next_dt[4];
+    const auto locate = [&](int start) {
+        if (threadIdx.x < TILE) pixels[start / TILE % 2][threadIdx.x] = place.pixel(start + threadIdx.x);
     };
-    fetch(0);
-    for (int start = 0; start < place.length; start += STRIDE) {
-        const Span here[2] = {next_x[0], next_x[1]};
-        const int pixels[2] = {next_pixels[0], next_pixels[1]};
-        const bool real[2] = {start + share.g < place.length, start + share.g + 8 < place.length};
-        float delta[2][SPAN];
-        time.take(real, delta);
+    const auto fetch = [&](int start) {
+        const int* const here = pixels[start / TILE % 2];
 #pragma unroll
-        for (int i = 0; i < 2; i++)
-#pragma unroll
-            for (int c = 0; c < SPAN; c += 2)
-                *reinterpret_cast<float4*>(&steps[share.g + 8 * i][share.column + c]) = make_float4(
-                    delta[i][c], delta[i][c] * here[i][c], delta[i][c + 1], delta[i][c + 1] * here[i][c + 1]);
-#pragma unroll
-        for (int i = 0; i < HALF; i += 4)
-            *reinterpret_cast<float4*>(&inputs[lane / 2][lane % 2 * HALF + i]) =
-                make_float4(next_bc[i], next_bc[i + 1], next_bc[i + 2], next_bc[i + 3]);
-        __syncwarp();
-        fetch(start + STRIDE);
-        if (states != nullptr) {
-            REAL* const to = states + place.states(start / STRIDE);
-#pragma unroll
-            for (int c = 0; c < CHANNELS; c++) {
-                Reals<STATES> pack;
-#pragma unroll
-                for (int i = 0; i < STATES; i += 2) pack.put(i, h[c][i], h[c][i + 1]);
-                *reinterpret_cast<Reals<STATES>*>(to + c * THREADS * STATES) = pack;
-            }
+        for (int i = 0; i < 4; i++) {
+            const int at = here[row0 + i * ROWS] * channels;
+            next_x[i] = *reinterpret_cast<const Pair*>(x_here + at);
+            next_dt[i] = *reinterpret_cast<const Pair*>(dt_here + at);
         }
-#pragma unroll 2
-        for (int batch = 0; batch < STRIDE; batch += BATCH) {
-            float sums[BATCH][CHANNELS];
+        next_bc = *reinterpret_cast<const Reals<SHARE>*>(bc + place.inputs(here[bc_row], bc_stride) + bc_column);
+    };
+    locate(0);
+    __syncthreads();
+    fetch(0);
+    locate(TILE);
+    for (int start = 0; start < place.length; start += TILE) {
+        Pair here[4];
 #pragma unroll
-            for (int s = 0; s < BATCH; s++) {
-                const float4 b4 = *reinterpret_cast<const float4*>(&inputs[batch + s][slots.part * STATES]);
-                const float4 c4 = *reinterpret_cast<const float4*>(&inputs[batch + s][N + slots.part * STATES]);
-                const float in[STATES] = {b4.x, b4.y, b4.z, b4.w}, out[STATES] = {c4.x, c4.y, c4.z, c4.w};
+        for (int i = 0; i < 4; i++) {
+            here[i] = next_x[i];
+            const int row = row0 + i * ROWS;
+            float4 both;
+            both.x = place.delta(start + row, next_dt[i][0], offset[0]), both.y = both.x * here[i][0];
+            both.z = place.delta(start + row, next_dt[i][1], offset[1]), both.w = both.z * here[i][1];
+            *reinterpret_cast<float4*>(&steps[row][pair]) = both;
+        }
+#pragma unroll
+        for (int i = 0; i < SHARE; i++) inputs[bc_row][bc_column + i] = next_bc[i];
+        __syncthreads();
+        fetch(start + TILE);
+#pragma unroll 1
+        for (int stretch = 0; stretch < TILE; stretch += STRETCH) {
+            if (states != nullptr && (start + stretch) % STRIDE == 0 && start + stretch < place.length) {
+                REAL* const to = states + place.states((start + stretch) / STRIDE);
 #pragma unroll
                 for (int c = 0; c < CHANNELS; c++) {
-                    const float2 step = steps[batch + s][slots.channel(c)];
-                    sums[s][c] = 0;
+                    Reals<STATES> pack;
 #pragma unroll
-                    for (int i = 0; i < STATES; i++) {
-                        h[c][i] = fmaf(exp2_fast(step.x * rate[c][i]), h[c][i], step.y * in[i]);
-                        sums[s][c] = fmaf(h[c][i], out[i], sums[s][c]);
-                    }
+                    for (int i = 0; i < STATES; i += 2) pack.put(i, h[c][i], h[c][i + 1]);
+                    *reinterpret_cast<Reals<STATES>*>(to + c * THREADS * STATES) = pack;
                 }
             }
-            outputs[warp][batch + own_step(slots.part)][slots.own - first] = sum_over_parts(sums, slots.part);
-        }
-        __syncwarp();
+#pragma unroll 2
+            for (int batch = stretch; batch < stretch + STRETCH; batch += BATCH) {
+                float sums[BATCH][CHANNELS];
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const float* const sum = &outputs[warp][share.g + 8 * i][share.column - first];
-            Span pack;
+                for (int s = 0; s < BATCH; s++) {
+                    const float4 b4 = *reinterpret_cast<const float4*>(&inputs[batch + s][slots.part * STATES]);
+                    const float4 c4 = *reinterpret_cast<const float4*>(&inputs[batch + s][N + slots.part * STATES]);
+                    const float in[STATES] = {b4.x, b4.y, b4.z, b4.w}, out[STATES] = {c4.x, c4.y, c4.z, c4.w};
 #pragma unroll
-            for (int c = 0; c < SPAN; c += 2)
-                pack.put(c, fmaf(skip[c], here[i][c], sum[c]), fmaf(skip[c + 1], here[i][c + 1], sum[c + 1]));
-            if (real[i] && inside) *reinterpret_cast<Span*>(y_here + pixels[i] * channels) = pack;
+                    for (int c = 0; c < CHANNELS; c++) {
+                        const float2 step = steps[batch + s][slots.channel(c)];
+                        sums[s][c] = 0;
+#pragma unroll
+                        for (int i = 0; i < STATES; i++) {
+                            h[c][i] = fmaf(exp2_fast(step.x * rate[c][i]), h[c][i], step.y * in[i]);
+                            sums[s][c] = fmaf(h[c][i], out[i], sums[s][c]);
+                        }
+                    }
+                }
+                outputs[batch + own_step(slots.part)][slots.channel(0)] = sum_over_parts(sums, slots.part);
+            }
         }
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int row = row0 + i * ROWS;
+            const float2 sum = *reinterpret_cast<const float2*>(&outputs[row][pair]);
+            Pair both;
+            both.put(0, fmaf(skip[0], here[i][0], sum.x), fmaf(skip[1], here[i][1], sum.y));
+            if (start + row < place.length && inside)
+                *reinterpret_cast<Pair*>(y_here + pixels[start / TILE % 2][row] * channels) = both;
+        }
+        __syncthreads();
+        locate(start + 2 * TILE);
     }
 }
