@@ -20,7 +20,16 @@ from mtmamba.models.adapters import (
 from mtmamba.models.encoders import SwinEncoder
 
 FIXTURES = Path(__file__).parent / "fixtures"
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 DECODERS = {"mtmamba": "mtmamba_nyud_tiny", "mtmamba_plus": "mtmamba_plus_nyud_tiny"}
+
+
+@pytest.fixture(params=["cpu", GPU])
+def device(request, monkeypatch):
+    """Where a network runs; on a GPU with its own kernels, and without TF32."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return request.param
 
 
 def read(name):
@@ -34,7 +43,7 @@ def under(tensors, prefix):
 
 
 def error(got, expected):
-    return ((got.double() - expected.double()).norm() / expected.double().norm()).item()
+    return ((got.double().cpu() - expected.double()).norm() / expected.double().norm()).item()
 
 
 def tiny_decoder(name):
@@ -49,19 +58,19 @@ def tiny_decoder(name):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_decoder_gives_the_released_outputs_and_gradients(name):
+def test_decoder_gives_the_released_outputs_and_gradients(name, device):
     decoder, features, tensors = tiny_decoder(name)
-    for x in features:
-        x.requires_grad_()
+    decoder.to(device)
+    features = [x.to(device).requires_grad_() for x in features]
     logits = decoder(features)
     assert list(logits) == ["semseg", "depth", "normals", "edge"]
     for task, expected in under(tensors, "output/").items():
         assert error(logits[task], expected) < 1e-5, task
 
-    torch.autograd.backward(list(logits.values()), [tensors[f"output_grad/{task}"] for task in logits])
+    torch.autograd.backward(list(logits.values()), [tensors[f"output_grad/{task}"].to(device) for task in logits])
     for i, x in enumerate(features, 1):
         assert error(x.grad.permute(0, 3, 1, 2), tensors[f"feature_grad/{i}"]) < 1e-4
-    grads = {key: p.grad for key, p in decoder.named_parameters()}
+    grads = {key: p.grad.cpu() for key, p in decoder.named_parameters()}
     got, expected = export_views(decoder_views(decoder, grads)), under(tensors, "param_grad/")
     assert got.keys() == expected.keys()
     for key, grad in expected.items():
@@ -69,10 +78,10 @@ def test_decoder_gives_the_released_outputs_and_gradients(name):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_decoder_in_bfloat16_autocast_stays_within_five_percent(name):
+def test_decoder_in_bfloat16_autocast_stays_within_five_percent(name, device):
     decoder, features, tensors = tiny_decoder(name)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        logits = decoder(features)
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+        logits = decoder.to(device)([x.to(device) for x in features])
     for task, expected in under(tensors, "output/").items():
         assert error(logits[task], expected) < 0.05, task
 
@@ -94,13 +103,13 @@ def swin_tiny():
     return encoder, tensors
 
 
-def test_encoder_gives_the_released_features_and_image_gradient():
+def test_encoder_gives_the_released_features_and_image_gradient(device):
     encoder, tensors = swin_tiny()
-    image = tensors["image"].requires_grad_()
-    maps = [x.permute(0, 3, 1, 2) for x in encoder(image)]
+    image = tensors["image"].to(device).requires_grad_()
+    maps = [x.permute(0, 3, 1, 2) for x in encoder.to(device)(image)]
     for i, x in enumerate(maps, 1):
         assert error(x, tensors[f"feature/{i}"]) < 1e-5
-    torch.autograd.backward(maps, [tensors[f"feature_cotangent/{i}"] for i in (1, 2, 3, 4)])
+    torch.autograd.backward(maps, [tensors[f"feature_cotangent/{i}"].to(device) for i in (1, 2, 3, 4)])
     assert error(image.grad, tensors["image_grad"]) < 1e-4
 
 
