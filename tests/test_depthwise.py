@@ -204,6 +204,16 @@ def test_kernel_takes_any_strides_and_extremes():
 
 
 @kernel
+def test_kernel_reads_half_of_a_wider_map_as_it_lies():
+    x, weight, bias, dy = inputs(2, 1, 3, 4, 6, dtype=torch.float32, parameters=torch.float32)
+    both = torch.cat([dy, x.detach()], dim=-1).requires_grad_()
+    y = torch.ops.mtmamba.depthwise_silu(both[..., 6:], weight, bias)
+    *gradients, dboth = torch.autograd.grad(y, (weight, bias, both), dy)
+    expected = reference(x, weight, bias, dy)
+    assert_near((y.detach(), dboth[..., 6:], *gradients), expected, 1e-5)
+
+
+@kernel
 def test_kernel_operator_is_one_that_compilers_understand():
     x, weight, bias, _ = inputs(1, 1, 1, 2, 3, dtype=torch.float32, parameters=torch.float32)
     torch.library.opcheck(torch.ops.mtmamba.depthwise_silu, (x, weight, bias))
@@ -239,7 +249,7 @@ def test_tiles_compile_for_hopper_without_spills(tmp_path, monkeypatch):
 
     def resources(function, tile: kernels.Tile, **constants: bool) -> tuple[int, ...]:
         """Registers of a thread, and bytes that it spills."""
-        constants = {"C": 384, "TILE": tile, **constants}
+        constants = {"C": 384, "APART": 768, "TILE": tile, **constants}
         names = [p.name for p in function.params]
         signature = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
         signature |= {name: "*bf16" for name in names if name.endswith("_ptr")}
@@ -262,5 +272,5 @@ def test_tiles_compile_for_hopper_without_spills(tmp_path, monkeypatch):
             assert spilled == [0, 0], tile
     for tile in CANDIDATES["activation_gradient"]:
         registers, *spilled = resources(kernels._activation_gradient, tile)
-        assert registers <= 168, tile
+        assert registers <= 176, tile
         assert spilled == [0, 0], tile

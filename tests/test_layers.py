@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformerBlock
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -18,6 +18,7 @@ from mtmamba.models.layers import (
     TaskConv2d,
     TaskLayerNorm,
     TaskLinear,
+    project_jointly,
     seed_drop_path,
 )
 from mtmamba.models.ss2d import SS2D
@@ -64,9 +65,14 @@ def test_task_linear_is_a_loop_of_linear(maps, bias):
     assert_same(layer(x), expected, layer, x)
 
 
-def test_a_residual_is_added():
-    layer, x, residual = prepared(TaskLinear(T, 5, 7, bias=False)), random(T, 2, 3, 4, 5), random(T, 2, 3, 4, 7)
-    assert_same(layer(x, residual=residual), residual + layer(x), layer, x, residual)
+@pytest.mark.parametrize("is_cuda", [False, True])  # whose operators are PyTorch's
+def test_projections_that_cuda_computes_as_one_product(is_cuda, monkeypatch):
+    first, second = (prepared(TaskLinear(T, 5, 7, bias=False)) for _ in range(2))
+    x, residual = random(T, 2, 3, 4, 5), random(T, 2, 3, 4, 7)
+    separate, added = torch.cat([first(x), second(x)], dim=-1), residual + first(x)
+    monkeypatch.setattr(Tensor, "is_cuda", is_cuda)
+    assert_same(torch.cat(project_jointly(x, first, second), dim=-1), separate, nn.ModuleList([first, second]), x)
+    assert_same(first(x, residual=residual), added, first, x, residual)
 
 
 def test_task_layer_norm_is_a_loop_of_layer_norm():

@@ -22,7 +22,7 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     PyTorch's convolution in the dtype of ``x``. Under autocast, ``x`` is first cast to autocast's dtype.
 
     Args:
-        x: ``(T, B, H, W, C)``.
+        x: ``(T, B, H, W, C)``; may be some of the channels of a wider map.
         weight: ``(T, C, 3, 3)``, or ``(T, C, 1, 3, 3)`` as a grouped convolution stores it.
         bias: ``(T, C)``.
 
@@ -76,7 +76,7 @@ def torch_depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     from mtmamba.kernels import depthwise_triton as kernels
 
-    return kernels.forward(x.contiguous(), weight.contiguous(), bias.contiguous())
+    return kernels.forward(x, weight.contiguous(), bias.contiguous())
 
 
 @_depthwise_silu.register_fake
@@ -88,7 +88,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _depthwise_silu_backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     from mtmamba.kernels import depthwise_triton as kernels
 
-    dy, x, weight, bias = (t.contiguous() for t in (dy, x, weight, bias))
+    dy, weight, bias = (t.contiguous() for t in (dy, weight, bias))
     dz, dweight, dbias = kernels.activation_gradient(dy, x, weight, bias)
     return kernels.input_gradient(dz, weight), dweight.to(weight.dtype), dbias.to(bias.dtype)
 

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mtmamba.kernels.dispatch import as_rows
+
 
 class Tile(NamedTuple):
     """What one program computes. Powers of two: ``channels``, and ``columns / per_thread``."""
@@ -46,24 +48,24 @@ RUN_TIME = ("batch", "rows", "height", "width")
 
 @triton.jit
 def _locate(batch, rows, height, width, C: tl.constexpr, TILE: tl.constexpr):
-    """This program's task, its rows from ``first`` to before ``last``, where they start, its columns and channels."""
+    """This program's task, its rows from ``first`` to before ``last``, their first pixel, its columns and channels."""
     strips = tl.cdiv(height, rows)
     image = tl.program_id(2) // strips
     first = tl.program_id(2) % strips * rows
     groups: tl.constexpr = TILE.columns // TILE.per_thread
     channel = (tl.program_id(0) * TILE.channels + tl.arange(0, TILE.channels))[None, :]
     column = (tl.program_id(1) * TILE.columns + tl.arange(0, groups) * TILE.per_thread)[:, None]
-    start = (image.to(tl.int64) * height + first) * width * C
-    return image // batch, first, min(first + rows, height), start, column, channel
+    pixel = (image.to(tl.int64) * height + first) * width
+    return image // batch, first, min(first + rows, height), pixel, column, channel
 
 
 @triton.jit
-def _load_row(at, exists, column, width, live, C: tl.constexpr, PER_THREAD: tl.constexpr):
+def _load_row(at, exists, column, width, live, APART: tl.constexpr, PER_THREAD: tl.constexpr):
     """One row at each thread's columns and the one on either side, in float32; zeros outside the map."""
     values = ()
     for i in tl.static_range(-1, PER_THREAD + 1):
         inside = exists & (column + i >= 0) & (column + i < width)
-        values += (tl.load(at + i * C, mask=inside & live, other=0.0).to(tl.float32),)
+        values += (tl.load(at + i * APART, mask=inside & live, other=0.0).to(tl.float32),)
     return values
 
 
@@ -107,29 +109,33 @@ def _convolve(
     height,
     width,
     C: tl.constexpr,
+    APART: tl.constexpr,
     TILE: tl.constexpr,
     TRANSPOSED: tl.constexpr,
 ):
-    """SiLU of the convolution; or, TRANSPOSED, the convolution's gradient with respect to its input."""
+    """SiLU of the convolution; or, TRANSPOSED, the convolution's gradient with respect to its input.
+
+    Neighbouring pixels of ``x`` lie APART elements from one another.
+    """
     PER_THREAD: tl.constexpr = TILE.per_thread
     UNROLL: tl.constexpr = TILE.unroll
-    task, first, last, start, column, channel = _locate(batch, rows, height, width, C, TILE)
+    task, first, last, pixel, column, channel = _locate(batch, rows, height, width, C, TILE)
     live = channel < C
     taps = _load_taps(weight_ptr + task * C * 9, channel, live, C, TRANSPOSED)
     bias = tl.zeros(column.shape, tl.float32) + tl.zeros(channel.shape, tl.float32)
     if not TRANSPOSED:
         bias += tl.load(bias_ptr + task * C + channel, mask=live, other=0.0).to(tl.float32)
-    stride, place = width.to(tl.int64) * C, column * C + channel
-    x, y = x_ptr + place, y_ptr + place
-    above = _load_row(x + start - stride, first > 0, column, width, live, C, PER_THREAD)
-    here = _load_row(x + start, True, column, width, live, C, PER_THREAD)
+    start, stride = pixel * C, width.to(tl.int64) * C
+    x_start, x_stride = pixel * APART, width.to(tl.int64) * APART
+    x, y = x_ptr + column * APART + channel, y_ptr + column * C + channel
+    above = _load_row(x + x_start - x_stride, first > 0, column, width, live, APART, PER_THREAD)
+    here = _load_row(x + x_start, True, column, width, live, APART, PER_THREAD)
     row = first
     while row < last:
         window = (above, here)
         for r in tl.static_range(UNROLL):
-            window += (
-                _load_row(x + start + (r + 1) * stride, row + r + 1 < height, column, width, live, C, PER_THREAD),
-            )
+            next_row = x + x_start + (r + 1) * x_stride
+            window += (_load_row(next_row, row + r + 1 < height, column, width, live, APART, PER_THREAD),)
         for r in tl.static_range(UNROLL):
             for i in tl.static_range(PER_THREAD):
                 z = _stencil(window[r], window[r + 1], window[r + 2], taps, bias, i)
@@ -141,6 +147,7 @@ def _convolve(
         above, here = window[UNROLL], window[UNROLL + 1]
         row += UNROLL
         start += UNROLL * stride
+        x_start += UNROLL * x_stride
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -156,12 +163,13 @@ def _activation_gradient(
     height,
     width,
     C: tl.constexpr,
+    APART: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """``dz = dy silu'(z)`` for ``z = conv(x)``, and this strip's sums of ``dz x`` (for each weight) and of ``dz``."""
     PER_THREAD: tl.constexpr = TILE.per_thread
     UNROLL: tl.constexpr = TILE.unroll
-    task, first, last, start, column, channel = _locate(batch, rows, height, width, C, TILE)
+    task, first, last, pixel, column, channel = _locate(batch, rows, height, width, C, TILE)
     live = channel < C
     taps = _load_taps(weight_ptr + task * C * 9, channel, live, C, False)
     zeros = tl.zeros(column.shape, tl.float32) + tl.zeros(channel.shape, tl.float32)
@@ -169,18 +177,18 @@ def _activation_gradient(
     sums = ()
     for _ in tl.static_range(10):
         sums += (zeros,)
-    stride, place = width.to(tl.int64) * C, column * C + channel
-    dy, x, dz = dy_ptr + place, x_ptr + place, dz_ptr + place
-    above = _load_row(x + start - stride, first > 0, column, width, live, C, PER_THREAD)
-    here = _load_row(x + start, True, column, width, live, C, PER_THREAD)
+    start, stride, place = pixel * C, width.to(tl.int64) * C, column * C + channel
+    x_start, x_stride = pixel * APART, width.to(tl.int64) * APART
+    dy, x, dz = dy_ptr + place, x_ptr + column * APART + channel, dz_ptr + place
+    above = _load_row(x + x_start - x_stride, first > 0, column, width, live, APART, PER_THREAD)
+    here = _load_row(x + x_start, True, column, width, live, APART, PER_THREAD)
     row = first
     while row < last:
         window = (above, here)
         upstream = ()
         for r in tl.static_range(UNROLL):
-            window += (
-                _load_row(x + start + (r + 1) * stride, row + r + 1 < height, column, width, live, C, PER_THREAD),
-            )
+            next_row = x + x_start + (r + 1) * x_stride
+            window += (_load_row(next_row, row + r + 1 < height, column, width, live, APART, PER_THREAD),)
             for i in tl.static_range(PER_THREAD):
                 at = dy + start + r * stride + i * C
                 inside = live & (column + i < width) & (row + r < last)
@@ -201,6 +209,7 @@ def _activation_gradient(
         above, here = window[UNROLL], window[UNROLL + 1]
         row += UNROLL
         start += UNROLL * stride
+        x_start += UNROLL * x_stride
     part = tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
     for k in tl.static_range(10):
         total = tl.sum(sums[k], 0, keep_dims=True)
@@ -211,20 +220,23 @@ def _strips(height: int, tile: Tile) -> int:
     return triton.cdiv(height, tile.rows)
 
 
-def _launch(kernel: Any, tile: Tile, x: Tensor, *tensors: Tensor, **constants: bool) -> None:
-    """Run a kernel over maps like ``x``, its first argument."""
-    tasks, batch, height, width, channels = x.shape
+def _launch(kernel: Any, tile: Tile, shape: torch.Size, apart: int, *tensors: Tensor, **constants: bool) -> None:
+    """Run a kernel over maps of a shape, the pixels of the one that it convolves so many elements apart."""
+    tasks, batch, height, width, channels = shape
     strips = _strips(height, tile)
     grid = triton.cdiv(channels, tile.channels), triton.cdiv(width, tile.columns), tasks * batch * strips
-    sizes = batch, triton.cdiv(height, strips), height, width, channels
-    with torch.cuda.device_of(x):
-        kernel[grid](x, *tensors, *sizes, TILE=tile, num_warps=tile.warps, **constants)
+    sizes = batch, triton.cdiv(height, strips), height, width, channels, apart
+    with torch.cuda.device_of(tensors[0]):
+        kernel[grid](*tensors, *sizes, TILE=tile, num_warps=tile.warps, **constants)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = CONVOLVE) -> Tensor:
-    """Return ``silu(conv(x))``; all tensors contiguous, ``x`` ``(T, B, H, W, C)``, ``weight`` of T C 9 elements."""
-    y = torch.empty_like(x)
-    _launch(_convolve, tile, x, weight, bias, y, TRANSPOSED=False)
+    """Return ``silu(conv(x))`` for ``x`` ``(T, B, H, W, C)`` and ``weight`` of T C 9 elements.
+
+    Tensors are contiguous, but the pixels of ``x`` may lie at any one distance.
+    """
+    y, pixels = x.new_empty(x.shape), as_rows(x)
+    _launch(_convolve, tile, x.shape, pixels.stride(0), pixels, weight, bias, y, TRANSPOSED=False)
     return y
 
 
@@ -233,15 +245,15 @@ def activation_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients with respect to the convolution's output, the weight and the bias, the latter in float32."""
     tasks, batch, height, width, channels = x.shape
-    dz = torch.empty_like(x)
+    dz, pixels = x.new_empty(x.shape), as_rows(x)
     parts = batch * _strips(height, tile) * triton.cdiv(width, tile.columns)
     partial = x.new_empty(tasks, parts, 10, channels, dtype=torch.float32)
-    _launch(_activation_gradient, tile, dy, x, weight, bias, dz, partial)
+    _launch(_activation_gradient, tile, x.shape, pixels.stride(0), dy, pixels, weight, bias, dz, partial)
     return dz, partial[:, :, :9].sum(1).mT.contiguous().view(weight.shape), partial[:, :, 9].sum(1)
 
 
 def input_gradient(dz: Tensor, weight: Tensor, tile: Tile = INPUT_GRADIENT) -> Tensor:
     """Return the gradient with respect to the convolution's input."""
     dx = torch.empty_like(dz)
-    _launch(_convolve, tile, dz, weight, weight, dx, TRANSPOSED=True)  # without a bias
+    _launch(_convolve, tile, dz.shape, dz.shape[-1], dz, weight, weight, dx, TRANSPOSED=True)  # without a bias
     return dx

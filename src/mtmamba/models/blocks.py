@@ -15,7 +15,7 @@ from mtmamba.kernels.blend import blend
 from mtmamba.kernels.depthwise import depthwise_silu
 from mtmamba.kernels.norm import gated_norm, scale_samples
 from mtmamba.models.attention import SwinBlock, WindowAttention
-from mtmamba.models.layers import DropPath, JointLayerNorm, TaskConv2d, TaskLayerNorm, TaskLinear
+from mtmamba.models.layers import DropPath, JointLayerNorm, TaskConv2d, TaskLayerNorm, TaskLinear, project_jointly
 from mtmamba.models.ss2d import SS2D
 
 EXPANSION = 2
@@ -45,23 +45,29 @@ class MFE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Extract features."""
-        return self.norm(self._scan(x))
+        return self.norm(self._scan(self.in_proj(x)))
 
-    def gated(self, x: Tensor, gate: Tensor, scale: Tensor | None, source: Tensor | None = None) -> Tensor:
-        """Return the features times silu(``gate``) and each sample's ``scale`` ``(T, B)``, if any (eq. 17).
+    def gated(self, x: Tensor, gate: nn.Module, scale: Tensor | None, source: Tensor | None = None) -> Tensor:
+        """Return the features times silu(``gate(x)``) and each sample's ``scale`` ``(T, B)``, if any (eq. 17).
 
         The scan is steered by ``source`` ``(T, B, H, W, EXPANSION * dim)`` where given, else by the signal itself.
         """
-        return gated_norm(self._scan(x, source), self.norm.weight, self.norm.bias, gate, scale)
+        signal, opening = self._project(x, gate)
+        return gated_norm(self._scan(signal, source), self.norm.weight, self.norm.bias, opening, scale)
 
-    def blended(self, x: Tensor, shared: "MFE", joint: Tensor, gate: Tensor, scale: Tensor | None) -> Tensor:
-        """Weigh the features against those that ``shared`` finds in ``joint``, by sigmoid(``gate``) (eqs. 23, 24)."""
+    def blended(self, x: Tensor, shared: "MFE", joint: Tensor, gate: nn.Module, scale: Tensor | None) -> Tensor:
+        """Weigh the features by sigmoid(``gate(x)``) against those that ``shared`` finds in ``joint`` (eqs. 23, 24)."""
+        signal, opening = self._project(x, gate)
         norms = self.norm.weight, self.norm.bias, shared.norm.weight, shared.norm.bias
-        return blend(self._scan(x), shared._scan(joint), gate, *norms, scale)
+        return blend(self._scan(signal), shared._scan(shared.in_proj(joint)), opening, *norms, scale)
 
-    def _scan(self, x: Tensor, source: Tensor | None = None) -> Tensor:
-        signal = depthwise_silu(self.in_proj(x), self.conv.weight, self.conv.bias)
-        y: Tensor = self.ss2d(signal, source)
+    def _project(self, x: Tensor, gate: nn.Module) -> tuple[Tensor, Tensor]:
+        if isinstance(gate, LinearGate):
+            return project_jointly(x, self.in_proj, gate)
+        return self.in_proj(x), gate(x)
+
+    def _scan(self, signal: Tensor, source: Tensor | None = None) -> Tensor:
+        y: Tensor = self.ss2d(depthwise_silu(signal, self.conv.weight, self.conv.bias), source)
         return y
 
 
@@ -81,14 +87,14 @@ class AttentionMFE(nn.Module):
         """Mix the pixels of each window."""
         return self.attention(self.in_proj(x))
 
-    def gated(self, x: Tensor, gate: Tensor, scale: Tensor | None) -> Tensor:
-        """Return the features times silu(``gate``) and each sample's ``scale``, as `MFE.gated` does."""
-        return scale_samples(self(x) * F.silu(gate), scale)
+    def gated(self, x: Tensor, gate: nn.Module, scale: Tensor | None) -> Tensor:
+        """Return the features times silu(``gate(x)``) and each sample's ``scale``, as `MFE.gated` does."""
+        return scale_samples(self(x) * F.silu(gate(x)), scale)
 
-    def blended(self, x: Tensor, shared: nn.Module, joint: Tensor, gate: Tensor, scale: Tensor | None) -> Tensor:
-        """Weigh the features against those that ``shared`` finds in ``joint``, as `MFE.blended` does."""
+    def blended(self, x: Tensor, shared: nn.Module, joint: Tensor, gate: nn.Module, scale: Tensor | None) -> Tensor:
+        """Weigh the features by sigmoid(``gate(x)``) against those of ``shared``, as `MFE.blended` does."""
         own = self(x)
-        return scale_samples(own + gate.sigmoid() * (shared(joint) - own), scale)
+        return scale_samples(own + gate(x).sigmoid() * (shared(joint) - own), scale)
 
 
 class LinearGate(TaskLinear):
@@ -133,7 +139,7 @@ class STM(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Refine each task's map."""
         x = self.norm(z)
-        features = self.mfe.gated(x, self.gate(x), self.drop_path.factor(z))
+        features = self.mfe.gated(x, self.gate, self.drop_path.factor(z))
         return self.out_proj(features, residual=z)
 
 
@@ -173,7 +179,7 @@ class CTM(nn.Module):
         """Exchange information between the tasks' maps."""
         x = self.norm(z)
         joint, scale = self.shared.norm(z), self.drop_path.factor(z)
-        mixed = self.own.blended(x, self.shared.mfe, joint, self.gate(x), scale)
+        mixed = self.own.blended(x, self.shared.mfe, joint, self.gate, scale)
         return self.out_proj(mixed, residual=z)
 
 
@@ -228,7 +234,7 @@ class SCTM(nn.Module):
         """Exchange information between the tasks' maps."""
         source = self.cross_proj(self.conv_shared(self.norm_shared(z)))
         x = self.norm(z)
-        features = self.mfe.gated(x, self.gate(x), self.drop_path.factor(z), source)
+        features = self.mfe.gated(x, self.gate, self.drop_path.factor(z), source)
         return self.out_proj(features, residual=z)
 
 

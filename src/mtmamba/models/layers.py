@@ -5,12 +5,14 @@ Parameters start as PyTorch's own ``Linear``, ``Conv2d`` and ``LayerNorm`` would
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtmamba.kernels.dispatch import autocast
 from mtmamba.kernels.norm import joint_layer_norm, layer_norm, scale_samples
 
 ALL = slice(None)
@@ -48,6 +50,33 @@ class TaskLinear(nn.Module):
         y = flat @ weight.mT if bias is None else torch.baddbmm(bias[:, None], flat, weight.mT)
         y = y.view(tasks, *x.shape[1:-1], dim_out)
         return y if residual is None else residual + y
+
+
+def project_jointly(x: Tensor, first: TaskLinear, second: TaskLinear) -> tuple[Tensor, Tensor]:
+    """Apply two layers without bias to the same maps: on CUDA in one product, whose halves are the results.
+
+    Shape: ``(T, ..., dim_in) → (T, ..., dim_out), (T, ..., dim_out)``.
+    """
+    if not x.is_cuda:
+        return first(x), second(x)
+    weight = torch.cat([first.weight, second.weight], dim=1)
+    y, z = _JointProjection.apply(autocast(x).flatten(1, -2), autocast(weight))
+    return y.view(*x.shape[:-1], -1), z.view(*x.shape[:-1], -1)
+
+
+class _JointProjection(torch.autograd.Function):
+    """Batched ``x @ weight.mT`` in two halves, whose gradients are never put side by side."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, weight)
+        return (x @ weight.mT).chunk(2, dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        (dy, dz), (first, second) = gradients, weight.chunk(2, dim=1)
+        return torch.baddbmm(dy @ first, dz, second), torch.cat([dy.mT @ x, dz.mT @ x], dim=1)
 
 
 class TaskLayerNorm(nn.Module):
