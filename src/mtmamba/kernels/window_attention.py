@@ -49,7 +49,7 @@ def window_attention(qkv: Tensor, padding: Tensor, table: Tensor, window: int, s
     """
     _check(qkv, padding, table, window, shift)
     y: Tensor
-    y, _ = _window_attention(qkv, padding.to(qkv.dtype), table, window, shift)
+    y, _ = _window_attention(qkv, padding, table, window, shift)
     return y
 
 
@@ -81,6 +81,7 @@ def _check(qkv: Tensor, padding: Tensor, table: Tensor, window: int, shift: int)
 def _window_attention(qkv: Tensor, padding: Tensor, table: Tensor, window: int, shift: int) -> tuple[Tensor, Tensor]:
     from mtmamba.kernels import window_attention_triton as kernels
 
+    padding = padding.to(qkv.dtype)  # addressed as if it were a row of the map
     return kernels.forward(qkv.contiguous(), padding.contiguous(), table.contiguous(), window, shift)
 
 
@@ -98,8 +99,8 @@ def _window_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from mtmamba.kernels import window_attention_triton as kernels
 
-    maps = (tensor.contiguous() for tensor in (dout, qkv, padding, table, out, lse))
-    dqkv, dpadding, dtable = kernels.backward(*maps, window, shift)
+    dout, qkv, row, table, out, lse = (t.contiguous() for t in (dout, qkv, padding.to(qkv.dtype), table, out, lse))
+    dqkv, dpadding, dtable = kernels.backward(dout, qkv, row, table, out, lse, window, shift)
     return dqkv, dpadding.to(padding.dtype), dtable.to(table.dtype)
 
 

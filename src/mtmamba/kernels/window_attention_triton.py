@@ -22,7 +22,7 @@ class Plan(NamedTuple):
     """How the work is cut. Powers of two: ``tile``, ``piece`` and ``warps``."""
 
     tile: int
-    """A program's own tokens, at most."""
+    """A program's own tokens, at most: of 64 rows each, four warps' products take Hopper's instructions."""
     piece: int
     """The other tokens that it meets at a time, at most."""
     warps: int
@@ -32,8 +32,8 @@ class Plan(NamedTuple):
     """About how many share the work; each holds a group of windows."""
 
 
-FORWARD = Plan(tile=64, piece=64, warps=4, stages=2, programs=1056)
-QUERY_GRADIENTS = Plan(tile=64, piece=64, warps=4, stages=2, programs=1056)
+FORWARD = Plan(tile=64, piece=128, warps=4, stages=2, programs=1056)
+QUERY_GRADIENTS = Plan(tile=64, piece=32, warps=4, stages=2, programs=1056)
 KEY_GRADIENTS = Plan(tile=64, piece=64, warps=4, stages=2, programs=1056)
 
 LOG2E = tl.constexpr(1.4426950408889634)

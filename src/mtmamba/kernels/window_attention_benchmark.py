@@ -1,0 +1,139 @@
+"""Time window attention in a Swin-L's blocks: ``python -m mtmamba.kernels.window_attention_benchmark`` on a GPU."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from timm.models.swin_transformer import SwinTransformerBlock
+from torch import Tensor
+from triton.testing import do_bench
+
+from mtmamba.kernels import window_attention_triton as kernels
+from mtmamba.kernels.window_attention_triton import Plan
+from mtmamba.models.encoders import PadFirstBlock
+
+STAGES = ((112, 144, 6), (56, 72, 12), (28, 36, 24), (14, 18, 48))
+"""Height, width and heads of each map of a Swin-L, from images of 448x576."""
+HEAD_DIM, WINDOW, SHIFT = 32, 12, 6
+
+CANDIDATES: Mapping[str, tuple[Plan, ...]] = {
+    "forward": (
+        kernels.FORWARD,
+        Plan(64, 64, 4, 2, 1056),
+        Plan(64, 128, 4, 3, 1056),
+        *(Plan(64, 128, 4, 2, programs) for programs in (528, 2112)),
+    ),
+    "query_gradients": (
+        kernels.QUERY_GRADIENTS,
+        Plan(64, 64, 4, 2, 1056),
+        Plan(64, 32, 4, 3, 1056),
+        *(Plan(64, 32, 4, 2, programs) for programs in (528, 2112)),
+    ),
+    "key_gradients": (
+        kernels.KEY_GRADIENTS,
+        Plan(64, 32, 4, 2, 1056),
+        Plan(64, 64, 4, 3, 1056),
+        *(Plan(64, 64, 4, 2, programs) for programs in (528, 2112)),
+    ),
+}
+"""Plans of the forward pass, and of either kernel of a backward pass whose other one has the plan now set."""
+
+
+def benchmark_window_attention(
+    batch: int = 8, candidates: Mapping[str, Iterable[Plan]] = CANDIDATES
+) -> list[dict[str, Any]]:
+    """Time the operator with each plan, and a shifted block's attention by the operator and by timm's module.
+
+    The operator is first compared with timm's module in float32, gradients included, and every plan with the plan now
+    set in bfloat16.
+
+    Returns:
+        A record for each stage: ``forward``, ``query_gradients`` and ``key_gradients``: a record for each plan, the
+        fastest first, of median milliseconds of the forward or of the whole backward pass in bfloat16. ``block_ms``:
+        of attention with its linear layers under bfloat16 autocast, forward and forward with backward.
+
+    Raises:
+        AssertionError: a result is wrong.
+    """
+    records = []
+    for height, width, heads in STAGES:
+        _check_block(_block(heads), torch.randn(2, height, width, heads * HEAD_DIM, device="cuda"))
+        shape = batch, height, width, heads * HEAD_DIM
+        record: dict[str, Any] = {"device": torch.cuda.get_device_name(), "shape": shape}
+        record |= {name: _time_plans(name, shape, heads, plans) for name, plans in candidates.items()}
+        record["block_ms"] = _time_block(_block(heads), torch.randn(shape, device="cuda"))
+        records.append(record)
+    return records
+
+
+def _block(heads: int) -> PadFirstBlock:
+    block = SwinTransformerBlock(
+        heads * HEAD_DIM, (WINDOW, WINDOW), heads, None, WINDOW, SHIFT, always_partition=True, dynamic_mask=True
+    )
+    block.__class__ = PadFirstBlock
+    block.attn.fused_attn = True  # type: ignore[misc]
+    torch.nn.init.normal_(block.attn.relative_position_bias_table)
+    torch.nn.init.normal_(block.attn.qkv.bias)
+    made: Any = block.cuda()
+    return made
+
+
+def _step(block: PadFirstBlock, attend: Callable[[Tensor], Tensor], x: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
+    y = attend(x)
+    return y, *torch.autograd.grad(y, (x, *block.attn.parameters()), dy.to(y.dtype))
+
+
+def _check_block(block: PadFirstBlock, x: Tensor) -> None:
+    """Compare the operator with timm's module in float32, relative to each result's largest value."""
+    dy = torch.randn_like(x)
+    x.requires_grad_()
+    fused, timm = (_step(block, attend, x, dy) for attend in (block.fused_attention, block.timm_attention))
+    for result, expected in zip(fused, timm, strict=True):
+        scale = expected.abs().max()
+        torch.testing.assert_close(result / scale, expected / scale, rtol=0, atol=1e-4)
+
+
+def _time_plans(name: str, shape: tuple[int, ...], heads: int, plans: Iterable[Plan]) -> list[dict[str, Any]]:
+    *sides, channels = shape
+    generator = torch.Generator("cuda").manual_seed(0)
+    normal = partial(torch.randn, generator=generator, device="cuda")
+    qkv, padding, dout = (normal(s).bfloat16() for s in ((*sides, 3 * channels), (3 * channels,), shape))
+    table = normal((2 * WINDOW - 1) ** 2, heads)
+    out, lse = kernels.forward(qkv, padding, table, WINDOW, SHIFT)
+
+    def run(plan: Plan | None) -> tuple[Tensor, ...]:
+        if name == "forward":
+            return kernels.forward(qkv, padding, table, WINDOW, SHIFT, plan or kernels.FORWARD)
+        chosen = {f"{name.split('_')[0]}_plan": plan} if plan else {}
+        return kernels.backward(dout, qkv, padding, table, out, lse, WINDOW, SHIFT, **chosen)
+
+    expected, records = run(None), []
+    for plan in plans:
+        for result, wanted in zip(run(plan), expected, strict=True):
+            scale = wanted.abs().max()
+            torch.testing.assert_close(result / scale, wanted / scale, rtol=0, atol=1e-2)
+        records.append({**plan._asdict(), "ms": _median_ms(partial(run, plan))})
+    return sorted(records, key=lambda record: record["ms"])
+
+
+def _time_block(block: PadFirstBlock, x: Tensor) -> dict[str, dict[str, float]]:
+    dy = torch.randn_like(x)
+    x.requires_grad_()
+    times = {}
+    for name, attend in (("operator", block.fused_attention), ("timm", block.timm_attention)):
+        with torch.autocast("cuda", torch.bfloat16):
+            with torch.no_grad():
+                forward = _median_ms(partial(attend, x))
+            times[name] = {"forward": forward, "forward_backward": _median_ms(partial(_step, block, attend, x, dy))}
+    return times
+
+
+def _median_ms(function: Callable[[], object]) -> float:
+    return float(do_bench(function, warmup=25, rep=100, return_mode="median"))
+
+
+if __name__ == "__main__":
+    json.dump(benchmark_window_attention(), sys.stdout, indent=1)
