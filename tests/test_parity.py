@@ -27,8 +27,8 @@ DECODERS = {"mtmamba": "mtmamba_nyud_tiny", "mtmamba_plus": "mtmamba_plus_nyud_t
 @pytest.fixture(params=["cpu", GPU])
 def device(request, monkeypatch):
     """Where a network runs; on a GPU with its own kernels, and without TF32."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    for kind in (torch.backends.cuda.matmul, torch.backends.cudnn) if request.param == "cuda" else ():
+        monkeypatch.setattr(kind, "allow_tf32", False)
     return request.param
 
 
