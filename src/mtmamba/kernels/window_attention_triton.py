@@ -37,7 +37,7 @@ QUERY_GRADIENTS = Plan(tile=64, piece=32, warps=4, stages=2, programs=1056)
 KEY_GRADIENTS = Plan(tile=64, piece=64, warps=4, stages=2, programs=1056)
 
 LOG2E = tl.constexpr(1.4426950408889634)
-RUN_TIME = ("batch", "share", "height", "width", "rows", "columns")
+RUN_TIME = ("batch", "share", "height", "width", "rows", "columns", "heads")
 """Sizes whose values do not matter to the compiler: one compilation serves all."""
 
 
@@ -84,17 +84,17 @@ def _locate(token, top, left, height, width, rows, columns, SIDE: tl.constexpr, 
 
 
 @triton.jit
-def _read(maps, padding, pixel, inside, part: tl.constexpr, head, HEADS: tl.constexpr, D: tl.constexpr):
+def _read(maps, padding, pixel, inside, part: tl.constexpr, head, heads, D: tl.constexpr):
     """Queries (part 0), keys (1) or values (2) of the tokens."""
-    row = tl.where(inside, maps + pixel * (3 * HEADS * D), padding)
-    return tl.load(row[:, None] + (part * HEADS * D + head * D + tl.arange(0, D))[None, :])
+    row = tl.where(inside, maps + pixel * (3 * heads * D), padding)
+    return tl.load(row[:, None] + (part * heads * D + head * D + tl.arange(0, D))[None, :])
 
 
 @triton.jit
-def _bias(table, query, key, bottom, right, head, HEADS: tl.constexpr, SIDE: tl.constexpr, SHIFT: tl.constexpr):
+def _bias(table, query, key, bottom, right, head, heads, SIDE: tl.constexpr, SHIFT: tl.constexpr):
     """What position adds to scores, to base 2; -inf for keys that are none."""
     y, x, other_y, other_x = query // SIDE, query % SIDE, key // SIDE, key % SIDE
-    at = table + ((y - other_y + SIDE - 1) * (2 * SIDE - 1) + x - other_x + SIDE - 1) * HEADS + head
+    at = table + ((y - other_y + SIDE - 1) * (2 * SIDE - 1) + x - other_x + SIDE - 1) * heads + head
     bias = tl.load(at, mask=(query < SIDE * SIDE) & (key < SIDE * SIDE), other=0.0).to(tl.float32)
     if SHIFT:  # of two tokens one was brought here from the other side
         apart = bottom & ((y >= SIDE - SHIFT) != (other_y >= SIDE - SHIFT))
@@ -122,7 +122,7 @@ def _forward(
     width,
     rows,
     columns,
-    HEADS: tl.constexpr,
+    heads,
     D: tl.constexpr,
     SIDE: tl.constexpr,
     SHIFT: tl.constexpr,
@@ -140,20 +140,20 @@ def _forward(
     biases = ()
     for i in tl.static_range(PIECES):
         key = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
-        biases += (_bias(table_ptr, query[:, None], key[None, :], bottom, right, head, HEADS, SIDE, SHIFT),)
+        biases += (_bias(table_ptr, query[:, None], key[None, :], bottom, right, head, heads, SIDE, SHIFT),)
     for number in tl.range(first, last, num_stages=STAGES):
         image, window, top, left = _window(number, bottom, right, down, across, rows, columns, SIDE)
-        maps = qkv_ptr + image * height * width * (3 * HEADS * D)
+        maps = qkv_ptr + image * height * width * (3 * heads * D)
         pixel, inside = _locate(query, top, left, height, width, rows, columns, SIDE, SHIFT)
-        q = _read(maps, padding_ptr, pixel, inside, 0, head, HEADS, D)
+        q = _read(maps, padding_ptr, pixel, inside, 0, head, heads, D)
         highest = tl.full([TILE], float("-inf"), tl.float32)
         scores = ()
         values = ()
         for i in tl.static_range(PIECES):
             key = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
             at, exists = _locate(key, top, left, height, width, rows, columns, SIDE, SHIFT)
-            k = _read(maps, padding_ptr, at, exists, 1, head, HEADS, D)
-            values += (_read(maps, padding_ptr, at, exists, 2, head, HEADS, D),)
+            k = _read(maps, padding_ptr, at, exists, 1, head, heads, D)
+            values += (_read(maps, padding_ptr, at, exists, 2, head, heads, D),)
             scores += (_scores(q, k, biases[i], D),)
             highest = tl.maximum(highest, tl.max(scores[i], 1))
         total = tl.zeros([TILE], tl.float32)
@@ -163,10 +163,10 @@ def _forward(
             total += tl.sum(p, 1)
             out = tl.dot(p.to(q.dtype), values[i], out, input_precision="ieee")
         out /= total[:, None]
-        place = (image * height * width + pixel) * (HEADS * D) + head * D
+        place = (image * height * width + pixel) * (heads * D) + head * D
         here = out_ptr + place[:, None] + tl.arange(0, D)[None, :]
         tl.store(here, out.to(out_ptr.dtype.element_ty), mask=inside[:, None])
-        lse = lse_ptr + (window * HEADS + head) * N
+        lse = lse_ptr + (window * heads + head) * N
         tl.store(lse + query, highest + tl.log2(total), mask=query < N)
 
 
@@ -187,7 +187,7 @@ def _query_gradients(
     width,
     rows,
     columns,
-    HEADS: tl.constexpr,
+    heads,
     D: tl.constexpr,
     SIDE: tl.constexpr,
     SHIFT: tl.constexpr,
@@ -206,17 +206,17 @@ def _query_gradients(
     sums = ()
     for i in tl.static_range(PIECES):
         key = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
-        biases += (_bias(table_ptr, query[:, None], key[None, :], bottom, right, head, HEADS, SIDE, SHIFT),)
+        biases += (_bias(table_ptr, query[:, None], key[None, :], bottom, right, head, heads, SIDE, SHIFT),)
         sums += (tl.zeros([TILE, PIECE if i < PIECES - 1 else LAST], tl.float32),)
     for number in tl.range(first, last, num_stages=STAGES):
         image, window, top, left = _window(number, bottom, right, down, across, rows, columns, SIDE)
-        maps = image * height * width * (3 * HEADS * D)
+        maps = image * height * width * (3 * heads * D)
         pixel, inside = _locate(query, top, left, height, width, rows, columns, SIDE, SHIFT)
-        q = _read(qkv_ptr + maps, padding_ptr, pixel, inside, 0, head, HEADS, D)
-        place = ((image * height * width + pixel) * (HEADS * D) + head * D)[:, None] + tl.arange(0, D)[None, :]
+        q = _read(qkv_ptr + maps, padding_ptr, pixel, inside, 0, head, heads, D)
+        place = ((image * height * width + pixel) * (heads * D) + head * D)[:, None] + tl.arange(0, D)[None, :]
         out = tl.load(out_ptr + place, mask=inside[:, None], other=0.0)
         dout = tl.load(dout_ptr + place, mask=inside[:, None], other=0.0)
-        row = (window * HEADS + head) * N + query
+        row = (window * heads + head) * N + query
         lse = tl.load(lse_ptr + row, mask=query < N, other=float("inf"))
         delta = tl.sum(out.to(tl.float32) * dout.to(tl.float32), 1)
         tl.store(delta_ptr + row, delta, mask=query < N)
@@ -225,16 +225,16 @@ def _query_gradients(
         for i in tl.static_range(PIECES):
             key = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
             at, exists = _locate(key, top, left, height, width, rows, columns, SIDE, SHIFT)
-            k = _read(qkv_ptr + maps, padding_ptr, at, exists, 1, head, HEADS, D)
-            v = _read(qkv_ptr + maps, padding_ptr, at, exists, 2, head, HEADS, D)
+            k = _read(qkv_ptr + maps, padding_ptr, at, exists, 1, head, heads, D)
+            v = _read(qkv_ptr + maps, padding_ptr, at, exists, 2, head, heads, D)
             p = tl.exp2(_scores(q, k, biases[i], D) - lse[:, None])
             ds = p * (tl.dot(dout, tl.trans(v), input_precision="ieee") - delta[:, None])
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
             added += (sums[i] + ds,)
         sums = added
-        here = dqkv_ptr + maps + (pixel * (3 * HEADS * D) + head * D)[:, None] + tl.arange(0, D)[None, :]
+        here = dqkv_ptr + maps + (pixel * (3 * heads * D) + head * D)[:, None] + tl.arange(0, D)[None, :]
         tl.store(here, (dq / D**0.5).to(dqkv_ptr.dtype.element_ty), mask=inside[:, None])
-    partial = partial_ptr + (tl.program_id(2).to(tl.int64) * HEADS + head) * N * N
+    partial = partial_ptr + (tl.program_id(2).to(tl.int64) * heads + head) * N * N
     for i in tl.static_range(PIECES):
         key = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
         live = (query < N)[:, None] & (key < N)[None, :]
@@ -257,7 +257,7 @@ def _key_gradients(
     width,
     rows,
     columns,
-    HEADS: tl.constexpr,
+    heads,
     D: tl.constexpr,
     SIDE: tl.constexpr,
     SHIFT: tl.constexpr,
@@ -276,24 +276,24 @@ def _key_gradients(
     biases = ()
     for i in tl.static_range(PIECES):
         query = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
-        biases += (_bias(table_ptr, query[None, :], key[:, None], bottom, right, head, HEADS, SIDE, SHIFT),)
+        biases += (_bias(table_ptr, query[None, :], key[:, None], bottom, right, head, heads, SIDE, SHIFT),)
     dk_padding = tl.zeros([TILE, D], tl.float32)
     dv_padding = tl.zeros([TILE, D], tl.float32)
     for number in tl.range(first, last, num_stages=STAGES):
         image, window, top, left = _window(number, bottom, right, down, across, rows, columns, SIDE)
-        maps = image * height * width * (3 * HEADS * D)
+        maps = image * height * width * (3 * heads * D)
         pixel, inside = _locate(key, top, left, height, width, rows, columns, SIDE, SHIFT)
-        k = _read(qkv_ptr + maps, padding_ptr, pixel, inside, 1, head, HEADS, D)
-        v = _read(qkv_ptr + maps, padding_ptr, pixel, inside, 2, head, HEADS, D)
+        k = _read(qkv_ptr + maps, padding_ptr, pixel, inside, 1, head, heads, D)
+        v = _read(qkv_ptr + maps, padding_ptr, pixel, inside, 2, head, heads, D)
         dk = tl.zeros([TILE, D], tl.float32)
         dv = tl.zeros([TILE, D], tl.float32)
         for i in tl.static_range(PIECES):
             query = i * PIECE + tl.arange(0, PIECE if i < PIECES - 1 else LAST)
             at, exists = _locate(query, top, left, height, width, rows, columns, SIDE, SHIFT)
-            q = _read(qkv_ptr + maps, padding_ptr, at, exists, 0, head, HEADS, D)
-            place = ((image * height * width + at) * (HEADS * D) + head * D)[:, None] + channel
+            q = _read(qkv_ptr + maps, padding_ptr, at, exists, 0, head, heads, D)
+            place = ((image * height * width + at) * (heads * D) + head * D)[:, None] + channel
             dout = tl.load(dout_ptr + place, mask=exists[:, None], other=0.0)
-            row = (window * HEADS + head) * N + query
+            row = (window * heads + head) * N + query
             lse = tl.load(lse_ptr + row, mask=query < N, other=float("inf"))
             delta = tl.load(delta_ptr + row, mask=query < N, other=0.0)
             p = tl.exp2(_scores(k, q, biases[i], D) - lse[None, :])
@@ -301,20 +301,20 @@ def _key_gradients(
             ds = p * (tl.dot(v, tl.trans(dout), input_precision="ieee") - delta[None, :])
             dk = tl.dot(ds.to(k.dtype), q, dk, input_precision="ieee")
         dk /= D**0.5
-        here = dqkv_ptr + maps + (pixel * (3 * HEADS * D) + head * D)[:, None] + channel
-        tl.store(here + HEADS * D, dk.to(dqkv_ptr.dtype.element_ty), mask=inside[:, None])
-        tl.store(here + 2 * HEADS * D, dv.to(dqkv_ptr.dtype.element_ty), mask=inside[:, None])
+        here = dqkv_ptr + maps + (pixel * (3 * heads * D) + head * D)[:, None] + channel
+        tl.store(here + heads * D, dk.to(dqkv_ptr.dtype.element_ty), mask=inside[:, None])
+        tl.store(here + 2 * heads * D, dv.to(dqkv_ptr.dtype.element_ty), mask=inside[:, None])
         outside = (key < N) & ~inside
         dk_padding += tl.where(outside[:, None], dk, 0.0)
         dv_padding += tl.where(outside[:, None], dv, 0.0)
     part = tl.program_id(2).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
-    partial = partial_ptr + part * (2 * HEADS * D) + head * D + channel
+    partial = partial_ptr + part * (2 * heads * D) + head * D + channel
     tl.store(partial, tl.sum(dk_padding, 0, keep_dims=True))
-    tl.store(partial + HEADS * D, tl.sum(dv_padding, 0, keep_dims=True))
+    tl.store(partial + heads * D, tl.sum(dv_padding, 0, keep_dims=True))
 
 
-@triton.jit
-def _table_gradient(scores_ptr, table_ptr, HEADS: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr):
+@triton.jit(do_not_specialize=("heads",))
+def _table_gradient(scores_ptr, table_ptr, heads, SIDE: tl.constexpr, WIDTH: tl.constexpr):
     """Sums of the scores' gradients, ``(heads, n, n)``, over the pairs of tokens so many rows and columns apart."""
     offset, head = tl.program_id(0), tl.program_id(1)
     x, column = tl.arange(0, WIDTH)[:, None], tl.arange(0, 2 * WIDTH)[None, :]
@@ -325,7 +325,7 @@ def _table_gradient(scores_ptr, table_ptr, HEADS: tl.constexpr, SIDE: tl.constex
         query, key = y * SIDE + x, (y - offset + SIDE - 1) * SIDE + other
         at = scores_ptr + (head * SIDE * SIDE + query) * SIDE * SIDE + key
         sums += tl.load(at, mask=live, other=0.0)
-    at = table_ptr + (offset * (2 * SIDE - 1) + column) * HEADS + head
+    at = table_ptr + (offset * (2 * SIDE - 1) + column) * heads + head
     tl.store(at, tl.sum(sums, 0, keep_dims=True), mask=column < 2 * SIDE - 1)
 
 
@@ -379,7 +379,6 @@ class Geometry(NamedTuple):
         piece = self.cut(tokens, plan.piece)
         pieces = triton.cdiv(tokens, piece)
         constants = {
-            "HEADS": self.heads,
             "D": self.head_dim,
             "SIDE": self.side,
             "SHIFT": self.shift,
@@ -390,7 +389,8 @@ class Geometry(NamedTuple):
             "STAGES": plan.stages,
         }
         grid = self.tiles(plan), self.heads, self.groups(plan)
-        sizes = self.batch, self.share(plan), self.height, self.width, self.down * self.side, self.across * self.side
+        padded = self.down * self.side, self.across * self.side
+        sizes = self.batch, self.share(plan), self.height, self.width, *padded, self.heads
         with torch.cuda.device_of(tensors[0]):
             kernel[grid](*tensors, *sizes, **constants, num_warps=plan.warps)
 
@@ -434,7 +434,7 @@ def backward(
     dtable = torch.empty_like(table, dtype=torch.float32)
     with torch.cuda.device_of(qkv):
         _table_gradient[(2 * window - 1, sizes.heads)](
-            dscores.sum(0), dtable, HEADS=sizes.heads, SIDE=window, WIDTH=triton.next_power_of_2(window)
+            dscores.sum(0), dtable, heads=sizes.heads, SIDE=window, WIDTH=triton.next_power_of_2(window)
         )
     dkv = dpadding.sum(0).flatten()
     return dqkv, torch.cat([dkv.new_zeros(qkv.shape[3] // 3), dkv]), dtable
