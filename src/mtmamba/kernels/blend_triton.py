@@ -1,6 +1,6 @@
 """Triton kernels behind `mtmamba.kernels.blend`: two layer norms and the gate that weighs them, for all tasks at once.
 
-A program walks over pixels and holds all tasks of one, so that the shared features are read once and their gradient is
+A program walks over pixels and takes all tasks of one, so that the shared features are read once and their gradient is
 summed over the tasks in a fixed order; its sums for the parameters stay in registers, as in `norm_triton`.
 """
 # mypy: allow-untyped-defs, disable-error-code="assignment"
