@@ -20,10 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
+demo test test-all: export OMP_NUM_THREADS := 1  # with tensors this small, threads that wait for one another cost minutes
 demo: $(STAMP)  ## synthetic scenes, a micro model, scores and pictures: minutes on a CPU
 	$(BIN)/python src/train.py
 
-test test-all: export OMP_NUM_THREADS := 1  # with tensors this small, threads that wait for one another cost minutes
 test: $(STAMP)  ## lint, types and the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
