@@ -1,8 +1,10 @@
 """Window attention against attention among all pixels written out here, its kernels in Triton's interpreter too."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -263,3 +265,45 @@ def test_on_a_gpu_under_autocast_compiled_and_recomputed(compiled, recomputed):
     y = exact(leaf)  # which timm's attention serves
     gradients = torch.autograd.grad(y, (leaf, *exact.attn.parameters()), dy.double())
     assert_near(runs[0], (y.detach(), *gradients), 4e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_plans_compile_for_hopper_with_few_spills(dtype, tmp_path, monkeypatch):
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mtmamba.kernels import window_attention_triton as kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+    def stack(function, constants: dict[str, int], warps: int) -> int:
+        """Bytes that a thread spills."""
+        names = [p.name for p in function.params]
+        signature = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
+        signature |= {name: f"*{dtype}" for name in names if name.endswith("_ptr")}
+        exact = ("table_ptr", "lse_ptr", "delta_ptr", "partial_ptr", "scores_ptr")
+        signature |= {name: "*fp32" for name in exact if name in names}
+        aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name.endswith("_ptr")}
+        values = {(names.index(name),): value for name, value in constants.items()}
+        source = ASTSource(function, signature, values, aligned)
+        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": warps})
+        cubin = tmp_path / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        command = [str(tools / "cuobjdump"), "--dump-resource-usage", str(cubin)]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return int(re.search(r"STACK:(\d+)", usage).group(1))
+
+    sizes = kernels.Geometry(batch=8, height=28, width=36, heads=24, head_dim=32, side=12, shift=6)
+    plans = {
+        kernels._forward: kernels.FORWARD,
+        kernels._query_gradients: kernels.QUERY_GRADIENTS,
+        kernels._key_gradients: kernels.KEY_GRADIENTS,
+    }
+    for function, plan in plans.items():
+        plan = kernels.EXACT if dtype == "fp32" else plan
+        assert stack(function, sizes.constants(plan), plan.warps) <= 128
+    assert stack(kernels._table_gradient, {"HEADS": 24, "SIDE": 12, "WIDTH": 16}, 4) == 0

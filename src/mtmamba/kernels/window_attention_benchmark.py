@@ -106,7 +106,7 @@ def _time_plans(name: str, shape: tuple[int, ...], heads: int, plans: Iterable[P
 
     def run(plan: Plan | None) -> tuple[Tensor, ...]:
         if name == "forward":
-            return kernels.forward(qkv, padding, table, WINDOW, SHIFT, plan or kernels.FORWARD)
+            return kernels.forward(qkv, padding, table, WINDOW, SHIFT, plan)
         chosen = {f"{name.split('_')[0]}_plan": plan} if plan else {}
         return kernels.backward(dout, qkv, padding, table, out, lse, WINDOW, SHIFT, **chosen)
 

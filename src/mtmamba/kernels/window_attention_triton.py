@@ -35,6 +35,8 @@ class Plan(NamedTuple):
 FORWARD = Plan(tile=64, piece=128, warps=4, stages=2, programs=1056)
 QUERY_GRADIENTS = Plan(tile=64, piece=32, warps=4, stages=2, programs=1056)
 KEY_GRADIENTS = Plan(tile=64, piece=64, warps=4, stages=2, programs=1056)
+EXACT = Plan(tile=32, piece=32, warps=8, stages=1, programs=1056)
+"""Of all kernels on float32 maps, whose products take no tensor cores and many registers."""
 
 LOG2E = tl.constexpr(1.4426950408889634)
 RUN_TIME = ("batch", "share", "height", "width", "rows", "columns")
@@ -373,12 +375,12 @@ class Geometry(NamedTuple):
         kinds = [(i, j) for i in down for j in across] if self.shift else [(self.down, self.across)]
         return sum(triton.cdiv(self.batch * i * j, self.share(plan)) for i, j in kinds)
 
-    def launch(self, kernel: Any, plan: Plan, *tensors: Tensor) -> None:
-        """Run a kernel over all windows."""
+    def constants(self, plan: Plan) -> dict[str, int]:
+        """Return what a kernel is compiled for."""
         tokens = self.side**2
         piece = self.cut(tokens, plan.piece)
         pieces = triton.cdiv(tokens, piece)
-        constants = {
+        return {
             "HEADS": self.heads,
             "D": self.head_dim,
             "SIDE": self.side,
@@ -389,10 +391,13 @@ class Geometry(NamedTuple):
             "PIECES": pieces,
             "STAGES": plan.stages,
         }
+
+    def launch(self, kernel: Any, plan: Plan, *tensors: Tensor) -> None:
+        """Run a kernel over all windows."""
         grid = self.tiles(plan), self.heads, self.groups(plan)
         sizes = self.batch, self.share(plan), self.height, self.width, self.down * self.side, self.across * self.side
         with torch.cuda.device_of(tensors[0]):
-            kernel[grid](*tensors, *sizes, **constants, num_warps=plan.warps)
+            kernel[grid](*tensors, *sizes, **self.constants(plan), num_warps=plan.warps)
 
 
 def _geometry(qkv: Tensor, table: Tensor, window: int, shift: int) -> Geometry:
@@ -401,14 +406,18 @@ def _geometry(qkv: Tensor, table: Tensor, window: int, shift: int) -> Geometry:
     return Geometry(batch, height, width, heads, channels // (3 * heads), window, shift)
 
 
+def _default(plan: Plan, qkv: Tensor) -> Plan:
+    return EXACT if qkv.dtype == torch.float32 else plan
+
+
 def forward(
-    qkv: Tensor, padding: Tensor, table: Tensor, window: int, shift: int, plan: Plan = FORWARD
+    qkv: Tensor, padding: Tensor, table: Tensor, window: int, shift: int, plan: Plan | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the output ``(B, H, W, C)`` and ``lse`` ``(windows, heads, window²)``; all tensors contiguous."""
     sizes = _geometry(qkv, table, window, shift)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     lse = qkv.new_empty(sizes.windows, sizes.heads, window**2, dtype=torch.float32)
-    sizes.launch(_forward, plan, qkv, padding, table, out, lse)
+    sizes.launch(_forward, plan or _default(FORWARD, qkv), qkv, padding, table, out, lse)
     return out, lse
 
 
@@ -421,11 +430,12 @@ def backward(
     lse: Tensor,
     window: int,
     shift: int,
-    query_plan: Plan = QUERY_GRADIENTS,
-    key_plan: Plan = KEY_GRADIENTS,
+    query_plan: Plan | None = None,
+    key_plan: Plan | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of ``qkv``, ``padding`` and ``table``, the latter two in float32."""
     sizes = _geometry(qkv, table, window, shift)
+    query_plan, key_plan = query_plan or _default(QUERY_GRADIENTS, qkv), key_plan or _default(KEY_GRADIENTS, qkv)
     dqkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
     dscores = lse.new_empty(sizes.groups(query_plan), sizes.heads, window**2, window**2)
     sizes.launch(_query_gradients, query_plan, qkv, padding, table, out, lse, dout, dqkv, delta, dscores)
