@@ -1,1 +1,1 @@
-"""Kernels of our own for what the decoder spends its time on, each beside its form in plain PyTorch."""
+"""Kernels of our own for what the networks spend their time on, each beside its form in plain PyTorch."""

@@ -97,7 +97,7 @@ def _(qkv: Tensor, padding: Tensor, table: Tensor, window: int, shift: int) -> t
 def _window_attention_backward(
     dout: Tensor, qkv: Tensor, padding: Tensor, table: Tensor, out: Tensor, lse: Tensor, window: int, shift: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from mtmamba.kernels import window_attention_triton as kernels
+    from mtmamba.kernels import window_attention_backward_triton as kernels
 
     dout, qkv, row, table, out, lse = (t.contiguous() for t in (dout, qkv, padding.to(qkv.dtype), table, out, lse))
     dqkv, dpadding, dtable = kernels.backward(dout, qkv, row, table, out, lse, window, shift)

@@ -60,9 +60,8 @@ class PadFirstBlock(SwinTransformerBlock):
     """
 
     def _attn(self, x: Tensor) -> Tensor:
-        attention, channels = self.attn, x.shape[-1]
-        served = has_kernels(x, channels // attention.num_heads, self.window_size[0])
-        return self.fused_attention(x) if served and not attention.attn_drop.p else self.timm_attention(x)
+        served = has_kernels(x, x.shape[-1] // self.attn.num_heads, self.window_size[0])
+        return self.fused_attention(x) if served and not self.attn.attn_drop.p else self.timm_attention(x)
 
     def fused_attention(self, x: Tensor) -> Tensor:
         """Attend within windows that are never formed: padded pixels, zeros, have the linear layer's bias."""
