@@ -220,7 +220,8 @@ def test_the_passes_of_a_network(passes, monkeypatch):
     assert any(name.startswith("decoder") for name in touched) == (passes == "train")
     if passes == "infer":
         assert outputs["depth"].shape == (1, 1, 32, 64)
-        assert outputs["depth"].dtype == torch.float32  # logits are, whatever the precision
+        assert outputs["depth"].dtype == torch.float32
+        assert torch.equal(outputs["depth"].bfloat16().float(), outputs["depth"])  # the product was in bfloat16
         assert not outputs["depth"].requires_grad
     if passes == "encoder_infer":
         assert [tuple(x.shape[1:3]) for x in outputs] == [(8, 16), (4, 8), (2, 4), (1, 2)]
