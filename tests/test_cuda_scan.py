@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mtmamba.scan import cuda_operators, nvrtc, selective_scan, ss2d
 from mtmamba.scan.cuda import scan_cuda, ss2d_cuda
@@ -128,6 +129,20 @@ def test_another_map_steers_the_scan_and_layouts_do_not_matter() -> None:
     turned = x.transpose(2, 3).contiguous().transpose(2, 3)
     results, expected = both((turned, *parameters), torch.float32, source)
     assert_close(results, expected, torch.float32)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_recomputed_in_the_backward_pass() -> None:
+    inputs = [x.float().requires_grad_() for x in make(1, 1, 3, 4, 8)]
+
+    def total(*tensors: Tensor) -> Tensor:
+        return ss2d_cuda(*tensors, tensors[0]).square().sum()
+
+    expected = torch.autograd.grad(total(*inputs), inputs)
+    for a, b in zip(
+        torch.autograd.grad(checkpoint(total, *inputs, use_reentrant=False), inputs), expected, strict=True
+    ):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.usefixtures("emulated")

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.blend import blend
 from mtmamba.kernels.norm import gated_norm, joint_layer_norm, layer_norm
@@ -255,6 +257,15 @@ def test_kernel_programs_share_the_rows_and_their_sums_add_up(programs):
     expected = reference("blend", leaves, (scale,), torch.float32)
     d_own, d_shared, d_gate, *sums = blend_triton.backward(dy, maps, parameters, statistics, scale, launch)
     assert_near((y, d_own, d_shared, d_gate, *sums), (*expected[:3], half(expected[3]), *expected[4:]), 1e-5)
+
+
+@kernel
+@pytest.mark.parametrize("form", FORMS)
+def test_kernel_operators_may_be_recomputed(form):
+    leaves, rest = inputs(form, 2, 1, 3, 4, 6, maps=torch.float32, parameters=torch.float32)
+    again = partial(checkpoint, FORMS[form][1], use_reentrant=False)
+    for a, b in zip(results(again, leaves, rest), results(FORMS[form][1], leaves, rest), strict=True):
+        assert torch.equal(a, b)
 
 
 @kernel
