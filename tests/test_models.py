@@ -175,7 +175,7 @@ def test_bfloat16_autocast_stays_close(decoder, ablation):
     ("decoder", "slots"), [("stm1", 3), ("stm2", 6), ("stm3", 9), ("swin2", 6), ("mtmamba", 9), ("mtmamba_plus", 9)]
 )
 def test_stochastic_depth_falls_linearly_over_the_decoders_blocks(decoder, slots):
-    blocks = list(build(decoder).decoder.blocks())
+    blocks = list(build(decoder, "none", "decoder.drop_path=0.2").decoder.blocks())
     assert len(blocks) == slots
     for i, block in enumerate(blocks):
         rates = [module.rate for module in block.modules() if hasattr(module, "rate")]

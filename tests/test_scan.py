@@ -325,6 +325,14 @@ def test_compiled_ss2d_equals_float64(size: tuple[int, ...], threads: int) -> No
         assert (found - reference).norm() <= 5e-6 * reference.norm()
 
 
+def test_compiled_ss2d_trains_after_a_validation_without_gradients() -> None:
+    inputs = [x.detach().float().requires_grad_() for x in make_ss2d(1, 1, 3, 7, 4, 2, 2)]
+    with torch.inference_mode():  # as Lightning validates
+        ss2d(*inputs, backend="numba")
+    ss2d(*inputs, backend="numba").sum().backward()
+    assert all(x.grad is not None for x in inputs)
+
+
 def test_ss2d_without_states_sums_the_skips() -> None:
     x, x_proj, dt_weight, dt_bias, A_log, D = make_ss2d(2, 2, 3, 4, 5, 3, 2)
     with torch.no_grad():

@@ -73,6 +73,7 @@ def scan_compiled(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: 
 
 
 @cache
+@torch.inference_mode(False)  # validation may ask first, and training then keeps it for its backward pass
 def _order(height: int, width: int) -> Tensor:
     """Pixels of a map in the order of each of the four directions, ``(4, H W)``."""
     rows = torch.arange(height * width)
