@@ -1,9 +1,7 @@
 """Norm and projection of an expanded map against formulas written out here, its kernels in Triton's interpreter too."""
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,12 +10,8 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from mtmamba.kernels.head import norm_project
+from triton_runs import DEVICE, INTERPRETED, ON_GPU, gpu, kernel, run_in_the_interpreter
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # decided when Triton is imported, hence a process of its own
-ON_GPU = torch.cuda.is_available() and not INTERPRETED
-DEVICE = "cuda" if ON_GPU else "cpu"
-gpu = pytest.mark.skipif(not ON_GPU, reason="needs a CUDA device")
-kernel = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="needs a CUDA device or Triton's interpreter")
 PRECISION = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 DTYPES = list(PRECISION)[: None if ON_GPU else 2]  # the interpreter has no products of bfloat16
 
@@ -100,15 +94,7 @@ def test_logits_have_at_least_float32_and_lie_as_told(device, dtype):
 
 
 def test_in_the_interpreter():
-    """This file's kernel tests, in a process whose Triton runs on the CPU."""
-    pytest.importorskip("triton")
-    if INTERPRETED:
-        pytest.skip("already there")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "kernel_", __file__]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "passed" in run.stdout
-    assert "skipped" not in run.stdout
+    run_in_the_interpreter(__file__)
 
 
 @kernel

@@ -1,9 +1,7 @@
 """Layer norms fused with gates and rearranging against sums written out here, their kernels in Triton's interpreter."""
 
-import os
 import re
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.blend import blend
 from mtmamba.kernels.norm import gated_norm, joint_layer_norm, layer_norm
+from triton_runs import DEVICE, INTERPRETED, ON_GPU, gpu, kernel, run_in_the_interpreter
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # decided when Triton is imported, hence a process of its own
-ON_GPU = torch.cuda.is_available() and not INTERPRETED
-DEVICE = "cuda" if ON_GPU else "cpu"
-gpu = pytest.mark.skipif(not ON_GPU, reason="needs a CUDA device")
-kernel = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="needs a CUDA device or Triton's interpreter")
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
 
@@ -203,15 +197,7 @@ def test_the_kernels_serve_cuda_up_to_float32_in_autocasts_precision(form, devic
 
 
 def test_in_the_interpreter():
-    """This file's kernel tests, in a process whose Triton runs on the CPU."""
-    pytest.importorskip("triton")
-    if INTERPRETED:
-        pytest.skip("already there")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "kernel_", __file__]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "passed" in run.stdout
-    assert "skipped" not in run.stdout
+    run_in_the_interpreter(__file__)
 
 
 @kernel

@@ -1,9 +1,7 @@
 """Window attention against attention among all pixels written out here, its kernels in Triton's interpreter too."""
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.window_attention import window_attention
 from mtmamba.models.encoders import PadFirstBlock
+from triton_runs import DEVICE, INTERPRETED, ON_GPU, gpu, kernel, run_in_the_interpreter
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # decided when Triton is imported, hence a process of its own
-ON_GPU = torch.cuda.is_available() and not INTERPRETED
-DEVICE = "cuda" if ON_GPU else "cpu"
-gpu = pytest.mark.skipif(not ON_GPU, reason="needs a CUDA device")
-kernel = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="needs a CUDA device or Triton's interpreter")
 PRECISION = {torch.float32: 1e-5, torch.float16: 3e-3}
 if not INTERPRETED:  # which multiplies the bits of bfloat16 as integers
     PRECISION[torch.bfloat16] = 2e-2
@@ -162,15 +156,7 @@ def test_devices_that_do_not_fit_are_refused():
 
 
 def test_in_the_interpreter():
-    """This file's kernel tests, in a process whose Triton runs on the CPU."""
-    pytest.importorskip("triton")
-    if INTERPRETED:
-        pytest.skip("already there")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "kernel_", __file__]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "passed" in run.stdout
-    assert "skipped" not in run.stdout
+    run_in_the_interpreter(__file__)
 
 
 @kernel
