@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 import mtmamba
 from mtmamba.models.pretrained import WeightsError
 from mtmamba.models.ss2d import SS2D
-from mtmamba.run import ConfigError, config_dir, config_of, describe, plain
+from mtmamba.run import ConfigError, check_resumed, config_dir, config_of, describe, plain
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in config_dir().glob("*.yaml"))
@@ -191,6 +191,20 @@ def test_wrong_choices_are_named():
         mtmamba.load_config(["encoder.windows=7"])
     with pytest.raises(ValueError, match=r"model\.checkpointing.*some"):
         build("model.checkpointing=some")
+
+
+def test_an_unknown_backend_is_refused_at_once():
+    with pytest.raises(ConfigError, match=r"backend=auto\|cuda\|.*\|reference, got backend=fast"):
+        mtmamba.load_config(["backend=fast"])
+
+
+def test_a_run_goes_on_with_its_own_network_only():
+    description = describe(mtmamba.load_config(["decoder=stm1"]))
+    check_resumed(mtmamba.load_config(["decoder=stm1", "optimizer.lr=1e-5"]), description)
+    with pytest.raises(
+        ConfigError, match=r"decoder=stm2 instead of stm1, tasks=\['depth'\] instead of .*: repeat that run"
+    ):
+        check_resumed(mtmamba.load_config(["decoder=stm2", "tasks=[depth]"]), description)
 
 
 @pytest.mark.parametrize(

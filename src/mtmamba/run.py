@@ -17,6 +17,7 @@ from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.lit_module import MultiTaskModule
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.multitask import MultiTaskModel
+from mtmamba.scan.interface import BACKENDS
 from mtmamba.tasks import select_tasks
 
 MODEL_GROUPS = ("data", "encoder", "decoder", "ablation", "loss", "optimizer")
@@ -85,7 +86,7 @@ def check_config(cfg: DictConfig) -> None:
     """Refuse, before anything is built, choices that do not go together.
 
     Raises:
-        ConfigError: an ablation of a part that the decoder lacks; tasks that the dataset has not.
+        ConfigError: an ablation of a part that the decoder lacks; an unknown backend; tasks that the dataset has not.
     """
     decoder, ablation = cfg.choices.decoder, cfg.choices.ablation
     allowed = ABLATED.get(ablation, (decoder,))
@@ -94,11 +95,34 @@ def check_config(cfg: DictConfig) -> None:
             f"Expected decoder={'|'.join(allowed)} with ablation={ablation}, got decoder={decoder}, which lacks the "
             "part that it replaces: choose one of those, or ablation=none."
         )
+    if cfg.backend not in ("auto", *BACKENDS):
+        raise ConfigError(
+            f"Expected backend=auto|{'|'.join(BACKENDS)}, got backend={cfg.backend}: choose one of those."
+        )
     select_tasks(cfg.tasks)
     if unknown := [task for task in cfg.tasks if task not in cfg.data.num_outputs]:
         raise ConfigError(
             f"Expected tasks of data={cfg.choices.data}, {list(cfg.data.num_outputs)}, got {unknown}: choose among "
             "those, or another data."
+        )
+
+
+def check_resumed(cfg: DictConfig, description: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run whose network is another one.
+
+    Args:
+        cfg: of this call.
+        description: the checkpoint's, from `describe`.
+
+    Raises:
+        ConfigError: dataset, encoder, decoder, ablation or tasks differ.
+    """
+    mine, its = ({**d["choices"], "tasks": d["values"]["tasks"]} for d in (describe(cfg), description))
+    compared = ("data", "encoder", "decoder", "ablation", "tasks")
+    if differing := [f"{key}={mine[key]} instead of {its[key]}" for key in compared if mine[key] != its[key]]:
+        raise ConfigError(
+            f"Expected the network of the run to resume, got {', '.join(differing)}: repeat that run's command with "
+            "resume added, or begin a new run without it."
         )
 
 

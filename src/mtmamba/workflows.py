@@ -46,6 +46,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     start = time.perf_counter()
     resume = resumed_checkpoint(cfg)
     if resume is not None:
+        run.check_resumed(cfg, read_checkpoint(resume)["mtmamba"])
         remove_empty(run_dir)
         run_dir = resume.parents[1]
         rank_zero_only(remove_partial)(run_dir)
