@@ -4,14 +4,13 @@ The kernels find a window's tokens by their addresses, so that no map is padded,
 position biases and the shift's mask from positions, so that neither is stored for pairs of tokens.
 """
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-HAS_TRITON = find_spec("triton") is not None
-KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from mtmamba.kernels.dispatch import KERNEL_DTYPES, has_kernel
+
 HEAD_DIMS = (16, 32, 64)
 LARGEST_WINDOW = 12
 """Of windows whose biases fit in the registers of a program."""
@@ -19,8 +18,7 @@ LARGEST_WINDOW = 12
 
 def has_kernels(x: Tensor, head_dim: int, window: int) -> bool:
     """Return whether `window_attention` serves maps of this device and dtype, heads and windows."""
-    served = x.is_cuda and HAS_TRITON and x.dtype in KERNEL_DTYPES
-    return served and head_dim in HEAD_DIMS and window <= LARGEST_WINDOW
+    return has_kernel(x) and head_dim in HEAD_DIMS and window <= LARGEST_WINDOW
 
 
 def window_attention(qkv: Tensor, padding: Tensor, table: Tensor, window: int, shift: int) -> Tensor:
