@@ -2,7 +2,7 @@
 
 Maps are read where they lie, channels last, in float32 or bfloat16; states are float32. Time steps are projected in
 here, so that the map of all of them, four times the signal's size, is not kept for the backward pass. Saved are the
-inputs and the states before every 32nd step, in the maps' precision. Every sum has one fixed order: results are the
+inputs and the states before every 16th step, in the maps' precision. Every sum has one fixed order: results are the
 same bits from run to run.
 """
 
