@@ -251,3 +251,16 @@ def test_swin_block_is_a_loop_of_timms(shift):
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="5 attention heads divide, got 12"):
         WindowAttention(1, 12, heads=5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_processor_does_not_wait_to_send_stochastic_depths_factors():
+    drop = DropPath(rate=0.5).cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        seed_drop_path(drop, [1, 2], torch.device("cuda"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    on_cpu = DropPath(rate=0.5)
+    seed_drop_path(on_cpu, [1, 2], torch.device("cpu"))
+    assert torch.equal(drop.seeded.cpu(), on_cpu.seeded)

@@ -142,7 +142,7 @@ class _Way(NamedTuple):
 
 
 def _ways(cfg: DictConfig, passes: str) -> Iterable[_Way]:
-    """Return the ways that differ: a step waits for the device and takes no graph, inference has no backward pass."""
+    """Return the ways that differ: a step draws on the processor and takes no graph, inference has no backward pass."""
     ways = starmap(_Way, product(cfg.compile, cfg.cuda_graph, cfg.checkpointing, cfg.loss))
     fixed = {"cuda_graph": False} if passes.endswith("train") else {"checkpointing": "none", "loss": "training"}
     return dict.fromkeys(way._replace(**fixed) for way in ways)

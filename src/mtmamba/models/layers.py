@@ -228,6 +228,6 @@ def seed_drop_path(model: nn.Module, keys: Sequence[int], device: torch.device) 
     slots = [m.tasks or 1 for m in drops]
     rates = torch.tensor([m.rate for m in drops]).repeat_interleave(torch.tensor(slots, dtype=torch.int64))
     draws = [torch.rand(sum(slots), generator=torch.Generator().manual_seed(key)) for key in keys]
-    factors = _keep(torch.stack(draws, dim=1), rates[:, None]).to(device)
+    factors = _keep(torch.stack(draws, dim=1), rates[:, None]).to(device, non_blocking=True)  # behind what is queued
     for drop, rows in zip(drops, factors.split(slots), strict=True):
         drop.seeded = rows[0] if drop.tasks is None else rows
