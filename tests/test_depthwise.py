@@ -1,9 +1,5 @@
 """Depthwise convolution with SiLU against shifted sums written out here, its kernels in Triton's interpreter too."""
 
-import re
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtmamba.kernels.depthwise import depthwise_silu
-from triton_runs import DEVICE, INTERPRETED, ON_GPU, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
@@ -223,33 +219,20 @@ def test_on_a_gpu_under_autocast_and_compiled(compiled):
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
 def test_tiles_compile_for_hopper_without_spills(tmp_path, monkeypatch):
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+    pytest.importorskip("triton")
     from mtmamba.kernels import depthwise_triton as kernels
     from mtmamba.kernels.depthwise_benchmark import CANDIDATES
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
     def resources(function, tile: kernels.Tile, **constants: bool) -> tuple[int, ...]:
         """Registers of a thread, and bytes that it spills."""
         constants = {"C": 384, "APART": 768, "TILE": tile, **constants}
         names = [p.name for p in function.params]
-        signature = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
-        signature |= {name: "*bf16" for name in names if name.endswith("_ptr")}
-        signature |= {f"{name}_ptr": "*fp32" for name in ("weight", "bias", "partial") if f"{name}_ptr" in names}
-        aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name.endswith("_ptr")}
-        values = {(names.index(name),): value for name, value in constants.items()}
-        source = ASTSource(function, signature, values, aligned)
-        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": tile.warps})
-        cubin = tmp_path / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
-        command = [str(tools / "cuobjdump"), "--dump-resource-usage", str(cubin)]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        found = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage)
-        return tuple(int(number) for number in found.groups())
+        pointers = [name for name in names if name.endswith("_ptr")]
+        types = dict.fromkeys(pointers, "*bf16") | dict.fromkeys(("weight_ptr", "bias_ptr", "partial_ptr"), "*fp32")
+        compiled = compile_for_hopper(function, types, constants, pointers, num_warps=tile.warps)
+        return compiled.registers, compiled.stack, compiled.local
 
     for tile in CANDIDATES["convolve"]:
         for transposed in (False, True):

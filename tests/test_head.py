@@ -1,16 +1,12 @@
 """Norm and projection of an expanded map against formulas written out here, its kernels in Triton's interpreter too."""
 
-import re
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from mtmamba.kernels.head import norm_project
-from triton_runs import DEVICE, INTERPRETED, ON_GPU, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
 
 PRECISION = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 DTYPES = list(PRECISION)[: None if ON_GPU else 2]  # the interpreter has no products of bfloat16
@@ -161,31 +157,20 @@ def test_on_a_gpu_under_autocast_and_compiled(compiled):
 @pytest.mark.parametrize("outputs", [1, 40])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_tiles_compile_for_hopper_with_few_spills(tmp_path, monkeypatch, dtype, outputs):
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+    pytest.importorskip("triton")
     from mtmamba.kernels import head_triton as kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     size = {"bf16": 2, "fp32": 4}[dtype]
     for function, tile in ((kernels._forward, kernels.FORWARD[size]), (kernels._backward, kernels.BACKWARD[size])):
         constants = {"C": 192, "N": outputs, "S": 4, "EPS": 1e-5, "CHUNK": 64, "OUTPUTS": max(16, 64 * (outputs > 16))}
         constants |= {"COLUMNS": tile.columns, "EACH": 128}
         names = [p.name for p in function.params]
         constants = {name: value for name, value in constants.items() if name in names}
-        signature = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
-        signature |= {name: "*fp32" for name in names if name.endswith("_ptr")}
-        signature |= {name: f"*{dtype}" for name in ("x_ptr", "dx_ptr") if name in names}
-        aligned = [i for i, name in enumerate(names) if name.endswith("_ptr") or name == "width"]
-        values = {(names.index(name),): value for name, value in constants.items()}
-        source = ASTSource(function, signature, values, {(i,): [["tt.divisibility", 16]] for i in aligned})
+        types = {name: "*fp32" for name in names if name.endswith("_ptr")}
+        types |= dict.fromkeys(("x_ptr", "dx_ptr"), f"*{dtype}")
+        aligned = [name for name in names if name.endswith("_ptr") or name == "width"]
         options = {"num_warps": tile.warps, "num_stages": tile.stages}
-        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), options)
-        assert "cp.async" in compiled.asm["ptx"]  # loads are in flight while others are computed with
-        cubin = tmp_path / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
-        command = [str(tools / "cuobjdump"), "--dump-resource-usage", str(cubin)]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert int(re.search(r"STACK:(\d+)", usage)[1]) <= 32, (function, tile)  # bytes that a thread spills
+        compiled = compile_for_hopper(function, types, constants, aligned, **options)
+        assert "cp.async" in compiled.ptx  # loads are in flight while others are computed with
+        assert compiled.stack <= 32, (function, tile)  # bytes that a thread spills

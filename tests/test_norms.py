@@ -1,9 +1,6 @@
 """Layer norms fused with gates and rearranging against sums written out here, their kernels in Triton's interpreter."""
 
-import re
-import subprocess
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.blend import blend
 from mtmamba.kernels.norm import gated_norm, joint_layer_norm, layer_norm
-from triton_runs import DEVICE, INTERPRETED, ON_GPU, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
@@ -284,33 +281,22 @@ def test_on_a_gpu_under_autocast_and_compiled(form, compiled):
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
 @pytest.mark.parametrize("channels", [96, 192, 384, 768, 1536])
 def test_kernels_compile_for_hopper_without_spills(channels, tmp_path, monkeypatch):
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+    pytest.importorskip("triton")
     from mtmamba.kernels import blend_triton, norm_triton
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
     def spilled(function, launch: norm_triton.Launch, width: int, **constants: int | None) -> int:
         """Bytes of a thread that do not fit into registers."""
         tile = launch.tile(width)
         constants |= {"C": width, "ROWS": tile[0], "BLOCK": tile[1]}
         names = [p.name for p in function.params]
-        signature = {name: "*bf16" if name.endswith("_ptr") else "i32" for name in names}
+        types = {name: "*bf16" for name in names if name.endswith("_ptr")}
         single = ("weight", "bias", "scale", "statistics", "partial")
-        signature |= {name: "*fp32" for name in names if name.removesuffix("_ptr").split("_")[-1] in single}
-        signature |= dict.fromkeys(constants, "constexpr")
-        aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name] != "constexpr"}
-        values = {(names.index(name),): value for name, value in constants.items()}
-        source = ASTSource(function, signature, values, aligned)
-        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": launch.warps(*tile)})
-        cubin = tmp_path / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
-        command = [str(tools / "cuobjdump"), "--dump-resource-usage", str(cubin)]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return sum(int(number) for number in re.search(r"STACK:(\d+) .*LOCAL:(\d+)", usage).groups())
+        types |= {name: "*fp32" for name in names if name.removesuffix("_ptr").split("_")[-1] in single}
+        aligned = [name for name in names if name not in constants]
+        compiled = compile_for_hopper(function, types, constants, aligned, num_warps=launch.warps(*tile))
+        return compiled.stack + compiled.local
 
     plain = {"gate_ptr": None, "scale_ptr": None}
     no_gradient = {**plain, "dgate_ptr": None}

@@ -1,8 +1,5 @@
 """Window attention against attention among all pixels written out here, its kernels in Triton's interpreter too."""
 
-import re
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.window_attention import window_attention
 from mtmamba.models.encoders import PadFirstBlock
-from triton_runs import DEVICE, INTERPRETED, ON_GPU, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
 
 PRECISION = {torch.float32: 1e-5, torch.float16: 3e-3}
 if not INTERPRETED:  # which multiplies the bits of bfloat16 as integers
@@ -258,32 +255,19 @@ def test_on_a_gpu_under_autocast_compiled_and_recomputed(compiled, recomputed):
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_plans_compile_for_hopper_with_few_spills(dtype, tmp_path, monkeypatch):
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+    pytest.importorskip("triton")
     from mtmamba.kernels import window_attention_backward_triton as backward_kernels
     from mtmamba.kernels import window_attention_triton as kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
     def stack(function, constants: dict[str, int], warps: int) -> int:
         """Bytes that a thread spills."""
         names = [p.name for p in function.params]
-        signature = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
-        signature |= {name: f"*{dtype}" for name in names if name.endswith("_ptr")}
+        pointers = [name for name in names if name.endswith("_ptr")]
         exact = ("table_ptr", "lse_ptr", "delta_ptr", "partial_ptr", "scores_ptr")
-        signature |= {name: "*fp32" for name in exact if name in names}
-        aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name.endswith("_ptr")}
-        values = {(names.index(name),): value for name, value in constants.items()}
-        source = ASTSource(function, signature, values, aligned)
-        compiled = triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": warps})
-        cubin = tmp_path / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
-        command = [str(tools / "cuobjdump"), "--dump-resource-usage", str(cubin)]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return int(re.search(r"STACK:(\d+)", usage).group(1))
+        types = dict.fromkeys(pointers, f"*{dtype}") | dict.fromkeys(exact, "*fp32")
+        return compile_for_hopper(function, types, constants, pointers, num_warps=warps).stack
 
     sizes = kernels.Geometry(batch=8, height=28, width=36, heads=24, head_dim=32, side=12, shift=6)
     plans = {

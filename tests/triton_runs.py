@@ -1,8 +1,12 @@
 """Where Triton's kernels run in tests: on a GPU, or in the interpreter, which is chosen when Triton is imported."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -24,3 +28,43 @@ def run_in_the_interpreter(file: str) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     assert "passed" in run.stdout
     assert "skipped" not in run.stdout
+
+
+class Compiled(NamedTuple):
+    """What a kernel needs: registers of a thread, and the bytes that it spills to its stack and elsewhere."""
+
+    registers: int
+    stack: int
+    local: int
+    ptx: str
+
+
+def compile_for_hopper(
+    function: Any, types: Mapping[str, str], constants: Mapping[str, Any], aligned: Iterable[str], **options: int
+) -> Compiled:
+    """Compile a kernel for an H100 or H200, which needs no GPU.
+
+    Args:
+        function: the kernel.
+        types: of its arguments by name; the others are ``i32``.
+        constants: values of arguments that are known to the compiler.
+        aligned: names of arguments that are multiples of 16.
+        options: the compiler's, such as ``num_warps``.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = [p.name for p in function.params]
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+    values = {(names.index(name),): value for name, value in constants.items()}
+    divisible = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    source = ASTSource(function, signature, values, divisible)
+    compiled = triton.compile(source, GPUTarget("cuda", 90, 32), options)
+    cubin = Path(os.environ["TRITON_CACHE_DIR"]) / "kernel.cubin"
+    cubin.write_bytes(compiled.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    usage = subprocess.run([tool, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage)
+    assert found is not None
+    return Compiled(*(int(number) for number in found.groups()), compiled.asm["ptx"])
