@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from triton.testing import do_bench
 
 from mtmamba.kernels import depthwise_triton as kernels
 from mtmamba.kernels.depthwise import depthwise_silu, torch_depthwise_silu
 from mtmamba.kernels.depthwise_triton import Tile
+from mtmamba.kernels.timing import median_ms
 
 CANDIDATES: Mapping[str, tuple[Tile, ...]] = {
     "convolve": (
@@ -81,15 +81,15 @@ def benchmark_depthwise(
         records = []
         for tile in candidates[kind]:
             _check(shape, dtype, kind, tile)
-            ms = _median_ms(partial(run, tile))
+            ms = median_ms(partial(run, tile))
             records.append({**tile._asdict(), "ms": ms, "gb_s": maps * x.nbytes / ms / 1e6})
         result[name] = sorted(records, key=lambda record: record["ms"])
     result["forward_backward_ms"] = {
-        "operator": _median_ms(_training_step(depthwise_silu, x, dy, weight, bias)),
-        "pytorch": _median_ms(_training_step(torch_depthwise_silu, x, dy, weight, bias)),
-        "pytorch_channels_last": _median_ms(_training_step(_a_convolution_each, x, dy, weight, bias)),
+        "operator": median_ms(_training_step(depthwise_silu, x, dy, weight, bias)),
+        "pytorch": median_ms(_training_step(torch_depthwise_silu, x, dy, weight, bias)),
+        "pytorch_channels_last": median_ms(_training_step(_a_convolution_each, x, dy, weight, bias)),
     }
-    result["floor_ms"] = 3.5 * _median_ms(lambda: dy.copy_(x))  # seven maps read or written, a copy's are two
+    result["floor_ms"] = 3.5 * median_ms(lambda: dy.copy_(x))  # seven maps read or written, a copy's are two
     return result
 
 
@@ -98,10 +98,6 @@ def _inputs(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
     shapes = shape, shape, (shape[0], shape[-1], 1, 3, 3), (shape[0], shape[-1])
     x, dy, weight, bias = (torch.randn(s, generator=generator, device="cuda") for s in shapes)
     return [x.to(dtype), dy.to(dtype), weight / 3, bias]
-
-
-def _median_ms(function: Callable[[], object]) -> float:
-    return float(do_bench(function, warmup=25, rep=200, return_mode="median"))
 
 
 def _check(shape: tuple[int, ...], dtype: torch.dtype, kind: str, tile: Tile) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from triton.testing import do_bench
 
 from mtmamba.kernels import head_triton as kernels
 from mtmamba.kernels.head import EPS, norm_project, torch_norm_project
 from mtmamba.kernels.head_triton import Tile
+from mtmamba.kernels.timing import median_ms
 
 SCALE = 4
 CANDIDATES: Mapping[str, tuple[Tile, ...]] = {
@@ -74,18 +74,18 @@ def benchmark_head(shape: tuple[int, ...] = (8, 112, 144, 192), outputs: int = 4
         records = []
         for tile in CANDIDATES[name]:
             _check(shape[-1], outputs, {name: tile})
-            ms = _median_ms(partial(run, tile))
+            ms = median_ms(partial(run, tile))
             records.append({**tile._asdict(), "ms": ms, "gb_s": moved / ms / 1e6})
         result[name] = sorted(records, key=lambda record: record["ms"])
     leaves = [tensor.requires_grad_() for tensor in (x, *parameters)]
     for name, function in (("operator_ms", norm_project), ("pytorch_ms", partial(torch_norm_project, scale=SCALE))):
         result[name] = {
-            "forward": _median_ms(torch.no_grad()(partial(function, *leaves))),
-            "forward_backward": _median_ms(partial(_step, function, leaves, dlogits)),
+            "forward": median_ms(torch.no_grad()(partial(function, *leaves))),
+            "forward_backward": median_ms(partial(_step, function, leaves, dlogits)),
         }
     copied = torch.empty_like(x)
     maps = (3 * x.nbytes + 2 * dlogits.nbytes) / (2 * x.nbytes)
-    result["floor_ms"] = maps * _median_ms(lambda: copied.copy_(x.detach()))
+    result["floor_ms"] = maps * median_ms(lambda: copied.copy_(x.detach()))
     return result
 
 
@@ -100,10 +100,6 @@ def _inputs(shape: tuple[int, ...], outputs: int, dtype: torch.dtype) -> list[Te
     )
     x, *rest = (torch.randn(s, generator=generator, device="cuda") for s in shapes)
     return [x.to(dtype), *rest]
-
-
-def _median_ms(function: Callable[[], object]) -> float:
-    return float(do_bench(function, warmup=25, rep=200, return_mode="median"))
 
 
 def _step(function: Callable[..., Tensor], leaves: list[Tensor], dlogits: Tensor) -> object:

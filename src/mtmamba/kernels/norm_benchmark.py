@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from triton.testing import do_bench
 
 from mtmamba.kernels import blend_triton, norm_triton
 from mtmamba.kernels.blend import blend
 from mtmamba.kernels.norm import gated_norm, joint_layer_norm, layer_norm
 from mtmamba.kernels.norm_triton import Launch
+from mtmamba.kernels.timing import median_ms
 
 SHAPES = ((4, 8, 112, 144, 192), (4, 8, 112, 144, 384), (4, 8, 56, 72, 768), (4, 8, 28, 36, 1536))
 """Maps ``(T, B, H, W, C)`` in the decoder of Swin-L at 448x576 pixels."""
@@ -57,7 +57,7 @@ def benchmark_norms(
             check(name, (shape[0], 2, 6, 8, shape[-1]), dtype)
             leaves, rest, dy = _inputs(name, shape, dtype)
             size = {"operator": name, "shape": shape, "dtype": str(dtype)}
-            copy_ms = _median_ms(partial(torch.empty_like(dy).copy_, dy))  # which moves two maps
+            copy_ms = median_ms(partial(torch.empty_like(dy).copy_, dy))  # which moves two maps
             one = 1 / shape[0] if name == "blend" else 0  # the shared map
             passes: dict[str, tuple[float, Callable[[], object]]] = {
                 "forward": (_maps(name) + one, torch.no_grad()(partial(function, *leaves, *rest))),
@@ -67,7 +67,7 @@ def benchmark_norms(
                 ),
             }
             for direction, (maps, call) in passes.items():
-                ms, gigabytes = _median_ms(call), maps * dy.nbytes / 1e9
+                ms, gigabytes = median_ms(call), maps * dy.nbytes / 1e9
                 record = {"pass": direction, "ms": ms, "gb_s": gigabytes / ms * 1e3, "floor_ms": maps / 2 * copy_ms}
                 operators.append({**size, **record})
             launches += [
@@ -148,12 +148,8 @@ def _kernels(name: str, leaves: list[Tensor], rest: list[Tensor], dy: Tensor) ->
 
 
 def _time_candidates(call: Callable[[Launch], object], candidates: Iterable[Launch]) -> dict[str, Any]:
-    records = [{**launch._asdict(), "ms": _median_ms(partial(call, launch))} for launch in candidates]
+    records = [{**launch._asdict(), "ms": median_ms(partial(call, launch))} for launch in candidates]
     return {"candidates": sorted(records, key=lambda record: record["ms"])}
-
-
-def _median_ms(function: Callable[[], object]) -> float:
-    return float(do_bench(function, warmup=25, rep=100, return_mode="median"))
 
 
 if __name__ == "__main__":

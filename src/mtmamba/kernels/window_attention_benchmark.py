@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor
-from triton.testing import do_bench
 
 from mtmamba.kernels import window_attention_backward_triton as backward_kernels
 from mtmamba.kernels import window_attention_triton as kernels
+from mtmamba.kernels.timing import median_ms
 from mtmamba.kernels.window_attention_triton import Plan
 from mtmamba.models.encoders import PadFirstBlock
 
@@ -117,7 +117,7 @@ def _time_plans(name: str, shape: tuple[int, ...], heads: int, plans: Iterable[P
         for result, wanted in zip(run(plan), expected, strict=True):
             scale = wanted.abs().max()
             torch.testing.assert_close(result / scale, wanted / scale, rtol=0, atol=1e-2)
-        records.append({**plan._asdict(), "ms": _median_ms(partial(run, plan))})
+        records.append({**plan._asdict(), "ms": median_ms(partial(run, plan))})
     return sorted(records, key=lambda record: record["ms"])
 
 
@@ -128,13 +128,9 @@ def _time_block(block: PadFirstBlock, x: Tensor) -> dict[str, dict[str, float]]:
     for name, attend in (("operator", block.fused_attention), ("timm", block.timm_attention)):
         with torch.autocast("cuda", torch.bfloat16):
             with torch.no_grad():
-                forward = _median_ms(partial(attend, x))
-            times[name] = {"forward": forward, "forward_backward": _median_ms(partial(_step, block, attend, x, dy))}
+                forward = median_ms(partial(attend, x))
+            times[name] = {"forward": forward, "forward_backward": median_ms(partial(_step, block, attend, x, dy))}
     return times
-
-
-def _median_ms(function: Callable[[], object]) -> float:
-    return float(do_bench(function, warmup=25, rep=100, return_mode="median"))
 
 
 if __name__ == "__main__":
