@@ -6,6 +6,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.depthwise import depthwise_silu
 from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
@@ -42,6 +43,18 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor) -> tuple[Tens
     return y.detach(), *torch.autograd.grad(y, leaves, dy.double())
 
 
+def two_signals(*shape: int, dtype: torch.dtype, parameters: torch.dtype) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Leaves of T - 1 maps and of one map, and a gradient of all results."""
+    *leaves, dy = inputs(*shape, dtype=dtype, parameters=parameters)
+    several, one = ([leaf.detach()[some].requires_grad_() for leaf in leaves] for some in (slice(1, None), slice(1)))
+    return several, one, dy
+
+
+def one_after_the_other(several: list[Tensor], one: list[Tensor], dy: Tensor) -> list[tuple[Tensor, ...]]:
+    """The results and gradients of each signal by itself."""
+    return [reference(*several, dy[:-1]), reference(*one, dy[-1:])]
+
+
 def assert_near(results: tuple[Tensor, ...], expected: tuple[Tensor, ...], precision: float) -> None:
     """Errors below ``precision`` of the largest value."""
     for result, wanted in zip(results, expected, strict=True):
@@ -66,6 +79,15 @@ def test_parameters_may_be_more_precise_than_the_map():
     assert_near((y.detach(), *gradients), reference(x, weight, bias, dy), 3e-2)
 
 
+def test_two_signals_go_on_as_one():
+    several, one, dy = two_signals(4, 2, 3, 5, 6, dtype=torch.float64, parameters=torch.float64)
+    y = depthwise_silu(*several, tuple(one))
+    gradients = torch.autograd.grad(y, (*several, *one), dy)
+    expected, expected_of_one = one_after_the_other(several, one, dy)
+    assert_near((y[:-1].detach(), *gradients[:3]), expected, 1e-12)
+    assert_near((y[-1:].detach(), *gradients[3:]), expected_of_one, 1e-12)
+
+
 @pytest.mark.parametrize(
     ("x", "weight", "bias", "message"),
     [
@@ -78,6 +100,14 @@ def test_parameters_may_be_more_precise_than_the_map():
 def test_shapes_that_do_not_fit_are_refused(x, weight, bias, message):
     with pytest.raises(ValueError, match=message):
         depthwise_silu(torch.zeros(x), torch.zeros(weight), torch.zeros(bias))
+
+
+def test_a_signal_of_another_size_is_refused():
+    x, weight, bias, _ = inputs(2, 1, 3, 4, 5)
+    with pytest.raises(ValueError, match=r"of x, \(2, 1, 3, 4, 5\), but for the first axis, got \(2, 1, 3, 3, 5\)"):
+        depthwise_silu(x, weight, bias, (x[:, :, :, 1:], weight, bias))
+    with pytest.raises(ValueError, match=r"bias of shape \(T, C\) = \(2, 5\), got \(1, 5\)"):
+        depthwise_silu(x, weight, bias, (x, weight, bias[:1]))
 
 
 def test_devices_and_dtypes_that_do_not_fit_are_refused():
@@ -155,9 +185,10 @@ def test_kernel_tiles(shape, tile):
     x, weight, bias, dy = (t.detach() for t in inputs(*shape, dtype=torch.float32, parameters=torch.float32))
     tile = kernels.Tile(*tile)
     y = kernels.forward(x, weight, bias, tile)
-    dz, dweight, dbias = kernels.activation_gradient(dy, x, weight, bias, tile)
+    dz, sums = kernels.activation_gradient(dy, x, weight, bias, tile)
     dx = kernels.input_gradient(dz, weight, tile)
-    assert_near((y, dx, dweight, dbias), reference(x, weight, bias, dy), 1e-5)
+    expected, dx_expected, *parameters = reference(x, weight, bias, dy)
+    assert_near((y, dx, sums), (expected, dx_expected, torch.cat([p.flatten() for p in parameters])), 1e-5)
 
 
 @kernel
@@ -175,6 +206,30 @@ def test_kernel_operator(dtype):
 
 
 @kernel
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_kernel_operator_takes_two_signals_into_one(dtype):
+    shape = (5, 2, 61, 37, 200) if ON_GPU else (3, 1, 3, 2, 6)
+    several, one, dy = two_signals(*shape, dtype=dtype, parameters=torch.float32)
+    y = torch.ops.mtmamba.depthwise_silu(*several, *one)
+    gradients = torch.autograd.grad(y, (*several, *one), dy)
+    assert all(t.is_contiguous() for t in gradients)
+    expected, expected_of_one = one_after_the_other(several, one, dy)
+    for found, wanted in (((y[:-1], *gradients[:3]), expected), ((y[-1:], *gradients[3:]), expected_of_one)):
+        assert [t.dtype for t in found] == [dtype, dtype, torch.float32, torch.float32]
+        assert_near(found[:2], wanted[:2], PRECISION[dtype])
+        assert_near(found[2:], wanted[2:], 1e-5)
+
+
+@kernel
+def test_kernel_operator_may_be_recomputed():
+    several, one, dy = two_signals(3, 1, 3, 2, 6, dtype=torch.float32, parameters=torch.float32)
+    leaves, function = (*several, *one), torch.ops.mtmamba.depthwise_silu
+    once = torch.autograd.grad(function(*leaves), leaves, dy)
+    twice = torch.autograd.grad(checkpoint(function, *leaves, use_reentrant=False), leaves, dy)
+    assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+@kernel
 @pytest.mark.filterwarnings("ignore:overflow")  # NumPy's, in the interpreter
 def test_kernel_takes_any_strides_and_extremes():
     x, weight, bias, dy = inputs(2, 1, 2, 3, 4, dtype=torch.float32, parameters=torch.float32)
@@ -189,31 +244,38 @@ def test_kernel_takes_any_strides_and_extremes():
 def test_kernel_reads_half_of_a_wider_map_as_it_lies():
     x, weight, bias, dy = inputs(2, 1, 3, 4, 6, dtype=torch.float32, parameters=torch.float32)
     both = torch.cat([dy, x.detach()], dim=-1).requires_grad_()
-    y = torch.ops.mtmamba.depthwise_silu(both[..., 6:], weight, bias)
-    *gradients, dboth = torch.autograd.grad(y, (weight, bias, both), dy)
     expected = reference(x, weight, bias, dy)
-    assert_near((y.detach(), dboth[..., 6:], *gradients), expected, 1e-5)
+    for beside in ((), (x[:1], weight[:1], bias[:1])):
+        y = torch.ops.mtmamba.depthwise_silu(both[..., 6:], weight, bias, *beside)[:2]
+        *gradients, dboth = torch.autograd.grad(y, (weight, bias, both), dy)
+        assert_near((y.detach(), dboth[..., 6:], *gradients), expected, 1e-5)
 
 
 @kernel
 def test_kernel_operator_is_one_that_compilers_understand():
     x, weight, bias, _ = inputs(1, 1, 1, 2, 3, dtype=torch.float32, parameters=torch.float32)
     torch.library.opcheck(torch.ops.mtmamba.depthwise_silu, (x, weight, bias))
+    torch.library.opcheck(torch.ops.mtmamba.depthwise_silu, (x, weight, bias) * 2)
 
 
 @gpu
 @pytest.mark.parametrize("compiled", [False, True])
 def test_on_a_gpu_under_autocast_and_compiled(compiled):
-    x, weight, bias, dy = inputs(4, 2, 61, 37, 200, dtype=torch.float32, parameters=torch.float32)
+    several, one, dy = two_signals(5, 2, 61, 37, 200, dtype=torch.float32, parameters=torch.float32)
     function = torch.compile(depthwise_silu, fullgraph=True) if compiled else depthwise_silu
-    runs = []
+    expected, expected_of_one = one_after_the_other(several, one, dy)
+    alone, joint = [], []
     for _ in range(2):
         with torch.autocast("cuda", torch.bfloat16):
-            y = function(x, weight, bias)
-        runs.append((y.detach(), *torch.autograd.grad(y, (x, weight, bias), dy.to(y.dtype))))
-    assert y.dtype == torch.bfloat16
-    assert_near(runs[0], reference(x, weight, bias, dy), PRECISION[torch.bfloat16])
-    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+            y, both = function(*several), function(*several, tuple(one))
+        alone.append((y.detach(), *torch.autograd.grad(y, several, dy[:-1].to(y.dtype))))
+        joint.append((both.detach(), *torch.autograd.grad(both, (*several, *one), dy.to(y.dtype))))
+    assert y.dtype == both.dtype == torch.bfloat16
+    assert_near(alone[0], expected, PRECISION[torch.bfloat16])
+    assert_near((joint[0][0][:-1], *joint[0][1:4]), expected, PRECISION[torch.bfloat16])
+    assert_near((joint[0][0][-1:], *joint[0][4:]), expected_of_one, PRECISION[torch.bfloat16])
+    for runs in (alone, joint):
+        assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 
 
 @pytest.mark.slow

@@ -210,46 +210,45 @@ def _activation_gradient(
         row += UNROLL
         start += UNROLL * stride
         x_start += UNROLL * x_stride
-    part = tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
+    strips = batch * tl.cdiv(height, rows)  # of a task
+    part = tl.program_id(2) % strips * tl.num_programs(1) + tl.program_id(1)
+    biases = tl.num_programs(2) // strips * C  # their sums follow those of nine times as many weights
+    partial = partial_ptr + part.to(tl.int64) * biases * 10
     for k in tl.static_range(10):
-        total = tl.sum(sums[k], 0, keep_dims=True)
-        tl.store(partial_ptr + (part.to(tl.int64) * 10 + k) * C + channel, total, mask=live)
-
-
-def _strips(height: int, tile: Tile) -> int:
-    return triton.cdiv(height, tile.rows)
+        at = (task * C + channel) * 9 + k if k < 9 else biases * 9 + task * C + channel
+        tl.store(partial + at, tl.sum(sums[k], 0, keep_dims=True), mask=live)
 
 
 def _launch(kernel: Any, tile: Tile, shape: torch.Size, apart: int, *tensors: Tensor, **constants: bool) -> None:
     """Run a kernel over maps of a shape, the pixels of the one that it convolves so many elements apart."""
     tasks, batch, height, width, channels = shape
-    strips = _strips(height, tile)
+    strips = triton.cdiv(height, tile.rows)
     grid = triton.cdiv(channels, tile.channels), triton.cdiv(width, tile.columns), tasks * batch * strips
     sizes = batch, triton.cdiv(height, strips), height, width, channels, apart
     with torch.cuda.device_of(tensors[0]):
         kernel[grid](*tensors, *sizes, TILE=tile, num_warps=tile.warps, **constants)
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = CONVOLVE) -> Tensor:
-    """Return ``silu(conv(x))`` for ``x`` ``(T, B, H, W, C)`` and ``weight`` of T C 9 elements.
+def forward(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = CONVOLVE, out: Tensor | None = None) -> Tensor:
+    """Return ``silu(conv(x))`` for ``x`` ``(T, B, H, W, C)`` and ``weight`` of T C 9 elements; in ``out``, if given.
 
     Tensors are contiguous, but the pixels of ``x`` may lie at any one distance.
     """
-    y, pixels = x.new_empty(x.shape), as_rows(x)
-    _launch(_convolve, tile, x.shape, pixels.stride(0), pixels, weight, bias, y, TRANSPOSED=False)
-    return y
+    out, pixels = x.new_empty(x.shape) if out is None else out, as_rows(x)
+    _launch(_convolve, tile, x.shape, pixels.stride(0), pixels, weight, bias, out, TRANSPOSED=False)
+    return out
 
 
 def activation_gradient(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = ACTIVATION_GRADIENT
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients with respect to the convolution's output, the weight and the bias, the latter in float32."""
-    tasks, batch, height, width, channels = x.shape
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the convolution's output, and of weight and bias one after another, in float32."""
+    _, batch, height, width, _ = x.shape
     dz, pixels = x.new_empty(x.shape), as_rows(x)
-    parts = batch * _strips(height, tile) * triton.cdiv(width, tile.columns)
-    partial = x.new_empty(tasks, parts, 10, channels, dtype=torch.float32)
+    parts = batch * triton.cdiv(height, tile.rows) * triton.cdiv(width, tile.columns)
+    partial = x.new_empty(parts, weight.numel() + bias.numel(), dtype=torch.float32)
     _launch(_activation_gradient, tile, x.shape, pixels.stride(0), dy, pixels, weight, bias, dz, partial)
-    return dz, partial[:, :, :9].sum(1).mT.contiguous().view(weight.shape), partial[:, :, 9].sum(1)
+    return dz, partial.sum(0)
 
 
 def input_gradient(dz: Tensor, weight: Tensor, tile: Tile = INPUT_GRADIENT) -> Tensor:
