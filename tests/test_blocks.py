@@ -22,6 +22,7 @@ from mtmamba.models.blocks import (
     swin_pair,
 )
 from mtmamba.models.layers import seed_drop_path
+from mtmamba.models.ss2d import SS2D
 
 PAPER = {"mfe": MFE, "gate": LinearGate}
 VARIANTS = [PAPER, {"mfe": AttentionMFE, "gate": LinearGate}, {"mfe": MFE, "gate": AttentionGate}]
@@ -152,6 +153,31 @@ def test_block_is_its_equations_task_by_task(kind, tasks, dim, parts, equations)
     z = random(tasks, 2, *((3, 4) if parts in ({}, PAPER) else (12, 12)), dim)  # attention fills one window
     expected = [torch.stack([equations(block, z[:, b], t) for b in range(2)]) for t in range(tasks)]
     torch.testing.assert_close(block(z), torch.stack(expected))
+
+
+@pytest.mark.parametrize("parts", VARIANTS)
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_own_and_shared_maps_scanned_together_are_those_scanned_apart(parts, backend):
+    block, z, dy = prepared(CTM(2, 12, **parts)), random(2, 2, 3, 4, 12).requires_grad_(), random(2, 2, 3, 4, 12)
+    for module in block.modules():
+        if isinstance(module, SS2D):
+            module.backend = backend
+    x = block.norm(z)
+    own = block.own(x)
+    mixed = own + block.gate(x).sigmoid() * (block.shared(z) - own)
+    expected, found = z + block.out_proj(mixed), block(z)
+    torch.testing.assert_close(found, expected)
+    leaves = [z, *block.parameters()]
+    torch.testing.assert_close(torch.autograd.grad(found, leaves, dy), torch.autograd.grad(expected, leaves, dy))
+
+
+def test_own_and_shared_maps_go_through_one_scan():
+    block, scanned = CTM(2, 12, **PAPER), []
+    for module in block.modules():
+        if isinstance(module, SS2D):
+            module.register_forward_hook(lambda _, args, y: scanned.append((args[0].shape, y.shape)))
+    block(torch.zeros(2, 3, 4, 5, 12))
+    assert scanned == [((3, 3, 4, 5, 24), (3, 3, 4, 5, 24))]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -43,7 +43,8 @@ def written_gated(x, weight, bias, both, scale):
     return factors(scale) * normed(x, weight, bias) * gate / (1 + (-gate).exp())
 
 
-def written_blend(own, shared, both, own_weight, own_bias, shared_weight, shared_bias, scale):
+def written_blend(features, both, own_weight, own_bias, shared_weight, shared_bias, scale):
+    own, shared = features[:-1], features[-1:]
     g = 1 / (1 + (-both[..., own.shape[-1] :]).exp())
     return factors(scale) * (
         (1 - g) * normed(own, own_weight, own_bias) + g * normed(shared, shared_weight, shared_bias)
@@ -81,10 +82,10 @@ FORMS = {
         lambda *s: (s, (s[0], s[4]), (s[0], s[4]), (*s[:4], 2 * s[4])),
     ),
     "blend": (
-        lambda own, shared, both, *rest: blend(own, shared, half(both), *rest),
-        lambda own, shared, both, *rest: torch.ops.mtmamba.blend(own, shared, half(both), *rest)[0],
+        lambda features, both, *rest: blend(features, half(both), *rest),
+        lambda features, both, *rest: torch.ops.mtmamba.blend(features, half(both), *rest)[0],
         written_blend,
-        lambda *s: (s, (1, *s[1:]), (*s[:4], 2 * s[4]), *[(s[0], s[4])] * 2, *[(1, s[4])] * 2),
+        lambda *s: ((s[0] + 1, *s[1:]), (*s[:4], 2 * s[4]), *[(s[0], s[4])] * 2, *[(1, s[4])] * 2),
     ),
 }
 SCALED = ("gated", "blend")
@@ -147,8 +148,10 @@ def test_shapes_that_do_not_fit_are_refused():
         joint_layer_norm(x, parameters.flatten(), parameters)
     with pytest.raises(ValueError, match=r"gate of the shape of x, \(2, 1, 3, 4, 5\), got \(2, 1, 3, 4, 10\)"):
         gated_norm(x, parameters, parameters, wide)
-    with pytest.raises(ValueError, match=r"got \(2, 1, 3, 4, 10\) and \(1, 1, 3, 4, 5\)"):
-        blend(x, x[:1], wide, parameters, parameters, parameters[:1], parameters[:1])
+    with pytest.raises(ValueError, match=r"like the gates, of shape \(1, 1, 3, 4, 10\), .* got \(2, 1, 3, 4, 5\)"):
+        blend(x, wide[:1], parameters[:1], parameters[:1], parameters[:1], parameters[:1])
+    with pytest.raises(ValueError, match=r"weight of shape \(1, 5\) for x of shape .* got \(2, 5\)"):
+        blend(x, x[:1], parameters, parameters, parameters[:1], parameters[:1])
 
 
 class Operators(TorchDispatchMode):
@@ -234,12 +237,12 @@ def test_kernel_programs_share_the_rows_and_their_sums_add_up(programs):
     assert_near((y.view_as(x), dx, *sums, dgate), (*expected[:4], half(expected[4])), 1e-5)
 
     leaves, (scale,) = inputs("blend", 2, 1, 7, 5, 6, maps=torch.float32, parameters=torch.float32)
-    own, shared, both, *parameters = (leaf.detach() for leaf in leaves)
-    maps = own, shared, half(both)
-    y, statistics = blend_triton.forward(maps, parameters, scale, launch)
-    expected = reference("blend", leaves, (scale,), torch.float32)
-    d_own, d_shared, d_gate, *sums = blend_triton.backward(dy, maps, parameters, statistics, scale, launch)
-    assert_near((y, d_own, d_shared, d_gate, *sums), (*expected[:3], half(expected[3]), *expected[4:]), 1e-5)
+    features, both, *parameters = (leaf.detach() for leaf in leaves)
+    y, statistics = blend_triton.forward(features, half(both), parameters, scale, launch)
+    mixed, d_features, d_both, *d_parameters = reference("blend", leaves, (scale,), torch.float32)
+    gradients = blend_triton.backward(dy, features, half(both), parameters, statistics, scale, launch)
+    sums = torch.stack([torch.cat(d_parameters[::2]), torch.cat(d_parameters[1::2])])  # of own and shared norms
+    assert_near((y, *gradients), (mixed, d_features, half(d_both), sums), 1e-5)
 
 
 @kernel
@@ -252,6 +255,17 @@ def test_kernel_operators_may_be_recomputed(form):
 
 
 @kernel
+def test_kernel_backward_pass_makes_no_zeros_for_the_statistics():
+    leaves, rest = inputs("blend", 2, 1, 3, 4, 6, maps=torch.float32, parameters=torch.float32)
+    features, gate = leaves[0], leaves[1].detach()[..., :6].requires_grad_()
+    y, _ = torch.ops.mtmamba.blend(features, gate, *leaves[2:], *rest)
+    with Operators() as called:
+        torch.autograd.grad(y, (features, gate, *leaves[2:]), torch.ones_like(y))
+    assert "mtmamba::blend_backward" in called.names
+    assert not any("zero" in name for name in called.names)
+
+
+@kernel
 def test_kernel_operators_are_ones_that_compilers_understand():
     for form in ("gated", "blend"):
         leaves, (scale,) = inputs(form, 2, 1, 1, 2, 3, maps=torch.float32, parameters=torch.float32)
@@ -259,8 +273,8 @@ def test_kernel_operators_are_ones_that_compilers_understand():
             x, weight, bias, both = leaves
             torch.library.opcheck(torch.ops.mtmamba.layer_norm, (x, weight, bias, half(both.detach()), scale, 1, 1))
         else:
-            own, shared, both, *parameters = leaves
-            arguments = (own, shared, half(both.detach()), *parameters, scale)
+            features, both, *parameters = leaves
+            arguments = (features, half(both.detach()), *parameters, scale)
             torch.library.opcheck(torch.ops.mtmamba.blend, arguments)
 
 

@@ -121,9 +121,10 @@ class _Counter(ForwardWatcher):
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(module, SS2D):
             x = args[0]
-            maps = sum(_elements(arg) for arg in args if arg is not None)
+            maps = sum(_elements(arg) for arg in args if isinstance(arg, Tensor))
             updates = DIRECTIONS * x.numel() * module.A_log.shape[-1]
-            weights = sum(p.numel() for p in module.parameters())
+            scanning = [module, *(arg for arg in args if isinstance(arg, SS2D))]
+            weights = sum(p.numel() for one in scanning for p in one.parameters())
             self.scan = Layer(updates=updates, inputs=maps, outputs=x.numel(), weights=weights)
             self.work.layers.append(self.scan)
 

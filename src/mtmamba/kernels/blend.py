@@ -14,8 +14,7 @@ from mtmamba.kernels.norm import check_parameters, scale_samples, torch_layer_no
 
 
 def blend(
-    own: Tensor,
-    shared: Tensor,
+    features: Tensor,
     gate: Tensor,
     own_weight: Tensor,
     own_bias: Tensor,
@@ -26,9 +25,8 @@ def blend(
     """Return ``scale ((1 - g) layer_norm(own) + g layer_norm(shared))`` with ``g = sigmoid(gate)``: eqs. 23 and 24.
 
     Args:
-        own: each task's features, ``(T, B, H, W, C)``.
-        shared: those of all tasks together, ``(1, B, H, W, C)``.
-        gate: like ``own``; may be some of the channels of a wider map.
+        features: each task's own, then those of all tasks together, ``(T + 1, B, H, W, C)``.
+        gate: ``(T, B, H, W, C)``; may be some of the channels of a wider map.
         own_weight: of the own features' norm, ``(T, C)``.
         own_bias: like ``own_weight``.
         shared_weight: of the shared features' norm, ``(1, C)``.
@@ -38,21 +36,23 @@ def blend(
     Raises:
         ValueError: a shape does not fit.
 
-    >>> own, shared = torch.zeros(2, 1, 3, 4, 5), torch.zeros(1, 1, 3, 4, 5)
-    >>> blend(own, shared, own, *torch.ones(2, 2, 5), *torch.ones(2, 1, 5)).shape
+    >>> features, gate = torch.zeros(3, 1, 3, 4, 5), torch.zeros(2, 1, 3, 4, 5)
+    >>> blend(features, gate, *torch.ones(2, 2, 5), *torch.ones(2, 1, 5)).shape
     torch.Size([2, 1, 3, 4, 5])
     """
-    check_parameters(own, own_weight, own_bias, (own.shape[0], own.shape[-1]))
-    check_parameters(shared, shared_weight, shared_bias, (1, own.shape[-1]))
-    if gate.shape != own.shape or shared.shape != (1, *own.shape[1:]):
+    tasks, channels = gate.shape[0], gate.shape[-1]
+    if features.shape != (tasks + 1, *gate.shape[1:]):
         raise ValueError(
-            f"Expected gates of the shape of own, {tuple(own.shape)}, and shared with a first axis of 1 in its place, "
-            f"got {tuple(gate.shape)} and {tuple(shared.shape)}."
+            f"Expected features like the gates, of shape {tuple(gate.shape)}, and one more map, "
+            f"got {tuple(features.shape)}."
         )
-    parameters = own_weight, own_bias, shared_weight, shared_bias
-    if has_kernel(own):
-        y: Tensor = _blend(autocast(own), autocast(shared), autocast(gate), *parameters, scale)[0]
+    check_parameters(features, own_weight, own_bias, (tasks, channels))
+    check_parameters(features, shared_weight, shared_bias, (1, channels))
+    if has_kernel(features):
+        parameters = own_weight, own_bias, shared_weight, shared_bias
+        y: Tensor = _blend(autocast(features), autocast(gate), *parameters, scale)[0]
         return y
+    own, shared = features.split((tasks, 1))
     own = torch_layer_norm(own, own_weight, own_bias)
     shared = torch_layer_norm(shared, shared_weight, shared_bias)
     return scale_samples(own + gate.sigmoid() * (shared - own), scale)
@@ -60,8 +60,7 @@ def blend(
 
 @torch.library.custom_op("mtmamba::blend", mutates_args=())
 def _blend(
-    own: Tensor,
-    shared: Tensor,
+    features: Tensor,
     gate: Tensor,
     own_weight: Tensor,
     own_bias: Tensor,
@@ -74,23 +73,23 @@ def _blend(
 
     parameters = own_weight, own_bias, shared_weight, shared_bias
     return kernels.forward(
-        (own.contiguous(), shared.contiguous(), gate),
+        features.contiguous(),
+        gate,
         [p.contiguous() for p in parameters],
         None if scale is None else scale.contiguous(),
     )
 
 
 @_blend.register_fake
-def _(own: Tensor, shared: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    statistics = (2, own.shape[0] + 1, shared.numel() // shared.shape[-1])
-    return own.new_empty(own.shape), own.new_empty(statistics, dtype=torch.float32)
+def _(features: Tensor, gate: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    statistics = (2, len(features), gate[0].numel() // gate.shape[-1])
+    return features.new_empty(gate.shape), features.new_empty(statistics, dtype=torch.float32)
 
 
 @torch.library.custom_op("mtmamba::blend_backward", mutates_args=())
 def _blend_backward(
     d_mixed: Tensor,
-    own: Tensor,
-    shared: Tensor,
+    features: Tensor,
     gate: Tensor,
     own_weight: Tensor,
     own_bias: Tensor,
@@ -98,35 +97,38 @@ def _blend_backward(
     shared_bias: Tensor,
     scale: Tensor | None,
     statistics: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of maps and parameters, in their order."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of features and gate, and those of all weights and all biases, ``(2, T + 1, C)`` float32."""
     from mtmamba.kernels import blend_triton as kernels
 
     parameters = own_weight, own_bias, shared_weight, shared_bias
-    gradients = kernels.backward(
+    return kernels.backward(
         d_mixed.contiguous(),
-        (own.contiguous(), shared.contiguous(), gate),
+        features.contiguous(),
+        gate,
         [p.contiguous() for p in parameters],
         statistics,
         None if scale is None else scale.contiguous(),
     )
-    d_own, d_shared, d_gate, d_own_weight, d_own_bias, d_shared_weight, d_shared_bias = (
-        d.to(t.dtype) for d, t in zip(gradients, (own, shared, gate, *parameters), strict=True)
-    )
-    return d_own, d_shared, d_gate, d_own_weight, d_own_bias, d_shared_weight, d_shared_bias
 
 
 @_blend_backward.register_fake
-def _(d_mixed: Tensor, *tensors: Any) -> Any:
-    return tuple(t.new_empty(t.shape) for t in tensors[:7])
+def _(d_mixed: Tensor, features: Tensor, gate: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    sums = features.new_empty(2, len(features), features.shape[-1], dtype=torch.float32)
+    return features.new_empty(features.shape), gate.new_empty(gate.shape), sums
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs, output[1])
+    ctx.set_materialize_grads(False)  # no zeros for the statistics
 
 
-def _backward(ctx: Any, d_mixed: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *_blend_backward(d_mixed, *ctx.saved_tensors), None
+def _backward(ctx: Any, d_mixed: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors  # which checkpointing lets nobody ask for twice
+    d_features, d_gate, sums = _blend_backward(d_mixed, *saved)
+    own_and_shared = *sums[:, :-1], *sums[:, -1:]
+    d_parameters = (d.to(p.dtype) for d, p in zip(own_and_shared, saved[2:6], strict=True))
+    return d_features, d_gate, *d_parameters, None
 
 
 _blend.register_autograd(_backward, setup_context=_save)

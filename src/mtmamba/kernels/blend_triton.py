@@ -27,8 +27,7 @@ def _load(ptr, at, live):
 
 @triton.jit
 def _forward(
-    own_ptr,
-    shared_ptr,
+    features_ptr,
     gate_ptr,
     own_weight_ptr,
     own_bias_ptr,
@@ -53,14 +52,15 @@ def _forward(
         pixel = first + tl.arange(0, ROWS)[:, None]
         inside = pixel < pixels
         live = inside & (channel < C)
-        mean, rstd, shared = normalise(_load(shared_ptr, pixel.to(tl.int64) * C + channel, live), channel, C)
-        tl.store(statistics_ptr + T * pixels + pixel, mean, mask=inside)
-        tl.store(statistics_ptr + (2 * T + 1) * pixels + pixel, rstd, mask=inside)
+        row = T * pixels + pixel
+        mean, rstd, shared = normalise(_load(features_ptr, row.to(tl.int64) * C + channel, live), channel, C)
+        tl.store(statistics_ptr + row, mean, mask=inside)
+        tl.store(statistics_ptr + (T + 1) * pixels + row, rstd, mask=inside)
         shared = shared * weight + bias
         for t in tl.static_range(T):
             row = t * pixels + pixel
             at = row.to(tl.int64) * C + channel
-            mean, rstd, own = normalise(_load(own_ptr, at, live), channel, C)
+            mean, rstd, own = normalise(_load(features_ptr, at, live), channel, C)
             tl.store(statistics_ptr + row, mean, mask=inside)
             tl.store(statistics_ptr + (T + 1) * pixels + row, rstd, mask=inside)
             parameters = t * C + channel
@@ -75,18 +75,16 @@ def _forward(
 
 @triton.jit
 def _backward(
-    d_mixed_ptr,
-    own_ptr,
-    shared_ptr,
+    features_ptr,
     gate_ptr,
     own_weight_ptr,
     own_bias_ptr,
     shared_weight_ptr,
     shared_bias_ptr,
     scale_ptr,
+    d_mixed_ptr,
     statistics_ptr,
-    d_own_ptr,
-    d_shared_ptr,
+    d_features_ptr,
     d_gate_ptr,
     partial_ptr,
     pixels,
@@ -97,7 +95,7 @@ def _backward(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Gradients of the three maps, and this program's sums for those of the parameters, the shared ones' last."""
+    """Gradients of features and gates, and this program's sums for those of all weights, then of all biases."""
     channel = tl.arange(0, BLOCK)[None, :]
     weight, bias = _load(shared_weight_ptr, channel, channel < C), _load(shared_bias_ptr, channel, channel < C)
     zeros = tl.zeros((ROWS, BLOCK), tl.float32)
@@ -110,17 +108,17 @@ def _backward(
         inside = pixel < pixels
         live = inside & (channel < C)
         rstds = statistics_ptr + (T + 1) * pixels
-        shared_at = pixel.to(tl.int64) * C + channel
-        shared_rstd = _load(rstds, T * pixels + pixel, inside)
-        shared = _load(shared_ptr, shared_at, live)
-        shared = (shared - _load(statistics_ptr, T * pixels + pixel, inside)) * shared_rstd
+        shared_row = T * pixels + pixel
+        shared_at = shared_row.to(tl.int64) * C + channel
+        shared_rstd = _load(rstds, shared_row, inside)
+        shared = (_load(features_ptr, shared_at, live) - _load(statistics_ptr, shared_row, inside)) * shared_rstd
         d_shared = zeros
         updated = ()
         for t in tl.static_range(T):
             row = t * pixels + pixel
             at = row.to(tl.int64) * C + channel
             own_rstd = _load(rstds, row, inside)
-            own = (_load(own_ptr, at, live) - _load(statistics_ptr, row, inside)) * own_rstd
+            own = (_load(features_ptr, at, live) - _load(statistics_ptr, row, inside)) * own_rstd
             parameters = t * C + channel
             own_weight = _load(own_weight_ptr, parameters, channel < C)
             own_bias = _load(own_bias_ptr, parameters, channel < C)
@@ -135,64 +133,68 @@ def _backward(
             d_own = d_mixed * (1 - opening)
             updated += (sums[2 * t] + d_own * own, sums[2 * t + 1] + d_own)
             d_own = normalised_gradient(d_own * own_weight, own, own_rstd, C)
-            tl.store(d_own_ptr + at, d_own.to(d_own_ptr.dtype.element_ty), mask=live)
+            tl.store(d_features_ptr + at, d_own.to(d_features_ptr.dtype.element_ty), mask=live)
         updated += (sums[2 * T] + d_shared * shared, sums[2 * T + 1] + d_shared)
         sums = updated
         d_shared = normalised_gradient(d_shared * weight, shared, shared_rstd, C)
-        tl.store(d_shared_ptr + shared_at, d_shared.to(d_shared_ptr.dtype.element_ty), mask=live)
+        tl.store(d_features_ptr + shared_at, d_shared.to(d_features_ptr.dtype.element_ty), mask=live)
         first += tl.num_programs(0) * ROWS
     partial = partial_ptr + tl.program_id(0) * (2 * T + 2) * C + channel
     for k in tl.static_range(2 * T + 2):
-        tl.store(partial + k * C, tl.sum(sums[k], 0, keep_dims=True), mask=channel < C)
+        place = k % 2 * (T + 1) + k // 2
+        tl.store(partial + place * C, tl.sum(sums[k], 0, keep_dims=True), mask=channel < C)
 
 
-def _launch(kernel: Any, maps: Sequence[Tensor], launch: Launch, programs: int, *tensors: Tensor | None) -> None:
-    """Run a kernel over all pixels."""
-    own, shared, gate = maps
-    tasks, batch, channels = own.shape[0], own.shape[1], own.shape[-1]
+def _launch(kernel: Any, launch: Launch, programs: int, features: Tensor, gate: Tensor, *others: Tensor | None) -> None:
+    """Run a kernel over all pixels; the gates are rows, ``others`` the arguments after these maps."""
+    tasks, channels = len(features) - 1, features.shape[-1]
     tile = launch.tile(channels)
-    sizes = shared.numel() // channels, batch, as_rows(gate).stride(0), tasks, channels, *tile
-    with torch.cuda.device_of(own):
-        kernel[programs,](*tensors, *sizes, num_warps=launch.warps(*tile))
+    sizes = len(gate) // tasks, features.shape[1], gate.stride(0), tasks, channels, *tile
+    with torch.cuda.device_of(features):
+        kernel[programs,](features, gate, *others, *sizes, num_warps=launch.warps(*tile))
 
 
 def forward(
-    maps: Sequence[Tensor], parameters: Sequence[Tensor], scale: Tensor | None = None, launch: Launch = FORWARD
+    features: Tensor,
+    gate: Tensor,
+    parameters: Sequence[Tensor],
+    scale: Tensor | None = None,
+    launch: Launch = FORWARD,
 ) -> tuple[Tensor, Tensor]:
     """Return the mixed maps, and mean and 1 / standard deviation of every pixel, ``(2, T + 1, pixels)``.
 
     Args:
-        maps: own ``(T, B, ..., C)`` and shared features ``(1, B, ..., C)``, contiguous, and gates like the own, whose
-            rows may lie at any one distance.
+        features: own and then shared ones, ``(T + 1, B, ..., C)``, contiguous.
+        gate: ``(T, B, ..., C)``, its rows at any one distance.
         parameters: weight and bias of the own features' norm ``(T, C)``, and of the shared ones' ``(1, C)``.
         scale: ``(T, B)`` float32, contiguous.
         launch: how the pixels are shared out, whose tiles have all tasks.
     """
-    own, shared, gate = maps
-    maps = own, shared, as_rows(gate)
-    pixels = shared.numel() // shared.shape[-1]
-    mixed = torch.empty_like(own)
-    statistics = own.new_empty(2, len(own) + 1, pixels, dtype=torch.float32)
-    programs = launch.programs_for(pixels, own.shape[-1])
-    _launch(_forward, maps, launch, programs, *maps, *parameters, scale, mixed, statistics)
+    pixels, channels = features[0].numel() // features.shape[-1], features.shape[-1]
+    mixed = features.new_empty(gate.shape)
+    statistics = features.new_empty(2, len(features), pixels, dtype=torch.float32)
+    programs = launch.programs_for(pixels, channels)
+    _launch(_forward, launch, programs, features, as_rows(gate), *parameters, scale, mixed, statistics)
     return mixed, statistics
 
 
 def backward(
     d_mixed: Tensor,
-    maps: Sequence[Tensor],
+    features: Tensor,
+    gate: Tensor,
     parameters: Sequence[Tensor],
     statistics: Tensor,
     scale: Tensor | None = None,
     launch: Launch = BACKWARD,
-) -> tuple[Tensor, ...]:
-    """Return the gradients of maps and parameters, the latter in float32; ``d_mixed`` contiguous."""
-    own, shared, gate = maps
-    maps = own, shared, as_rows(gate)
-    gradients = torch.empty_like(own), torch.empty_like(shared), gate.new_empty(gate.shape)
-    tasks, channels = own.shape[0], own.shape[-1]
-    programs = launch.programs_for(shared.numel() // channels, channels)
-    partial = own.new_empty(programs, tasks + 1, 2, channels, dtype=torch.float32)
-    _launch(_backward, maps, launch, programs, d_mixed, *maps, *parameters, scale, statistics, *gradients, partial)
-    own_sums, shared_sums = partial.split((tasks, 1), dim=1)
-    return *gradients, *(sums[:, :, i].sum(0) for sums in (own_sums, shared_sums) for i in range(2))
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of features and gates, and those of all norms' weights and biases ``(2, T + 1, C)``.
+
+    The latter are in float32; ``d_mixed`` is contiguous.
+    """
+    channels = features.shape[-1]
+    d_features, d_gate = torch.empty_like(features), gate.new_empty(gate.shape)
+    programs = launch.programs_for(statistics.shape[-1], channels)
+    partial = features.new_empty(programs, 2, len(features), channels, dtype=torch.float32)
+    tensors = *parameters, scale, d_mixed, statistics, d_features, d_gate, partial
+    _launch(_backward, launch, programs, features, as_rows(gate), *tensors)
+    return d_features, d_gate, partial.sum(0)

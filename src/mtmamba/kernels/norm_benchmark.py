@@ -30,7 +30,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "layer_norm_upscale": partial(layer_norm, upscale=2),
     "joint_layer_norm": joint_layer_norm,
     "gated_norm": lambda x, weight, bias, both, scale: gated_norm(x, weight, bias, _half(both), scale),
-    "blend": lambda own, shared, both, *rest: blend(own, shared, _half(both), *rest),
+    "blend": lambda features, both, *rest: blend(features, _half(both), *rest),
 }
 """The gates are half of a wider map's channels, as a joint projection leaves them."""
 OPTIONS = {"layer_norm_upscale": {"upscale": 2}, "joint_layer_norm": {"joined": 4}}
@@ -107,7 +107,7 @@ def _inputs(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[list
         "layer_norm_upscale": [(tasks, batch, height // 2, width // 2, 4 * channels), *parameters],
         "joint_layer_norm": [x, (tasks * channels,), (tasks * channels,)],
         "gated_norm": [x, *parameters, both],
-        "blend": [x, (1, *shape[1:]), both, *parameters, (1, channels), (1, channels)],
+        "blend": [(tasks + 1, *shape[1:]), both, *parameters, (1, channels), (1, channels)],
     }
     draw = partial(torch.randn, generator=torch.Generator("cuda").manual_seed(0), device="cuda")
     leaves = [draw(size).to(dtype if len(size) == 5 else torch.float32).requires_grad_() for size in sizes[name]]
@@ -130,11 +130,11 @@ def _kernels(name: str, leaves: list[Tensor], rest: list[Tensor], dy: Tensor) ->
     """Return the kernels behind an operator, to be called with a launch."""
     tensors, scale = [leaf.detach() for leaf in leaves], rest[0] if rest else None
     if name == "blend":
-        maps, parameters = (*tensors[:2], _half(tensors[2])), tensors[3:]
-        _, statistics = blend_triton.forward(maps, parameters, scale)
+        features, gate, parameters = tensors[0], _half(tensors[1]), tensors[2:]
+        _, statistics = blend_triton.forward(features, gate, parameters, scale)
         return {
-            "forward": lambda launch: blend_triton.forward(maps, parameters, scale, launch),
-            "backward": lambda launch: blend_triton.backward(dy, maps, parameters, statistics, scale, launch),
+            "forward": lambda launch: blend_triton.forward(features, gate, parameters, scale, launch),
+            "backward": lambda launch: blend_triton.backward(dy, features, gate, parameters, statistics, scale, launch),
         }
     x, weight, bias, *gates = tensors
     extras: dict[str, Any] = OPTIONS.get(name, {})

@@ -58,8 +58,10 @@ class MFE(nn.Module):
     def blended(self, x: Tensor, shared: "MFE", joint: Tensor, gate: nn.Module, scale: Tensor | None) -> Tensor:
         """Weigh the features by sigmoid(``gate(x)``) against those that ``shared`` finds in ``joint`` (eqs. 23, 24)."""
         signal, opening = self._project(x, gate)
+        beside = shared.in_proj(joint), shared.conv.weight, shared.conv.bias
+        maps = depthwise_silu(signal, self.conv.weight, self.conv.bias, beside)
         norms = self.norm.weight, self.norm.bias, shared.norm.weight, shared.norm.bias
-        return blend(self._scan(signal), shared._scan(shared.in_proj(joint)), opening, *norms, scale)
+        return blend(self.ss2d(maps, None, shared.ss2d), opening, *norms, scale)
 
     def _project(self, x: Tensor, gate: nn.Module) -> tuple[Tensor, Tensor]:
         if isinstance(gate, LinearGate):

@@ -35,8 +35,15 @@ class SS2D(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().expand(*heads, dim, d_state).clone())
         self.D = nn.Parameter(torch.ones(*heads, dim))
 
-    def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
-        """Scan ``x``; step sizes, B and C come from ``source`` where given (MTMamba++), else from ``x``."""
-        return scan.ss2d(
-            x, self.x_proj, self.dt_weight, self.dt_bias, self.A_log, self.D, source=source, backend=self.backend
-        )
+    def forward(self, x: Tensor, source: Tensor | None = None, beside: "SS2D | None" = None) -> Tensor:
+        """Scan ``x``; step sizes, B and C come from ``source`` where given (MTMamba++), else from ``x``.
+
+        With ``beside``, the maps that ``x`` has after the first T are scanned as ``beside`` would, at the same time.
+        """
+        parameters = self._parameters_in_order()
+        if beside is not None:
+            parameters = tuple(torch.cat(pair) for pair in zip(parameters, beside._parameters_in_order(), strict=True))
+        return scan.ss2d(x, *parameters, source=source, backend=self.backend)
+
+    def _parameters_in_order(self) -> tuple[Tensor, ...]:
+        return self.x_proj, self.dt_weight, self.dt_bias, self.A_log, self.D

@@ -150,6 +150,7 @@ class _Tracer(ForwardWatcher):
         self.parts = parts
         self.running: list[nn.Module] = []  # the modules whose forward has begun, innermost last
         self.operations: list[Operation] = []
+        self.maps = 0  # that the SS2D which is running scans
 
     def trace(self, model: MultiTaskModel, image_size: Sequence[int]) -> list[Operation]:
         """Return what the forward pass of one image executes."""
@@ -162,6 +163,8 @@ class _Tracer(ForwardWatcher):
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.running.append(module)
+        if isinstance(module, SS2D):
+            self.maps = len(args[0])
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(module, SS2D):  # its scans are made of operators that cost nothing by themselves
@@ -184,9 +187,8 @@ class _Tracer(ForwardWatcher):
         """Add a product, under the operator that the published program has in its place."""
         module = self.running[-1]
         if isinstance(module, SS2D):  # an einsum for each task
-            tasks = len(module.D)
-            for _ in range(tasks):
-                self.add("einsum", flops // tasks)
+            for _ in range(self.maps):
+                self.add("einsum", flops // self.maps)
         elif packet == aten.convolution or self.parts[module] == "head project":  # convolutions with a 1x1 kernel
             self.add("conv", flops)
         else:
