@@ -1,5 +1,6 @@
 """The benchmark: floors by hand, cases and their names, and the script as a user calls it."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -149,8 +150,10 @@ def test_ways_to_run_a_network_are_not_measured_twice():
     assert names == [
         "train_nyud_b1_bf16_mean-square",
         "train_nyud_b1_bf16_checkpointing-blocks_mean-square",
+        "train_nyud_b1_bf16_graph_mean-square",
         "train_nyud_b1_bf16_compile-blocks_mean-square",
         "train_nyud_b1_bf16_compile-blocks_checkpointing-blocks_mean-square",
+        "train_nyud_b1_bf16_compile-blocks_graph_mean-square",
         "infer_nyud_b1_bf16",
         "infer_nyud_b1_bf16_graph",
         "infer_nyud_b1_bf16_compile-blocks",
@@ -234,6 +237,20 @@ def test_the_mean_square_ends_a_step_without_labels(monkeypatch):
     function()
     with pytest.raises(ZeroDivisionError):
         micro_case("train").prepare(CPU)()
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+@pytest.mark.parametrize(
+    ("passes", "loss"), [("train", "training"), ("train", "mean_square"), ("encoder_train", "training")]
+)
+def test_a_step_is_replayed_from_graphs_as_in_training(graph_device, replays, passes, loss):
+    case = micro_case(passes, loss=loss, cuda_graph=True)
+    backend = "torch" if graph_device.type == "cpu" else "auto"
+    step = dataclasses.replace(case, backend=backend).prepare(graph_device)
+    for _ in range(2):
+        step()
+    forward, backward = dict.fromkeys(replays)
+    assert replays == [forward, backward] * 2
 
 
 def test_an_operator_case_gives_the_gradients_of_map_and_weights():

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 import mtmamba
 from mtmamba.models.pretrained import WeightsError
 from mtmamba.models.ss2d import SS2D
-from mtmamba.run import ConfigError, check_resumed, config_dir, config_of, describe, plain
+from mtmamba.run import ConfigError, check_cuda_graph, check_resumed, config_dir, config_of, describe, plain
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in config_dir().glob("*.yaml"))
@@ -196,6 +196,36 @@ def test_wrong_choices_are_named():
 def test_an_unknown_backend_is_refused_at_once():
     with pytest.raises(ConfigError, match=r"backend=auto\|cuda\|.*\|reference, got backend=fast"):
         mtmamba.load_config(["backend=fast"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.accelerator=cpu"], r"a GPU for cuda_graph=true, got trainer\.accelerator=cpu: leave it"),
+        (["trainer.devices=2"], r"one device for cuda_graph=true, got trainer\.devices=2 and .*: use"),
+        (["trainer.devices=auto"], "one device"),
+        (["trainer.devices=[0,1]"], "one device"),
+        (["trainer.strategy=ddp"], r"one device .* trainer\.strategy=ddp"),
+        (["model.checkpointing=heads"], r"Expected model\.checkpointing=none with cuda_graph=true, got heads"),
+    ],
+)
+def test_what_cannot_go_with_a_cuda_graph_is_refused(overrides, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_cuda_graph(mtmamba.load_config(overrides))
+    with pytest.raises(ConfigError, match=message):
+        check_cuda_graph(mtmamba.load_config(["cuda_graph=true", *overrides]))
+
+
+@pytest.mark.parametrize("script", ["train", "eval"])
+def test_a_cuda_graph_needs_a_gpu(script, monkeypatch):
+    needed = ["cuda_graph=true", *(["ckpt=last.ckpt"] if script == "eval" else [])]
+    for devices in ("1", "[0]"):
+        cfg = mtmamba.load_config([*needed, f"trainer.devices={devices}"], script)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        check_cuda_graph(cfg)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(ConfigError, match="Expected a GPU for cuda_graph=true, got none that PyTorch can use"):
+            check_cuda_graph(cfg)
 
 
 def test_a_run_goes_on_with_its_own_network_only():

@@ -151,6 +151,39 @@ def test_interrupted_and_resumed_equals_uninterrupted(dataset, finished, tmp_pat
     assert [{k: row[k] for k in shared} for row in resumed] == [{k: row[k] for k in shared} for row in whole]
 
 
+def test_a_run_with_cuda_graphs_is_a_run_without(dataset, tmp_path, monkeypatch, graph_device, replays):
+    """Accumulating, with averaged weights, interrupted and resumed, its validation and its scores too."""
+    options = ["data.device_batch_size=2", "data.num_workers=2", "ema_decay=0.5", "encoder.drop_path=0.2"]
+    if graph_device.type == "cpu":
+        options += ["backend=torch"]
+        monkeypatch.setattr(workflows.run, "check_cuda_graph", lambda cfg: None)
+    else:
+        options += ["trainer.accelerator=gpu"]
+    plain, graphed = tmp_path / "plain", tmp_path / "graphed"
+    expected = train(dataset, plain, *options)
+    original = LastCheckpoint.on_train_batch_end
+
+    def stop_at_step(self, trainer, *arguments):
+        self.stopped = trainer.global_step == 3
+        original(self, trainer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "on_train_batch_end", stop_at_step)
+        with pytest.raises(SystemExit):
+            train(dataset, graphed, *options, "cuda_graph=true")
+    found = train(dataset, graphed, *options, "cuda_graph=true", f"resume={graphed}")
+    # Forward and backward passes of 2 micro-batches in 5 steps; the first 2 of 3 images in validations after steps 2, 4
+    # and 5, and of the best weights.
+    assert len(replays) == 2 * 2 * 5 + 4
+    ours, theirs = (torch.cat([x.flatten().double() for x in weights(run).values()]) for run in (graphed, plain))
+    noise = 0 if graph_device.type == "cpu" else 1e-4  # of sums in any order, in AdamW's signs of what is nearly 0
+    assert (ours - theirs).norm() / theirs.norm() <= noise
+    for task, scores in expected["tasks"].items():
+        for name, value in scores.items():
+            close = pytest.approx(value, rel=100 * noise) if name != "protocol" else value
+            assert found["tasks"][task][name] == close, (task, name)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(dataset, tmp_path, monkeypatch):
     losses = MultiTaskModule._losses
 

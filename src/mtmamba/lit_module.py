@@ -8,10 +8,11 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
+from mtmamba.cuda_graphs import GraphedModel
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.models.layers import seed_drop_path
 from mtmamba.tasks import relative_gain, select_tasks
-from mtmamba.types import Batch
+from mtmamba.types import Batch, Logits
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -91,6 +92,11 @@ class MultiTaskModule(LightningModule):
         )
         self.scores: dict[str, dict[str, float]] = {}
         self._watched: _WatchedLosses | None = None
+        self._graphed: GraphedModel | None = None
+
+    def use_cuda_graphs(self) -> None:
+        """Replay the network's forward and backward passes from CUDA graphs from now on; see `GraphedModel`."""
+        self._graphed = GraphedModel(self.model)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with polynomial decay per optimiser step."""
@@ -104,7 +110,7 @@ class MultiTaskModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch's images."""
         seed_drop_path(self.model, batch["key"].tolist(), self.device)
-        losses = self._losses(self.model(batch["image"]), batch)
+        losses = self._losses(self._logits(batch["image"]), batch)
         total = self.total(losses)
         self._watched = _WatchedLosses([losses[task.name] for task in self.tasks], batch["id"])
         means = {f"train/{name}/loss": loss.detach().mean() for name, loss in losses.items()}
@@ -132,7 +138,7 @@ class MultiTaskModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Update the metrics; return each task's prediction."""
-        logits = self.model(batch["image"])
+        logits = self._logits(batch["image"])
         losses = self._losses(logits, batch)
         means = {f"val/{task.name}/loss": losses[task.name].mean() for task in self.tasks if "loss" not in task.units}
         self.log_dict(
@@ -158,6 +164,10 @@ class MultiTaskModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to build the network again."""
         checkpoint["mtmamba"] = dict(self.description)
+
+    def _logits(self, images: Tensor) -> Logits:
+        logits: Logits = (self._graphed or self.model)(images)
+        return logits
 
     def _losses(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return {task.name: task.loss(logits[task.name], batch[task.name]) for task in self.tasks}  # type: ignore[literal-required]

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from torch import nn
 
 import mtmamba
@@ -104,6 +105,31 @@ def check_config(cfg: DictConfig) -> None:
         raise ConfigError(
             f"Expected tasks of data={cfg.choices.data}, {list(cfg.data.num_outputs)}, got {unknown}: choose among "
             "those, or another data."
+        )
+
+
+def check_cuda_graph(cfg: DictConfig) -> None:
+    """Refuse what cannot go with ``cuda_graph=true`` in training or evaluation.
+
+    Raises:
+        ConfigError: no GPU; several devices; activations that are computed again, which reads the random generator.
+    """
+    if not cfg.cuda_graph:
+        return
+    accelerator, devices, strategy = (cfg.trainer[key] for key in ("accelerator", "devices", "strategy"))
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        found = f"trainer.accelerator={accelerator}" if torch.cuda.is_available() else "none that PyTorch can use"
+        raise ConfigError(f"Expected a GPU for cuda_graph=true, got {found}: leave it at false, or use a GPU.")
+    count = len(devices) if isinstance(devices, ListConfig) else devices
+    if str(count) != "1" or strategy != "auto":
+        raise ConfigError(
+            f"Expected one device for cuda_graph=true, got trainer.devices={devices} and trainer.strategy={strategy}: "
+            "use trainer.devices=1 and trainer.strategy=auto, or leave it at false."
+        )
+    if (part := OmegaConf.select(cfg, "model.checkpointing", default="none")) != "none":
+        raise ConfigError(
+            f"Expected model.checkpointing=none with cuda_graph=true, got {part}: give up one of the two, or lower "
+            "data.device_batch_size."
         )
 
 

@@ -41,9 +41,11 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         What ``metrics.json`` holds.
 
     Raises:
+        ConfigError: choices that do not go together.
         NonFiniteLossError: a loss became NaN or infinite; ``nonfinite_batch.json`` names the images.
     """
     start = time.perf_counter()
+    run.check_cuda_graph(cfg)
     resume = resumed_checkpoint(cfg)
     if resume is not None:
         run.check_resumed(cfg, read_checkpoint(resume)["mtmamba"])
@@ -67,6 +69,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     trainer = _trainer(cfg, data, module, callbacks, loggers)
     if cfg.compile:
         cast(MultiTaskModel, module.model).compile_blocks()
+    if cfg.cuda_graph:
+        module.use_cuda_graphs()
     try:
         trainer.fit(module, data, ckpt_path=resume)
         pictures.name = "best"

@@ -43,6 +43,7 @@ class Case(ABC):
     optimizer: bool = False
     """Whether a step of AdamW belongs to it."""
     cuda_graph: bool = False
+    """Whether it is replayed from a CUDA graph; one with a backward pass holds its own."""
 
     @abstractmethod
     def prepare(self, device: torch.device) -> Callable[[], object]:

@@ -15,6 +15,7 @@ from mtmamba import run
 from mtmamba.benchmarks.cases import Case, network_config, network_on_meta, require
 from mtmamba.benchmarks.floors import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
+from mtmamba.cuda_graphs import GraphedModel
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.types import Batch
 
@@ -42,7 +43,8 @@ class NetworkCase(Case):
         """Build the network and a batch.
 
         A training step is forward, loss, backward, a step of AdamW, and gradients set to None. The learning rate is 0,
-        which costs the same and lets no run of steps on random labels diverge.
+        which costs the same and lets no run of steps on random labels diverge. With ``cuda_graph``, forward and
+        backward pass are replayed as they are in training.
         """
         settings = (f"backend={self.backend}", f"model.checkpointing={self.checkpointing}")
         cfg = network_config(self.overrides, *settings)
@@ -70,10 +72,13 @@ class NetworkCase(Case):
             part.parameters(), lr=0.0, betas=module.betas, weight_decay=module.weight_decay, fused=on_gpu
         )
         real_loss = self.loss == "training" and self.part == "model"
+        network = GraphedModel(part) if self.cuda_graph else part
+        if self.cuda_graph:
+            module.use_cuda_graphs()
 
         def step() -> None:
             with autocast(device, self.precision):
-                loss = module.training_step(batch, 0) if real_loss else mean_square(part(images))
+                loss = module.training_step(batch, 0) if real_loss else mean_square(network(images))
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -142,10 +147,11 @@ class _Way(NamedTuple):
 
 
 def _ways(cfg: DictConfig, passes: str) -> Iterable[_Way]:
-    """Return the ways that differ: a step draws on the processor and takes no graph, inference has no backward pass."""
+    """Return the ways that differ and can be: no graph computes activations again, inference has no backward pass."""
     ways = starmap(_Way, product(cfg.compile, cfg.cuda_graph, cfg.checkpointing, cfg.loss))
-    fixed = {"cuda_graph": False} if passes.endswith("train") else {"checkpointing": "none", "loss": "training"}
-    return dict.fromkeys(way._replace(**fixed) for way in ways)
+    if passes.endswith("train"):
+        return [way for way in ways if way.checkpointing == "none" or not way.cuda_graph]
+    return dict.fromkeys(way._replace(checkpointing="none", loss="training") for way in ways)
 
 
 def mean_square(outputs: Mapping[str, Tensor] | Iterable[Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from mtmamba.cuda_graphs import side_stream
 from mtmamba.stats.speed import peak_bytes
 
 WARM_UP = 3
@@ -104,12 +105,9 @@ def _cpu_times(function: Callable[[], object], repeats: int) -> list[float]:
 
 def graphed(function: Callable[[], object]) -> Callable[[], object]:
     """Capture a call in a CUDA graph, after warming up on a side stream; the result replays it on the same tensors."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    with side_stream():
         for _ in range(WARM_UP):
             function()
-    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         function()

@@ -88,7 +88,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         What ``metrics.json`` holds; empty in all processes but the first.
 
     Raises:
-        ConfigError: ``data`` was chosen.
+        ConfigError: ``data`` was chosen; a CUDA graph where there can be none.
         FileNotFoundError: there is no checkpoint.
         DatasetError: the dataset is not what it should be, or the list of ids names other images.
     """
@@ -98,6 +98,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             f"Expected the checkpoint's own dataset, got data={cfg.choices.data}: leave it out; data.root=FOLDER says "
             "where the dataset is."
         )
+    run.check_cuda_graph(cfg)
     path = find_checkpoint(Path(cfg.ckpt))
     checkpoint = read_checkpoint(path)
     settings = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
@@ -117,7 +118,8 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     module = run.build_module(full)
     module.load_state_dict(checkpoint["state_dict"])
     tasks = select_tasks(module.metrics)
-    views = Views(module.model, tasks, flip=cfg.tta.flip, scales=list(cfg.tta.scales))
+    augmentation = {"flip": cfg.tta.flip, "scales": list(cfg.tta.scales)}
+    views = Views(module.model, tasks, **augmentation, cuda_graph=cfg.cuda_graph)
     saved = [task.name for task in tasks if cfg.save_predictions or (task.name == "edge" and chosen is not None)]
     evaluator = Evaluator(views, module.metrics, ids, run_dir / PREDICTIONS, saved)
     trainer = hydra.utils.instantiate(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mtmamba.cuda_graphs import GraphedModel
 from mtmamba.tasks import Task
 
 
@@ -22,15 +23,25 @@ class Views:
         tasks: to predict.
         flip: add each view's mirror image.
         scales: factors of the image's height and width; images are resized bilinearly, as in training.
+        cuda_graph: replay batches of the first one's shape from a CUDA graph.
 
     Raises:
         ValueError: no scale, one that is not positive, or one given twice.
     """
 
-    def __init__(self, model: nn.Module, tasks: Sequence[Task], *, flip: bool = False, scales: Sequence[float] = (1,)):
+    def __init__(
+        self,
+        model: nn.Module,
+        tasks: Sequence[Task],
+        *,
+        flip: bool = False,
+        scales: Sequence[float] = (1,),
+        cuda_graph: bool = False,
+    ) -> None:
         if not scales or not all(s > 0 and math.isfinite(s) for s in scales) or len(set(scales)) < len(scales):
             raise ValueError(f"Expected different positive tta.scales, got {list(scales)}: give [1] for none.")
         self.model, self.tasks, self.flip, self.scales = model, tasks, flip, tuple(scales)
+        self._network = GraphedModel(model) if cuda_graph else model
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Return what each task's metric takes, ``{task: prediction}``, for images ``(B, 3, H, W)``."""
@@ -47,7 +58,7 @@ class Views:
         height, width = images.shape[-2:]
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         view = images if scale == 1 else F.interpolate(images, size, mode="bilinear", align_corners=False)
-        logits = self.model(view.flip(-1) if mirrored else view)
+        logits = self._network(view.flip(-1) if mirrored else view)
         found = {}
         for task in self.tasks:
             maps = task.activate(logits[task.name])
