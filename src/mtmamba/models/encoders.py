@@ -49,7 +49,9 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise over the channels."""
-        return layer_norm(x[None], self.weight[None], self.bias[None])[0] if has_kernel(x) else super().forward(x)
+        if not has_kernel(x):
+            return super().forward(x)
+        return layer_norm(x[None], self.weight[None], self.bias[None]).squeeze(0)
 
 
 class PadFirstBlock(SwinTransformerBlock):
