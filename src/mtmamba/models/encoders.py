@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtmamba.kernels.dispatch import has_kernel
-from mtmamba.kernels.norm import layer_norm
+from mtmamba.kernels.norm import layer_norm, scale_samples
+from mtmamba.kernels.residual import residual_norm
 from mtmamba.kernels.window_attention import has_kernels, window_attention
 from mtmamba.models.layers import DropPath
 from mtmamba.models.pretrained import create_pretrained, load_pretrained, load_weights
@@ -54,12 +55,34 @@ class LayerNorm(nn.LayerNorm):
         return layer_norm(x[None], self.weight[None], self.bias[None]).squeeze(0)
 
 
+def add_and_norm(
+    x: Tensor, norm: nn.Module, added: Tensor | None = None, scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return ``x``, plus ``added`` times its samples' factors ``(B,)`` where given, and the norm of the sum."""
+    if not (isinstance(norm, LayerNorm) and has_kernel(x)):
+        x = x if added is None else x + scale_samples(added, scale)
+        return x, norm(x)
+    added, scale = (None if t is None else t[None] for t in (added, scale))
+    total, y = residual_norm(x[None], norm.weight[None], norm.bias[None], added, scale)
+    return total.squeeze(0), y.squeeze(0)
+
+
 class PadFirstBlock(SwinTransformerBlock):
     """timm's Swin block with windows padded before they are shifted, as the published models were trained.
 
     timm shifts first and pads after, which moves image content across the border whenever a side is no multiple of
-    the window. On CUDA, attention is one operator (`mtmamba.kernels.window_attention`) where there are kernels for it.
+    the window. On CUDA, attention is one operator (`mtmamba.kernels.window_attention`) where there are kernels for it,
+    and so is each norm with the residual sum before it.
     """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, then transform each pixel; both residual."""
+        x, normed = add_and_norm(x, self.norm1)
+        y = self._attn(normed)
+        x, normed = add_and_norm(x, self.norm2, y, _factor(self.drop_path1, y))
+        y = self.mlp(normed)
+        scale = _factor(self.drop_path2, y)
+        return x + y if scale is None else torch.addcmul(x, y, scale.to(y.dtype).view(-1, 1, 1, 1))
 
     def _attn(self, x: Tensor) -> Tensor:
         served = has_kernels(x, x.shape[-1] // self.attn.num_heads, self.window_size[0])
@@ -86,6 +109,11 @@ class PadFirstBlock(SwinTransformerBlock):
         if shift:
             x = x.roll((shift, shift), dims=(1, 2))
         return x[:, :height, :width]
+
+
+def _factor(drop_path: nn.Module, x: Tensor) -> Tensor | None:
+    """Return what stochastic depth multiplies each sample of ``x`` by; None for ones."""
+    return drop_path.factor(x) if isinstance(drop_path, DropPath) else None
 
 
 class SwinEncoder(Encoder):
@@ -160,8 +188,8 @@ class SwinEncoder(Encoder):
         """Return the four normed maps, finest first."""
         x, maps = self.patch_embed(images), []
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = layer(x)
-            maps.append(norm(x))
+            x, y = add_and_norm(layer(x), norm)
+            maps.append(y)
         return maps
 
 
