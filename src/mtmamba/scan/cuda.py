@@ -34,15 +34,12 @@ def ss2d_cuda(
     """
     tasks, batch, height, width, e = x.shape
     r, dtype = dt_weight.shape[-1], _map_dtype(x)
-    signal, steering = (t.to(dtype).reshape(tasks, -1, e) for t in (x, source))
-    if source is x:
-        signal, projected = _Projection.apply(signal, x_proj, r)
-    else:
-        _, projected = _Projection.apply(steering, x_proj, r)
+    steering, projected = _Projection.apply(source.to(dtype).reshape(tasks, -1, e), x_proj, r)
+    signal = steering.view(x.shape) if source is x else x.to(dtype)
     projected = projected.view(tasks, batch, height * width, -1)
     dt_weight = _pad(dt_weight, 3, _whole(r)).to(dtype)
     A = -torch.exp(A_log.float())
-    return _scan_maps(signal.view(x.shape), projected, A, dt_weight, dt_bias.float(), D.float()).to(x.dtype)
+    return _scan_maps(signal, projected, A, dt_weight, dt_bias.float(), D.float()).to(x.dtype)
 
 
 class _Projection(torch.autograd.Function):
@@ -60,7 +57,8 @@ class _Projection(torch.autograd.Function):
         ctx.save_for_backward(maps, weight)
         ctx.set_materialize_grads(False)
         ctx.shape, ctx.dtype, ctx.r = x_proj.shape, x_proj.dtype, r
-        return maps, maps @ weight.mT
+        with torch.autocast(maps.device.type, enabled=False):
+            return maps, maps @ weight.mT
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
