@@ -132,6 +132,14 @@ def test_another_map_steers_the_scan_and_layouts_do_not_matter() -> None:
 
 
 @pytest.mark.usefixtures("emulated")
+def test_autocast_leaves_a_float32_signal_its_precision() -> None:
+    inputs = [x.float() for x in make(1, 2, 3, 4, 8)]
+    with torch.autocast("cpu", torch.bfloat16):
+        y = ss2d_cuda(*inputs, inputs[0])
+    assert torch.equal(y, ss2d_cuda(*inputs, inputs[0]))
+
+
+@pytest.mark.usefixtures("emulated")
 def test_recomputed_in_the_backward_pass() -> None:
     inputs = [x.float().requires_grad_() for x in make(1, 1, 3, 4, 8)]
 

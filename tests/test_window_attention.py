@@ -11,7 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.window_attention import window_attention
-from mtmamba.models.encoders import PadFirstBlock
+from mtmamba.models.encoders import SwinEncoder
+from mtmamba.models.layers import DropPath
+from mtmamba.models.swin_blocks import PadFirstBlock
 from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
 
 PRECISION = {torch.float32: 1e-5, torch.float16: 3e-3}
@@ -228,6 +230,30 @@ def test_kernel_in_a_block_is_timms_attention_padded_first(shift, monkeypatch):
         y = attend(leaf)
         results.append((y.detach(), *torch.autograd.grad(y, (leaf, *made.attn.parameters()), dy)))
     assert_near(results[0], tuple(t.double() for t in results[1]), 1e-5)
+
+
+@kernel
+@pytest.mark.parametrize("seeded", [False, True])
+def test_kernel_encoder_block_equals_the_one_without_kernels(seeded, monkeypatch):
+    torch.manual_seed(0)
+    encoder = SwinEncoder(32, (1, 1, 1, 2), (1, 1, 2, 4), 3).to(DEVICE).train()
+    made = list(encoder.blocks())[-1]
+    for parameter in made.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    for drop in (m for m in made.modules() if isinstance(m, DropPath)):
+        drop.rate, drop.seeded = 0.0, torch.tensor([2.0, 0.0], device=DEVICE) if seeded else None
+    x, dy = torch.randn(2, 2, 4, 5, 256, device=DEVICE)
+    found = []
+    for kernels in (False, True):
+        for module in ("linear", "norm", "residual", "window_attention"):
+            monkeypatch.setattr(f"mtmamba.kernels.{module}.has_kernel", lambda _, kernels=kernels: kernels)
+        monkeypatch.setattr("mtmamba.models.swin_blocks.has_kernel", lambda _, kernels=kernels: kernels)
+        leaf = x.clone().requires_grad_()
+        y = made(leaf)
+        found.append([y.detach(), *torch.autograd.grad(y, [leaf, *made.parameters()], dy)])
+    for result, expected in zip(*found[::-1], strict=True):
+        tolerance = (1e-3 if ON_GPU else 1e-5) * expected.abs().max().item()
+        torch.testing.assert_close(result, expected, rtol=0, atol=tolerance)
 
 
 @gpu

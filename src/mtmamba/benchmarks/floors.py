@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.utils.flop_counter import flop_registry
 
 from mtmamba.benchmarks.device import Device
 from mtmamba.models.ss2d import DIRECTIONS, SS2D
+from mtmamba.stats.flops import PRODUCTS
 from mtmamba.stats.watcher import ForwardWatcher
 
 BACKWARD_PRODUCTS = 2
@@ -135,8 +135,8 @@ class _Counter(ForwardWatcher):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if func.overloadpacket in flop_registry:  # which count a multiply-add as 2
-            flops = flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
+        if func.overloadpacket in PRODUCTS:  # which count a multiply-add as 2
+            flops = PRODUCTS[func.overloadpacket](*args, **kwargs, out_val=out)
             if self.scan is not None:
                 self.scan.flops += flops
             else:

@@ -151,8 +151,8 @@ def _(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, ctx.scale = inputs
-    ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*tensors, *output)
+    ctx.set_materialize_grads(False)  # there is none for mean and deviation
 
 
 def _backward(ctx: Any, dlogits: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:

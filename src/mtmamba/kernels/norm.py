@@ -154,34 +154,34 @@ def _layer_norm_backward(
     statistics: Tensor,
     upscale: int,
     joined: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x, weight, bias and gate; that of a missing gate is empty."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, of weight and bias in one, and of gate; that of a missing gate is empty."""
     from mtmamba.kernels import norm_triton as kernels
 
     dy, x, weight, bias = (t.contiguous() for t in (dy, x, weight, bias))
     scale = None if scale is None else scale.contiguous()
-    dx, dgate, dweight, dbias = kernels.backward(
+    dx, dgate, dparameters = kernels.backward(
         dy, x, weight, bias, statistics, gate, scale, upscale=upscale, joined=joined
     )
-    dgate = x.new_empty(0) if dgate is None else dgate
-    return dx, dweight.to(weight.dtype), dbias.to(bias.dtype), dgate
+    return dx, dparameters.to(weight.dtype), x.new_empty(0) if dgate is None else dgate
 
 
 @_layer_norm_backward.register_fake
-def _(dy: Any, x: Tensor, weight: Tensor, bias: Tensor, gate: Any, *_: Any) -> Any:
-    like = (x, weight, bias)
-    return *(t.new_empty(t.shape) for t in like), x.new_empty(0) if gate is None else gate.new_empty(gate.shape)
+def _(dy: Any, x: Tensor, weight: Tensor, bias: Any, gate: Any, *_: Any) -> Any:
+    dgate = x.new_empty(0) if gate is None else gate.new_empty(gate.shape)
+    return x.new_empty(x.shape), weight.new_empty(2, *weight.shape), dgate
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.upscale, ctx.joined = inputs
     ctx.save_for_backward(*tensors, output[1])
+    ctx.set_materialize_grads(False)  # there is none for the statistics
 
 
-def _backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors  # which checkpointing lets nobody ask for twice
-    dx, dweight, dbias, dgate = _layer_norm_backward(dy, *saved, ctx.upscale, ctx.joined)
-    return dx, dweight, dbias, None if saved[3] is None else dgate, None, None, None
+    dx, dparameters, dgate = _layer_norm_backward(dy, *saved, ctx.upscale, ctx.joined)
+    return dx, *dparameters, None if saved[3] is None else dgate, None, None, None
 
 
 _layer_norm.register_autograd(_backward, setup_context=_save)

@@ -182,9 +182,9 @@ def _backward(
         dx = normalised_gradient(dy * weight, normal, rstd, C)
         tl.store(dx_ptr + source, dx.to(dx_ptr.dtype.element_ty), mask=live)
         first += tl.num_programs(0) * ROWS
-    partial = partial_ptr + (task * tl.num_programs(0) + tl.program_id(0)) * 2 * C + channel
+    partial = partial_ptr + (task * tl.num_programs(0) + tl.program_id(0)) * C + channel
     tl.store(partial, tl.sum(dweight, 0, keep_dims=True), mask=channel < C)
-    tl.store(partial + C, tl.sum(dbias, 0, keep_dims=True), mask=channel < C)
+    tl.store(partial + tasks * tl.num_programs(0) * C, tl.sum(dbias, 0, keep_dims=True), mask=channel < C)
 
 
 def _grid(x: Tensor, weight: Tensor, launch: Launch) -> tuple[int, int, int]:
@@ -241,13 +241,13 @@ def backward(
     upscale: int = 1,
     joined: int = 1,
     launch: Launch = BACKWARD,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Return the gradients of x, gate, weight and bias, the latter two in float32; ``dy`` contiguous."""
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return the gradients of x, of gate, and of weight and bias in one, in float32; ``dy`` contiguous."""
     programs, tasks, rows = _grid(x, weight, launch)
     channels = weight.shape[-1]
     tile = launch.tile(channels)
     dx, dgate = torch.empty_like(x), None
-    partial = x.new_empty(tasks, programs, 2, channels, dtype=torch.float32)
+    partial = x.new_empty(2, tasks, programs, channels, dtype=torch.float32)
     stride = 0
     if gate is not None:
         dgate = gate.new_empty(gate.shape)
@@ -257,5 +257,4 @@ def backward(
     tensors = dy, x, weight, bias, gate, scale, statistics, dx, dgate, partial
     with torch.cuda.device_of(x):
         _backward[programs, tasks](*tensors, *sizes, num_warps=launch.warps(*tile))
-    dweight, dbias = (partial[:, :, i].sum(1).view(weight.shape) for i in range(2))
-    return dx, dgate, dweight, dbias
+    return dx, dgate, partial.sum(2).view(2, *weight.shape)

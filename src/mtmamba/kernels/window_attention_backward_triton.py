@@ -212,5 +212,6 @@ def backward(
         _table_gradient[(2 * window - 1, sizes.heads)](
             dscores.sum(0), dtable, heads=sizes.heads, SIDE=window, WIDTH=triton.next_power_of_2(window)
         )
-    dkv = dpadding.sum(0).flatten()
-    return dqkv, torch.cat([dkv.new_zeros(qkv.shape[3] // 3), dkv]), dtable
+    total = lse.new_zeros(3, qkv.shape[3] // 3)  # queries of padding are nobody's
+    torch.sum(dpadding, 0, out=total[1:])
+    return dqkv, total.flatten(), dtable

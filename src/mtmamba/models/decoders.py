@@ -73,11 +73,13 @@ class ExpandHead(nn.Module):
     def forward(self, z: Tensor) -> Logits:
         """Predict every pixel of every task."""
         predict = partial(checkpoint, self._logits, use_reentrant=False) if self.recompute else self._logits
-        return {task: predict(z[i : i + 1], i, task) for i, task in enumerate(self.project)}
-
-    def _logits(self, z: Tensor, index: int, task: str) -> Tensor:
         expand, norm = self.expand.expand, self.expand.norm
-        logits: Tensor = self.project[task](expand(z, slice(index, index + 1))[0], norm.weight[index], norm.bias[index])
+        own = zip(self.project, z, expand.weight, norm.weight, norm.bias, strict=True)
+        return {task: predict(task, *tensors) for task, *tensors in own}
+
+    def _logits(self, task: str, z: Tensor, weight: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> Tensor:
+        expanded = self.expand.expand(z[None], weight=weight[None]).squeeze(0)
+        logits: Tensor = self.project[task](expanded, norm_weight, norm_bias)
         return logits
 
 

@@ -10,15 +10,12 @@ import torch
 from timm.layers import DropPath as TimmDropPath
 from timm.layers import Format
 from timm.models import FeatureListNet
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, window_partition, window_reverse
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mtmamba.kernels.dispatch import has_kernel
-from mtmamba.kernels.norm import layer_norm
-from mtmamba.kernels.window_attention import has_kernels, window_attention
 from mtmamba.models.layers import DropPath
 from mtmamba.models.pretrained import create_pretrained, load_pretrained, load_weights
+from mtmamba.models.swin_blocks import LayerNorm, Linear, PadFirstBlock, add_and_norm
 
 STRIDES = (4, 8, 16, 32)
 TRIAL_SIZE = (416, 608)
@@ -39,51 +36,6 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def blocks(self) -> Iterator[nn.Module]:
         """Yield the blocks whose activations may be recomputed."""
-
-
-class LayerNorm(nn.LayerNorm):
-    """A layer norm that on CUDA keeps the dtype of its input, or autocast's, where PyTorch's returns float32.
-
-    Shape: ``(B, H, W, C) → (B, H, W, C)``.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise over the channels."""
-        return layer_norm(x[None], self.weight[None], self.bias[None])[0] if has_kernel(x) else super().forward(x)
-
-
-class PadFirstBlock(SwinTransformerBlock):
-    """timm's Swin block with windows padded before they are shifted, as the published models were trained.
-
-    timm shifts first and pads after, which moves image content across the border whenever a side is no multiple of
-    the window. On CUDA, attention is one operator (`mtmamba.kernels.window_attention`) where there are kernels for it.
-    """
-
-    def _attn(self, x: Tensor) -> Tensor:
-        served = has_kernels(x, x.shape[-1] // self.attn.num_heads, self.window_size[0])
-        return self.fused_attention(x) if served and not self.attn.attn_drop.p else self.timm_attention(x)
-
-    def fused_attention(self, x: Tensor) -> Tensor:
-        """Attend within windows that are never formed: padded pixels, zeros, have the linear layer's bias."""
-        attention, (window, _), (shift, _) = self.attn, self.window_size, self.shift_size
-        table = attention.relative_position_bias_table
-        y = window_attention(attention.qkv(x), attention.qkv.bias, table, window, shift)
-        out: Tensor = attention.proj_drop(attention.proj(y))
-        return out
-
-    def timm_attention(self, x: Tensor) -> Tensor:
-        """Attend within windows padded, shifted and cut out, by timm's module."""
-        (_, height, width, channels), (window, _), (shift, _) = x.shape, self.window_size, self.shift_size
-        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-        padded = x.shape
-        if shift:
-            x = x.roll((-shift, -shift), dims=(1, 2))
-        windows = window_partition(x, self.window_size).view(-1, window * window, channels)
-        windows = self.attn(windows, mask=self.get_attn_mask(x)).view(-1, window, window, channels)
-        x = window_reverse(windows, self.window_size, padded[1], padded[2])
-        if shift:
-            x = x.roll((shift, shift), dims=(1, 2))
-        return x[:, :height, :width]
 
 
 class SwinEncoder(Encoder):
@@ -140,6 +92,8 @@ class SwinEncoder(Encoder):
         for block in self.blocks():
             block.__class__ = PadFirstBlock  # the same module with its attention step replaced
             block.attn.fused_attn = True  # type: ignore[misc]
+            for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+                layer.__class__ = Linear
         own_drop_path(self)
 
         if not _on_meta():
@@ -158,8 +112,8 @@ class SwinEncoder(Encoder):
         """Return the four normed maps, finest first."""
         x, maps = self.patch_embed(images), []
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = layer(x)
-            maps.append(norm(x))
+            x, y = add_and_norm(layer(x), norm)
+            maps.append(y)
         return maps
 
 

@@ -15,8 +15,6 @@ from torch.nn import functional as F
 from mtmamba.kernels.dispatch import autocast
 from mtmamba.kernels.norm import joint_layer_norm, layer_norm, scale_samples
 
-ALL = slice(None)
-
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
     """Return a parameter drawn as PyTorch draws a ``Linear`` or ``Conv2d``: U(-fan_in^-1/2, fan_in^-1/2)."""
@@ -37,12 +35,13 @@ class TaskLinear(nn.Module):
         self.weight = _uniform(tasks, dim_out, dim_in, fan_in=dim_in)
         self.bias = _uniform(tasks, dim_out, fan_in=dim_in) if bias else None
 
-    def forward(self, x: Tensor, only: slice = ALL, residual: Tensor | None = None) -> Tensor:
-        """Apply layer t to map t; ``only`` some of the tasks, whose maps ``x`` holds.
+    def forward(self, x: Tensor, residual: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+        """Apply layer t to map t.
 
-        A layer without bias adds ``residual`` ``(T, ..., dim_out)`` to its result.
+        A layer without bias adds ``residual`` ``(T, ..., dim_out)`` to its result, and takes ``weight``, such as one
+        task's, in the place of its own.
         """
-        weight, bias = self.weight[only], None if self.bias is None else self.bias[only]
+        weight, bias = self.weight if weight is None else weight, self.bias
         tasks, dim_out, dim_in = weight.shape
         flat = x.reshape(x.shape[0], -1, dim_in).expand(tasks, -1, -1)
         if residual is not None and residual.is_cuda:  # within the product
@@ -59,24 +58,26 @@ def project_jointly(x: Tensor, first: TaskLinear, second: TaskLinear) -> tuple[T
     """
     if not x.is_cuda:
         return first(x), second(x)
-    weight = torch.cat([first.weight, second.weight], dim=1)
-    y, z = _JointProjection.apply(autocast(x).flatten(1, -2), autocast(weight))
+    y, z = _JointProjection.apply(autocast(x).flatten(1, -2), first.weight, second.weight)
     return y.view(*x.shape[:-1], -1), z.view(*x.shape[:-1], -1)
 
 
 class _JointProjection(torch.autograd.Function):
-    """Batched ``x @ weight.mT`` in two halves, whose gradients are never put side by side."""
+    """Batched ``x @ first.mT`` and ``x @ second.mT``, in the dtype of ``x``, as two halves of one product."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
+        weight = torch.cat([first, second], dim=1).to(x.dtype)
         ctx.save_for_backward(x, weight)
+        ctx.dtype = first.dtype
         return (x @ weight.mT).chunk(2, dim=-1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         x, weight = ctx.saved_tensors
         (dy, dz), (first, second) = gradients, weight.chunk(2, dim=1)
-        return torch.baddbmm(dy @ first, dz, second), torch.cat([dy.mT @ x, dz.mT @ x], dim=1)
+        dx = (dy @ first).baddbmm_(dz, second)
+        return dx, (dy.mT @ x).to(ctx.dtype), (dz.mT @ x).to(ctx.dtype)
 
 
 class TaskLayerNorm(nn.Module):
@@ -90,13 +91,13 @@ class TaskLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(tasks, dim))
         self.bias = nn.Parameter(torch.zeros(tasks, dim))
 
-    def forward(self, x: Tensor, only: slice = ALL, upscale: int = 1) -> Tensor:
-        """Normalise, scale and shift map t with parameters t; ``only`` some of the tasks, whose maps ``x`` holds.
+    def forward(self, x: Tensor, upscale: int = 1) -> Tensor:
+        """Normalise, scale and shift map t with parameters t.
 
         With ``upscale``, the channels of ``x`` are those of ``upscale x upscale`` pixels: ``(T, B, H, W, upscale² dim)
         → (T, B, upscale H, upscale W, dim)``.
         """
-        return layer_norm(x, self.weight[only], self.bias[only], upscale)
+        return layer_norm(x, self.weight, self.bias, upscale)
 
 
 class JointLayerNorm(nn.LayerNorm):
@@ -154,9 +155,9 @@ class PatchExpand(nn.Module):
         self.expand = TaskLinear(tasks, dim, scale * scale * dim_out, bias=False)
         self.norm = TaskLayerNorm(tasks, dim_out)
 
-    def forward(self, x: Tensor, only: slice = ALL) -> Tensor:
-        """Read the new channel axis as (row, column, channel); ``only`` some of the tasks, whose maps ``x`` holds."""
-        return self.norm(self.expand(x, only), only, upscale=self.scale)
+    def forward(self, x: Tensor) -> Tensor:
+        """Read the new channel axis as (row, column, channel)."""
+        return self.norm(self.expand(x), upscale=self.scale)
 
 
 class SkipFuse(TaskLinear):
@@ -174,9 +175,10 @@ class SkipFuse(TaskLinear):
         """Fuse each task's map with the shared one."""
         assert self.bias is not None
         tasks, dim = self.bias.shape
-        for_expanded, for_skip = self.weight.mT.split(dim, dim=1)
-        y = torch.baddbmm(self.bias[:, None], skip.reshape(1, -1, dim).expand(tasks, -1, -1), for_skip)
-        return torch.baddbmm(y, expanded.reshape(tasks, -1, dim), for_expanded).view(expanded.shape)
+        for_expanded, for_skip = self.weight.split(dim, dim=2)
+        y = torch.baddbmm(self.bias[:, None], skip.reshape(1, -1, dim).expand(tasks, -1, -1), for_skip.mT)
+        y.baddbmm_(expanded.reshape(tasks, -1, dim).to(y.dtype), for_expanded.mT.to(y.dtype))  # where y lies
+        return y.view(expanded.shape)
 
 
 class DropPath(nn.Module):

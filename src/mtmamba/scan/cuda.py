@@ -6,6 +6,8 @@ inputs and the states before every 16th step, in the maps' precision. Every sum 
 same bits from run to run.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,14 +33,53 @@ def ss2d_cuda(
     Maps are bfloat16 if ``x`` is, else float32.
     """
     tasks, batch, height, width, e = x.shape
-    r = dt_weight.shape[-1]
-    rank = -(-r // PACK) * PACK  # matrix products want rows of whole packs: zeros fill the low-rank time step up
-    dtype = _map_dtype(x)
-    low, bc = x_proj.split((r, x_proj.shape[2] - r), dim=2)
-    weight = torch.cat([_pad(low, 2, rank).flatten(1, 2), _pad_states(bc, 2).flatten(1, 2)], dim=1).to(dtype)
-    projected = (source.to(dtype).reshape(tasks, -1, e) @ weight.mT).view(tasks, batch, height * width, -1)
+    r, dtype = dt_weight.shape[-1], _map_dtype(x)
+    steering, projected = _Projection.apply(source.to(dtype).reshape(tasks, -1, e), x_proj, r)
+    signal = steering.view(x.shape) if source is x else x.to(dtype)
+    projected = projected.view(tasks, batch, height * width, -1)
+    dt_weight = _pad(dt_weight, 3, _whole(r)).to(dtype)
     A = -torch.exp(A_log.float())
-    return _scan_maps(x.to(dtype), projected, A, _pad(dt_weight, 3, rank), dt_bias.float(), D.float()).to(x.dtype)
+    return _scan_maps(signal, projected, A, dt_weight, dt_bias.float(), D.float()).to(x.dtype)
+
+
+class _Projection(torch.autograd.Function):
+    """Return maps ``(T, B L, e)`` as they are, and their time steps, B and C as the operators take them.
+
+    Backwards the product is added to the maps' gradient in place: in `ss2d_cuda` nothing but the scan sends one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, x_proj: Tensor, r: int) -> tuple[Tensor, Tensor]:
+        tasks, directions, _, e = x_proj.shape
+        weight = maps.new_zeros(tasks, directions * (_whole(r) + 2 * STATES), e)
+        for part, of_weight in zip(*_Projection.parts(x_proj, weight, r), strict=True):
+            of_weight.copy_(part)
+        ctx.save_for_backward(maps, weight)
+        ctx.set_materialize_grads(False)
+        ctx.shape, ctx.dtype, ctx.r = x_proj.shape, x_proj.dtype, r
+        with torch.autocast(maps.device.type, enabled=False):
+            return maps, maps @ weight.mT
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        (dmaps, dprojected), (maps, weight) = gradients, ctx.saved_tensors
+        assert dprojected is not None
+        dx_proj, dweight = weight.new_empty(ctx.shape, dtype=ctx.dtype), dprojected.mT @ maps
+        for part, of_weight in zip(*_Projection.parts(dx_proj, dweight, ctx.r), strict=True):
+            part.copy_(of_weight)
+        dmaps = dprojected @ weight if dmaps is None else dmaps.baddbmm_(dprojected, weight)
+        return dmaps, dx_proj, None
+
+    @staticmethod
+    def parts(x_proj: Tensor, weight: Tensor, r: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Time steps, and B and C: views of ``(T, K, r + 2n, e)`` and of its rows as ``(T, K (rank + 2 * 16), e)``."""
+        _, directions, rows, _ = x_proj.shape
+        n, low, bc = (rows - r) // 2, directions * _whole(r), directions * 2 * STATES
+        low_rows, bc_rows = weight.split((low, bc), dim=1)
+        return (x_proj[:, :, :r], x_proj[:, :, r:].unflatten(2, (2, n))), (
+            low_rows.unflatten(1, (directions, -1))[:, :, :r],
+            bc_rows.unflatten(1, (directions, 2, STATES))[:, :, :, :n],
+        )
 
 
 def scan_cuda(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
@@ -73,6 +114,11 @@ def scan_cuda(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tens
 
 def _map_dtype(x: Tensor) -> torch.dtype:
     return x.dtype if x.dtype == torch.bfloat16 else torch.float32
+
+
+def _whole(rank: int) -> int:
+    """Round up to whole packs, which matrix products want rows of: zeros fill the low-rank time step up."""
+    return -(-rank // PACK) * PACK
 
 
 def _pad(tensor: Tensor, axis: int, size: int) -> Tensor:

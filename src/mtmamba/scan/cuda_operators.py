@@ -1,7 +1,7 @@
 """The fused scan's two operators, one node each to ``torch.compile``: their launches, shapes and gradients.
 
 Both take ``projected`` ``(T, B, L, K (r + 2 * 16))``: the time steps of rank r of all K directions, then B and C of all
-directions. Without ``dt_weight`` these are the time steps themselves, ``r = e``.
+directions. Without ``dt_weight``, which has the maps' dtype, these are the time steps themselves, ``r = e``.
 """
 
 import math
@@ -100,9 +100,7 @@ def _split(projected: Tensor, directions: int) -> tuple[Tensor, Tensor]:
 
 def _time_steps(low: Tensor, dt_weight: Tensor | None) -> Tensor:
     """Time steps of every channel before bias and softplus, ``(T, K, B L, e)``, in memory of their own."""
-    if dt_weight is None:
-        return low.clone(memory_format=torch.contiguous_format)
-    return low @ dt_weight.to(low.dtype).mT
+    return low.clone(memory_format=torch.contiguous_format) if dt_weight is None else low @ dt_weight.mT
 
 
 @torch.library.custom_op("mtmamba::ss2d_forward", mutates_args=())
@@ -157,18 +155,21 @@ def ss2d_backward(
     dt_bias: Tensor,
     D: Tensor,
     states: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x, projected, A, dt_weight, dt_bias and D; that of a missing dt_weight is empty."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of x, projected, A, dt_weight (empty where it is None), and of dt_bias and D in one."""
     tasks, batch, height, width, e = x.shape
     directions = A.shape[1]
     blocks = _blocks(e, _channels(tasks * batch * directions, e))
     dx = x.new_empty(directions, *x.shape)
     dbc = x.new_empty(blocks, tasks, batch, height * width, directions * 2 * STATES)
     dA = A.new_empty(tasks, directions, batch, e, STATES)
-    dD, dbias = A.new_empty(2, tasks, directions, batch, e)
+    dvectors = A.new_empty(2, tasks, directions, batch, e)
+    dbias, dD = dvectors
     dprojected = torch.empty_like(projected)
     with torch.autocast(x.device.type, enabled=False):
         low, bc = _split(projected, directions)
+        if dt_weight is not None:
+            low = low.contiguous()  # which both products would copy
         dt = _time_steps(low, dt_weight)  # becomes its gradient
         arguments = (x, dt, bc, A * math.log2(math.e), dt_bias, D, states, dy.contiguous(), dx, dbc, dA, dD, dbias)
         _run("ss2d_backward", x, directions, (*arguments, bc.stride(-2)))
@@ -178,9 +179,9 @@ def ss2d_backward(
         if dt_weight is None:
             dlow, dweight = dt, dt.new_empty(0)
         else:
-            dlow, dweight = dt @ dt_weight.to(x.dtype), (dt.mT @ low).to(dt_weight.dtype)
+            dlow, dweight = dt @ dt_weight, dt.mT @ low
         dlow_view.copy_(dlow)
-        return dx_sum, dprojected, dA.sum(2), dweight, dbias.sum(2), dD.sum(2)
+        return dx_sum, dprojected, dA.sum(2), dweight, dvectors.sum(3)
 
 
 @ss2d_backward.register_fake
@@ -195,18 +196,18 @@ def _(
     states: Tensor,
 ) -> Any:
     dweight = x.new_empty(0) if dt_weight is None else torch.empty_like(dt_weight)
-    like = [torch.empty_like(t) for t in (x, projected, A, dt_bias, D)]
-    return (*like[:3], dweight, *like[3:])
+    return *(torch.empty_like(t) for t in (x, projected, A)), dweight, dt_bias.new_empty(2, *dt_bias.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:-2], output[1])
+    ctx.set_materialize_grads(False)  # there is none for the states
 
 
-def _gradients(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors  # which checkpointing lets nobody ask for twice
-    dx, dprojected, dA, dweight, dbias, dD = ss2d_backward(dy, *saved)
-    return dx, dprojected, dA, None if saved[3] is None else dweight, dbias, dD, None, None
+    dx, dprojected, dA, dweight, dvectors = ss2d_backward(dy, *saved)
+    return dx, dprojected, dA, None if saved[3] is None else dweight, *dvectors, None, None
 
 
 ss2d_forward.register_autograd(_gradients, setup_context=_setup_context)

@@ -19,6 +19,9 @@ from mtmamba.stats.watcher import ForwardWatcher
 
 aten = torch.ops.aten
 
+PRODUCTS = MappingProxyType({**flop_registry, aten.baddbmm_: flop_registry[aten.baddbmm]})
+"""Operators whose cost is PyTorch's formula."""
+
 PER_ELEMENT = MappingProxyType(
     {
         aten.native_layer_norm: ("layer_norm", 5),
@@ -176,8 +179,8 @@ class _Tracer(ForwardWatcher):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         packet = func.overloadpacket
-        if packet in flop_registry:  # which holds twice the multiply-adds
-            self.product(packet, flop_registry[packet](*args, **kwargs, out_val=out) // 2)
+        if packet in PRODUCTS:  # which holds twice the multiply-adds
+            self.product(packet, PRODUCTS[packet](*args, **kwargs, out_val=out) // 2)
         elif packet in PER_ELEMENT:
             operator, cost = PER_ELEMENT[packet]
             self.add(operator, cost * (out if isinstance(out, Tensor) else out[0]).numel())

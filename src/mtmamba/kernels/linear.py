@@ -1,0 +1,64 @@
+"""A linear layer whose bias's gradient, a sum over all pixels, is read at the memory's speed.
+
+On CUDA tensors that sum is a Triton kernel (`linear_triton`), the products are PyTorch's. Elsewhere, and where
+``torch.compile`` fuses the sum itself, it is PyTorch's layer.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtmamba.kernels.dispatch import autocast, has_kernel
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return ``x weightᵀ + bias``, in autocast's dtype if it is on.
+
+    Args:
+        x: ``(..., C)``.
+        weight: ``(n, C)``.
+        bias: ``(n,)``.
+
+    Returns:
+        ``(..., n)``. The bias's gradient is summed in float32 and is reproducible bit for bit.
+
+    >>> linear(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)).unique()
+    tensor([4.])
+    """
+    if not has_kernel(x) or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
+    y: Tensor = _Linear.apply(autocast(x), weight, bias)
+    return y
+
+
+class _Linear(torch.autograd.Function):
+    """The layer in the dtype of ``x``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.dtypes = weight.dtype, bias.dtype
+        weight = weight.to(x.dtype)
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (dy,), (x, weight) = gradients, ctx.saved_tensors
+        rows = dy.reshape(-1, dy.shape[-1])
+        dweight = rows.mT @ x.reshape(-1, x.shape[-1])
+        return dy @ weight, dweight.to(ctx.dtypes[0]), _column_sums(rows).to(ctx.dtypes[1])
+
+
+@torch.library.custom_op("mtmamba::column_sums", mutates_args=())
+def _column_sums(x: Tensor) -> Tensor:
+    """Return the sums over the rows of a matrix, in float32."""
+    from mtmamba.kernels import linear_triton as kernels
+
+    return kernels.column_sums(x.contiguous())
+
+
+@_column_sums.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[1:], dtype=torch.float32)

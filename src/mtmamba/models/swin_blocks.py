@@ -1,0 +1,95 @@
+"""The blocks of the Swin encoder: timm's, with windows padded first, and fused operators on CUDA."""
+
+import torch
+from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtmamba.kernels.dispatch import has_kernel
+from mtmamba.kernels.linear import linear
+from mtmamba.kernels.norm import layer_norm, scale_samples
+from mtmamba.kernels.residual import residual_norm
+from mtmamba.kernels.window_attention import has_kernels, window_attention
+from mtmamba.models.layers import DropPath
+
+
+class LayerNorm(nn.LayerNorm):
+    """A layer norm that on CUDA keeps the dtype of its input, or autocast's, where PyTorch's returns float32.
+
+    Shape: ``(B, H, W, C) → (B, H, W, C)``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise over the channels."""
+        if not has_kernel(x):
+            return super().forward(x)
+        return layer_norm(x[None], self.weight[None], self.bias[None]).squeeze(0)
+
+
+class Linear(nn.Linear):
+    """A linear layer with bias whose gradient on CUDA is as `mtmamba.kernels.linear` has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to the last axis."""
+        return linear(x, self.weight, self.bias)
+
+
+def add_and_norm(
+    x: Tensor, norm: nn.Module, added: Tensor | None = None, scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return ``x``, plus ``added`` times its samples' factors ``(B,)`` where given, and the norm of the sum."""
+    if not (isinstance(norm, LayerNorm) and has_kernel(x)):
+        x = x if added is None else x + scale_samples(added, scale)
+        return x, norm(x)
+    added, scale = (None if t is None else t[None] for t in (added, scale))
+    total, y = residual_norm(x[None], norm.weight[None], norm.bias[None], added, scale)
+    return total.squeeze(0), y.squeeze(0)
+
+
+class PadFirstBlock(SwinTransformerBlock):
+    """timm's Swin block with windows padded before they are shifted, as the published models were trained.
+
+    timm shifts first and pads after, which moves image content across the border whenever a side is no multiple of
+    the window. On CUDA, attention is one operator (`mtmamba.kernels.window_attention`) where there are kernels for it,
+    and so is each norm with the residual sum before it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, then transform each pixel; both residual."""
+        x, normed = add_and_norm(x, self.norm1)
+        y = self._attn(normed)
+        x, normed = add_and_norm(x, self.norm2, y, _factor(self.drop_path1, y))
+        y = self.mlp(normed)
+        scale = _factor(self.drop_path2, y)
+        return x + y if scale is None else torch.addcmul(x, y, scale.to(y.dtype).view(-1, 1, 1, 1))
+
+    def _attn(self, x: Tensor) -> Tensor:
+        served = has_kernels(x, x.shape[-1] // self.attn.num_heads, self.window_size[0])
+        return self.fused_attention(x) if served and not self.attn.attn_drop.p else self.timm_attention(x)
+
+    def fused_attention(self, x: Tensor) -> Tensor:
+        """Attend within windows that are never formed: padded pixels, zeros, have the linear layer's bias."""
+        attention, (window, _), (shift, _) = self.attn, self.window_size, self.shift_size
+        table = attention.relative_position_bias_table
+        y = window_attention(attention.qkv(x), attention.qkv.bias, table, window, shift)
+        out: Tensor = attention.proj_drop(attention.proj(y))
+        return out
+
+    def timm_attention(self, x: Tensor) -> Tensor:
+        """Attend within windows padded, shifted and cut out, by timm's module."""
+        (_, height, width, channels), (window, _), (shift, _) = x.shape, self.window_size, self.shift_size
+        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+        padded = x.shape
+        if shift:
+            x = x.roll((-shift, -shift), dims=(1, 2))
+        windows = window_partition(x, self.window_size).view(-1, window * window, channels)
+        windows = self.attn(windows, mask=self.get_attn_mask(x)).view(-1, window, window, channels)
+        x = window_reverse(windows, self.window_size, padded[1], padded[2])
+        if shift:
+            x = x.roll((shift, shift), dims=(1, 2))
+        return x[:, :height, :width]
+
+
+def _factor(drop_path: nn.Module, x: Tensor) -> Tensor | None:
+    """Return what stochastic depth multiplies each sample of ``x`` by; None for ones."""
+    return drop_path.factor(x) if isinstance(drop_path, DropPath) else None

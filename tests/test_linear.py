@@ -1,0 +1,93 @@
+"""The linear layer whose bias's gradient has a kernel of its own, in Triton's interpreter, against PyTorch's."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mtmamba.kernels.linear import _column_sums, _Linear, linear
+from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
+
+PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
+
+
+def leaves(*shape, outputs, maps=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    sizes = (shape, (outputs, shape[-1]), (outputs,))
+    drawn = [torch.randn(size, generator=generator) for size in sizes]
+    return [t.to(DEVICE, maps if i == 0 else torch.float32).requires_grad_() for i, t in enumerate(drawn)]
+
+
+def results(function, tensors, dtype):
+    """The result, and the gradients for one of the result that is drawn, as ``dtype`` has it."""
+    y = function(*tensors)
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.device, dtype).to(y)
+    return [y.detach(), *torch.autograd.grad(y, tensors, dy)]
+
+
+def assert_near(found, tensors, dtype, precision):
+    """Errors below ``precision`` of the largest value of float64's."""
+    doubles = [t.detach().double().requires_grad_() for t in tensors]
+    for result, wanted in zip(found, results(F.linear, doubles, dtype), strict=True):
+        torch.testing.assert_close(result.double(), wanted, rtol=0, atol=precision * wanted.abs().max().item())
+
+
+def test_in_the_interpreter():
+    run_in_the_interpreter(__file__)
+
+
+@kernel
+@pytest.mark.parametrize("shape", [(7,), (2, 5, 9, 7), (300, 16)])
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_kernel_layer_equals_pytorchs(shape, dtype):
+    tensors = leaves(*shape, outputs=140, maps=dtype)
+    found = results(_Linear.apply, tensors, dtype)
+    assert [t.dtype for t in found] == [dtype, dtype, torch.float32, torch.float32]
+    assert_near(found, tensors, dtype, PRECISION[dtype])
+
+
+@kernel
+@pytest.mark.parametrize("programs", [1, 6])
+def test_kernel_sums_do_not_depend_on_how_rows_are_shared(programs, monkeypatch):
+    from mtmamba.kernels import linear_triton
+
+    monkeypatch.setattr(linear_triton, "PROGRAMS", programs)
+    x = torch.arange(330 * 140, device=DEVICE).view(330, 140) % 17  # whole numbers: their sums are exact
+    assert torch.equal(linear_triton.column_sums(x.to(torch.bfloat16)), x.sum(0).float())
+
+
+@kernel
+def test_kernel_layer_may_be_recomputed_and_traced():
+    tensors = leaves(3, 4, 5, outputs=6)
+    again = partial(checkpoint, _Linear.apply, use_reentrant=False)
+    for a, b in zip(results(again, tensors, None), results(_Linear.apply, tensors, None), strict=True):
+        assert torch.equal(a, b)
+    torch.library.opcheck(_column_sums, (tensors[0].detach()[0],))
+
+
+@gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu_under_autocast_and_compiled(compiled):
+    tensors = leaves(8, 28, 36, 768, outputs=3072)
+    function = torch.compile(linear, fullgraph=True) if compiled else linear
+    with torch.autocast("cuda", torch.bfloat16):
+        runs = [results(function, tensors, torch.bfloat16) for _ in range(2)]
+    assert runs[0][0].dtype == torch.bfloat16
+    assert_near(runs[0], tensors, torch.bfloat16, 2e-2)
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED or ON_GPU, reason="compiled for a GPU that need not be here")
+def test_kernel_compiles_for_hopper_without_spills(tmp_path, monkeypatch):
+    pytest.importorskip("triton")
+    from mtmamba.kernels import linear_triton as kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    types, constants = {"x_ptr": "*bf16", "partial_ptr": "*fp32"}, {"ROWS": kernels.ROWS, "COLUMNS": kernels.COLUMNS}
+    aligned = ("x_ptr", "partial_ptr", "rows", "columns")
+    compiled = compile_for_hopper(kernels._column_sums, types, constants, aligned, num_warps=4)
+    assert compiled.stack + compiled.local == 0
+    assert "ld.global.v4.b32" in compiled.ptx  # eight values of bfloat16 at a time
