@@ -53,12 +53,21 @@ class GraphedModel:
         if (placed := self._places()) != self._placed:
             self._graphs.clear()
             self._placed = placed
+        self._free_gradients()
         if training not in self._graphs:
             # Passes that never overlap share memory.
             pool = next((graph.forward.pool() for graph in self._graphs.values()), None)
             self._graphs[training] = (_TrainingGraph if training else _InferenceGraph)(self.model, inputs, pool)
         graph = self._graphs[training]
         return graph(inputs) if graph.kind == _kind(inputs) else self.model(images)
+
+    def _free_gradients(self) -> None:
+        """Move gradients that autograd has taken over from a graph's memory, without a copy, out of what replays reuse."""
+        if isinstance(graph := self._graphs.get(True), _TrainingGraph):
+            for parameter, own in zip(graph.parameters, graph.gradients, strict=True):
+                held = parameter.grad
+                if held is not None and own is not None and held.data_ptr() == own.data_ptr():
+                    parameter.grad = held.clone()
 
     def _factors(self) -> list[Tensor]:
         """Return what stochastic depth has drawn for the batch."""
@@ -126,15 +135,7 @@ class _TrainingGraph:
         return tuple(x.detach() for x in self.outputs)
 
     def replay_backward(self, gradients: tuple[Tensor, ...]) -> list[Tensor | None]:
-        """Return the parameters' gradients for the outputs'.
-
-        Autograd makes them the parameters' ``grad`` without a copy, where there is none yet. So what the previous
-        micro-batch has left in the graph's memory is moved out of it first.
-        """
-        for parameter, own in zip(self.parameters, self.gradients, strict=True):
-            held = parameter.grad
-            if held is not None and own is not None and held.data_ptr() == own.data_ptr():
-                parameter.grad = held.clone()
+        """Return the parameters' gradients for the outputs'."""
         torch._foreach_copy_(self.output_gradients, gradients)
         self.backward.replay()
         return [None if x is None else x.detach() for x in self.gradients]

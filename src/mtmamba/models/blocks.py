@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mtmamba.kernels.blend import blend
 from mtmamba.kernels.depthwise import depthwise_silu
 from mtmamba.kernels.norm import gated_norm, scale_samples
+from mtmamba.kernels.residual import residual_norm
 from mtmamba.models.attention import SwinBlock, WindowAttention
 from mtmamba.models.layers import DropPath, JointLayerNorm, TaskConv2d, TaskLayerNorm, TaskLinear, project_jointly
 from mtmamba.models.ss2d import SS2D
@@ -140,7 +141,7 @@ class STM(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Refine each task's map."""
-        x = self.norm(z)
+        z, x = residual_norm(z, self.norm.weight, self.norm.bias)
         features = self.mfe.gated(x, self.gate, self.drop_path.factor(z))
         return self.out_proj(features, residual=z)
 
@@ -179,7 +180,7 @@ class CTM(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Exchange information between the tasks' maps."""
-        x = self.norm(z)
+        z, x = residual_norm(z, self.norm.weight, self.norm.bias)
         joint, scale = self.shared.norm(z), self.drop_path.factor(z)
         mixed = self.own.blended(x, self.shared.mfe, joint, self.gate, scale)
         return self.out_proj(mixed, residual=z)
@@ -197,7 +198,8 @@ class OwnCTM(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Refine each task's map by itself."""
-        features = scale_samples(self.own(self.norm(z)), self.drop_path.factor(z))
+        z, x = residual_norm(z, self.norm.weight, self.norm.bias)
+        features = scale_samples(self.own(x), self.drop_path.factor(z))
         return self.out_proj(features, residual=z)
 
 
@@ -235,7 +237,7 @@ class SCTM(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Exchange information between the tasks' maps."""
         source = self.cross_proj(self.conv_shared(self.norm_shared(z)))
-        x = self.norm(z)
+        z, x = residual_norm(z, self.norm.weight, self.norm.bias)
         features = self.mfe.gated(x, self.gate, self.drop_path.factor(z), source)
         return self.out_proj(features, residual=z)
 
