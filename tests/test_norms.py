@@ -320,7 +320,7 @@ def test_kernels_compile_for_hopper_without_spills(channels, tmp_path, monkeypat
         assert spilled(norm_triton._backward, norm_triton.BACKWARD, width, **forms, **no_gradient) == 0
     gated = {"JOINED": 1, "UPSCALE": 1}
     assert spilled(norm_triton._forward, norm_triton.FORWARD, channels, **gated) == 0
-    assert spilled(norm_triton._backward, norm_triton.BACKWARD, channels, **gated) == 0
+    assert spilled(norm_triton._backward, norm_triton.GATED_BACKWARD, channels, **gated) == 0
     for tasks in (4, 5):
         assert spilled(blend_triton._forward, blend_triton.FORWARD, channels, T=tasks) == 0
         few = 256 if channels > 1000 else 16  # bytes, in the first cache

@@ -16,7 +16,7 @@ from torch import Tensor
 from mtmamba.kernels.dispatch import as_rows
 from mtmamba.kernels.norm_triton import Launch, normalise, normalised_gradient
 
-FORWARD = Launch(elements=1024, per_thread=8, programs=2112)
+FORWARD = Launch(elements=1024, per_thread=32, programs=1056)
 BACKWARD = Launch(elements=512, per_thread=4, programs=2112)
 
 

@@ -43,8 +43,9 @@ class Launch(NamedTuple):
         return min(triton.cdiv(rows, at_least), triton.cdiv(self.programs, tasks))
 
 
-FORWARD = Launch(elements=4096, per_thread=16, programs=2112)
-BACKWARD = Launch(elements=2048, per_thread=16, programs=2112)
+FORWARD = Launch(elements=1024, per_thread=32, programs=2112)
+BACKWARD = Launch(elements=1024, per_thread=16, programs=1056)
+GATED_BACKWARD = Launch(elements=1024, per_thread=32, programs=1056)
 
 
 @triton.jit
@@ -240,9 +241,10 @@ def backward(
     *,
     upscale: int = 1,
     joined: int = 1,
-    launch: Launch = BACKWARD,
+    launch: Launch | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return the gradients of x, of gate, and of weight and bias in one, in float32; ``dy`` contiguous."""
+    launch = launch or (BACKWARD if gate is None else GATED_BACKWARD)
     programs, tasks, rows = _grid(x, weight, launch)
     channels = weight.shape[-1]
     tile = launch.tile(channels)

@@ -151,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
         __syncthreads();
         if (number > 1) locate(number - 2);
 
-#pragma unroll 1
+#pragma unroll
         for (int sub = 0; sub < SUBS - 1; sub++) {
 #pragma unroll
             for (int c = 0; c < CHANNELS; c++)

@@ -85,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) ss2d_forwa
                     *reinterpret_cast<Reals<STATES>*>(to + c * THREADS * STATES) = pack;
                 }
             }
-#pragma unroll 2
+#pragma unroll 8
             for (int batch = stretch; batch < stretch + STRETCH; batch += BATCH) {
                 float sums[BATCH][CHANNELS];
 #pragma unroll
