@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -81,6 +82,14 @@ def test_a_run_leaves_its_folder(finished):
     assert stored["constant"].keys() == stored["tasks"].keys() == {"semseg", "depth", "normals", "edge"}
     assert stored["parameters"] == sum(p.numel() for p in mtmamba.load_model(run_dir).parameters())
     assert {row["step"] for row in rows(run_dir)} >= {"0", "1", "4"}
+
+
+def test_no_loading_process_outlives_a_run(dataset, tmp_path):
+    train(dataset, tmp_path / "run", "data.num_workers=1", "trainer.max_steps=2", "baseline=true")
+    assert not multiprocessing.active_children()
+    cfg = mtmamba.load_config([f"ckpt={tmp_path}/run", "baseline=true", "data.num_workers=1", "boundaries=null"], "eval")
+    evaluate(cfg, tmp_path / "eval")
+    assert not multiprocessing.active_children()
 
 
 def test_the_best_checkpoint_has_the_best_delta_m(finished):

@@ -77,6 +77,7 @@ class DenseDataModule(LightningDataModule):
         self.val_dataset: DenseDataset | None = None
         self._test: tuple[str, tuple[str, ...] | None] = ("val", None)
         self._prepared = False
+        self._kept: list[DataLoader[dict[str, Any]]] = []
 
     def accumulate_grad_batches(self, world_size: int) -> int:
         """Return the micro-batches of each of ``world_size`` devices in a global batch."""
@@ -127,7 +128,9 @@ class DenseDataModule(LightningDataModule):
             first_step=self._global_step,
         )
         self._check_trainer(sampler.accumulate)
-        return ResumableLoader(dataset, batch_sampler=sampler, **self.loading())
+        loader = ResumableLoader(dataset, batch_sampler=sampler, **self.loading(keep=True))
+        self._kept.append(loader)
+        return loader
 
     def plain_dataloader(self, split: str) -> DataLoader[dict[str, Any]]:
         """Return a loader of a split's images as they are, without augmentation, each once and in order."""
@@ -158,7 +161,9 @@ class DenseDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader of this process's share of the validation images, each once, in order."""
-        return self._shared_loader(self.dataset_of("val"))
+        loader = self._shared_loader(self.dataset_of("val"), keep=True)
+        self._kept.append(loader)
+        return loader
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader of this process's share of the images that `choose_test` chose, each once, in order."""
@@ -182,10 +187,16 @@ class DenseDataModule(LightningDataModule):
             dataset.ids = [name for name in dataset.ids if name in set(ids)]
         return dataset
 
-    def _shared_loader(self, dataset: DenseDataset) -> DataLoader[dict[str, Any]]:
+    def teardown(self, stage: str) -> None:
+        """End the processes that loaders keep from epoch to epoch; PyTorch would wait for each when the program ends."""
+        for loader in self._kept:
+            loader._iterator = None
+        self._kept.clear()
+
+    def _shared_loader(self, dataset: DenseDataset, keep: bool = False) -> DataLoader[dict[str, Any]]:
         rank, world_size = self._place()
         batches = evaluation_batches(len(dataset), self.val_batch_size, rank=rank, world_size=world_size)
-        return DataLoader(dataset, batch_sampler=batches, **self.loading())
+        return DataLoader(dataset, batch_sampler=batches, **self.loading(keep))
 
     def _share(self, world_size: int) -> int:
         return self.device_batch_size or max(1, self.batch_size // world_size)
@@ -196,15 +207,15 @@ class DenseDataModule(LightningDataModule):
     def _global_step(self) -> int:
         return self.trainer.global_step if self.trainer else 0
 
-    def loading(self) -> dict[str, Any]:
-        """Return the options of every loader: worker processes and memory."""
+    def loading(self, keep: bool = False) -> dict[str, Any]:
+        """Return the options of every loader: worker processes, which it may keep from epoch to epoch, and memory."""
         workers = self.num_workers
         if workers is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             workers = min(_MAX_WORKERS, max(1, cores // (self.trainer.num_devices if self.trainer else 1)))
         return {
             "num_workers": workers,
-            "persistent_workers": workers > 0,
+            "persistent_workers": keep and workers > 0,
             "worker_init_fn": _begin_worker,
             "pin_memory": torch.cuda.is_available(),
         }
