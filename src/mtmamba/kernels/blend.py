@@ -1,7 +1,7 @@
 """The cross-task block's gate, and the two layer norms before it, in one operator.
 
-On CUDA tensors it is a Triton kernel forwards and one backwards (`blend_triton`) that read and write each map once, as
-those of `mtmamba.kernels.norm` do; elsewhere it is PyTorch's operators.
+On CUDA tensors Triton kernels (`blend_triton`) compute it in a pass over the maps, and its gradients in a pass over own
+features and one over shared; elsewhere it is PyTorch's operators.
 """
 
 from typing import Any

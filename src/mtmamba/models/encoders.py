@@ -10,12 +10,12 @@ import torch
 from timm.layers import DropPath as TimmDropPath
 from timm.layers import Format
 from timm.models import FeatureListNet
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 
 from mtmamba.models.layers import DropPath
 from mtmamba.models.pretrained import create_pretrained, load_pretrained, load_weights
-from mtmamba.models.swin_blocks import LayerNorm, Linear, PadFirstBlock, add_and_norm
+from mtmamba.models.swin_blocks import EvenPatchMerging, LayerNorm, Linear, PadFirstBlock, add_and_norm
 
 STRIDES = (4, 8, 16, 32)
 TRIAL_SIZE = (416, 608)
@@ -94,6 +94,9 @@ class SwinEncoder(Encoder):
             block.attn.fused_attn = True  # type: ignore[misc]
             for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
                 layer.__class__ = Linear
+        for stage in self.layers:
+            if isinstance(stage.downsample, PatchMerging):
+                stage.downsample.__class__ = EvenPatchMerging
         own_drop_path(self)
 
         if not _on_meta():

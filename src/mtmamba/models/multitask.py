@@ -65,6 +65,7 @@ class MultiTaskModel(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}.")
         height, width = images.shape[2:]
-        padded = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
-        logits = self.decoder(self.encoder(padded))
+        if height % STRIDE or width % STRIDE:  # padding by nothing would copy
+            images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
+        logits = self.decoder(self.encoder(images))
         return {task: x[..., :height, :width] for task, x in logits.items()}

@@ -1,7 +1,7 @@
-"""The blocks of the Swin encoder: timm's, with windows padded first, and fused operators on CUDA."""
+"""The parts of the Swin encoder: timm's, with windows padded first, and fused operators on CUDA."""
 
 import torch
-from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock, window_partition, window_reverse
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,6 +44,19 @@ def add_and_norm(
     added, scale = (None if t is None else t[None] for t in (added, scale))
     total, y = residual_norm(x[None], norm.weight[None], norm.bias[None], added, scale)
     return total.squeeze(0), y.squeeze(0)
+
+
+class EvenPatchMerging(PatchMerging):
+    """timm's patch merging for sides that are even, which it pads, and so copies, all the same.
+
+    Shape: ``(B, H, W, C) → (B, H / 2, W / 2, 2 C)``.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Join the channels of 2x2 pixels, the upper left one's first and the lower left one's next."""
+        pixels = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H / 2, row, W / 2, column, C)
+        y: Tensor = self.reduction(self.norm(pixels.permute(0, 1, 3, 4, 2, 5).flatten(3)))
+        return y
 
 
 class PadFirstBlock(SwinTransformerBlock):
