@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mtmamba.kernels.sums_triton import sum_parts
+
 BLOCK = 1024
 """Elements of a program that sums parts."""
 
@@ -131,4 +133,4 @@ def gradients(dt: Tensor, weight: Tensor, low: Tensor, dlow: Tensor, launch: Lau
             size = out[0].numel()
             grid = (triton.cdiv(size, BLOCK),)
             _sum_parts[grid](out, dlow, parts, size, dlow.stride(2), COLUMNS=directions * r, BLOCK=BLOCK)
-    return partial.sum(0)
+    return sum_parts(partial)
