@@ -7,6 +7,7 @@ import torch
 
 from fake_graphs import FakeGraph
 from mtmamba import cuda_graphs
+from triton_runs import INTERPRETED
 
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 
@@ -33,3 +34,18 @@ def replays(graph_device, monkeypatch):
 
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", noted)
     return done
+
+
+@pytest.fixture
+def loop_bounds_for_the_interpreter(monkeypatch):
+    """NumPy from 2.4 makes no integer of an array of one element, which Triton's interpreter takes bounds for."""
+    if INTERPRETED:
+        from triton.runtime import interpreter
+
+        patch = interpreter._patch_lang_tensor
+
+        def with_index(tensor, scope):
+            patch(tensor, scope)
+            scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+        monkeypatch.setattr(interpreter, "_patch_lang_tensor", with_index)

@@ -16,24 +16,10 @@ from mtmamba.models.layers import DropPath
 from mtmamba.models.swin_blocks import PadFirstBlock
 from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
 
+pytestmark = pytest.mark.usefixtures("loop_bounds_for_the_interpreter")
 PRECISION = {torch.float32: 1e-5, torch.float16: 3e-3}
 if not INTERPRETED:  # which multiplies the bits of bfloat16 as integers
     PRECISION[torch.bfloat16] = 2e-2
-
-
-@pytest.fixture(autouse=True)
-def loop_bounds_for_the_interpreter(monkeypatch):
-    """NumPy from 2.4 makes no integer of an array of one element, which Triton's interpreter takes bounds for."""
-    if INTERPRETED:
-        from triton.runtime import interpreter
-
-        patch = interpreter._patch_lang_tensor
-
-        def with_index(tensor, scope):
-            patch(tensor, scope)
-            scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-        monkeypatch.setattr(interpreter, "_patch_lang_tensor", with_index)
 
 
 def inputs(

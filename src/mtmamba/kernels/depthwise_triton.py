@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mtmamba.kernels.dispatch import as_rows
+from mtmamba.kernels.sums_triton import sum_parts
 
 
 class Tile(NamedTuple):
@@ -248,7 +249,7 @@ def activation_gradient(
     parts = batch * triton.cdiv(height, tile.rows) * triton.cdiv(width, tile.columns)
     partial = x.new_empty(parts, weight.numel() + bias.numel(), dtype=torch.float32)
     _launch(_activation_gradient, tile, x.shape, pixels.stride(0), dy, pixels, weight, bias, dz, partial)
-    return dz, partial.sum(0)
+    return dz, sum_parts(partial)
 
 
 def input_gradient(dz: Tensor, weight: Tensor, tile: Tile = INPUT_GRADIENT) -> Tensor:

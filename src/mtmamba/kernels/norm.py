@@ -36,7 +36,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, upscale: int = 1) -> Ten
     """
     check_parameters(x, weight, bias, (x.shape[0], x.shape[-1] // upscale**2))
     if has_kernel(x):
-        y: Tensor = _layer_norm(autocast(x), weight, bias, None, None, upscale, 1)[0]
+        x = autocast(x).contiguous()  # here, so that the backward pass has no copy to make again
+        y: Tensor = _layer_norm(x, weight, bias, None, None, upscale, 1)[0]
         return y
     if upscale > 1:
         x = rearrange(x, "t b h w (p q c) -> t b (h p) (w q) c", p=upscale, q=upscale)

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mtmamba.kernels.dispatch import as_rows
+from mtmamba.kernels.sums_triton import sum_parts
 
 EPS = tl.constexpr(1e-5)
 
@@ -248,15 +249,12 @@ def backward(
     programs, tasks, rows = _grid(x, weight, launch)
     channels = weight.shape[-1]
     tile = launch.tile(channels)
-    dx, dgate = torch.empty_like(x), None
+    dx, dgate = torch.empty_like(x), None if gate is None else gate.new_empty(gate.shape)
     partial = x.new_empty(2, tasks, programs, channels, dtype=torch.float32)
-    stride = 0
-    if gate is not None:
-        dgate = gate.new_empty(gate.shape)
-        gate = as_rows(gate)
-        stride = gate.stride(0)
+    gate = None if gate is None else as_rows(gate)
+    stride = 0 if gate is None else gate.stride(0)
     sizes = tasks, rows, x.shape[1], x.shape[-2], stride, channels, joined, upscale, *tile
     tensors = dy, x, weight, bias, gate, scale, statistics, dx, dgate, partial
     with torch.cuda.device_of(x):
         _backward[programs, tasks](*tensors, *sizes, num_warps=launch.warps(*tile))
-    return dx, dgate, partial.sum(2).view(2, *weight.shape)
+    return dx, dgate, sum_parts(partial, 2).view(2, *weight.shape)

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mtmamba.kernels.norm_triton import BACKWARD, FORWARD, Launch, normalise, normalised_gradient
+from mtmamba.kernels.sums_triton import sum_parts
 
 
 @triton.jit
@@ -135,4 +136,4 @@ def backward(
         _backward[programs, tasks](
             *tensors, tasks, rows, total.shape[1], channels, *tile, num_warps=launch.warps(*tile)
         )
-    return dx, dadded, partial.sum(2)
+    return dx, dadded, sum_parts(partial, 2)

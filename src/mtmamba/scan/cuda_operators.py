@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtmamba.kernels.time_steps import widen, widen_backward
 from mtmamba.scan import nvrtc
 
 STATES = 16
@@ -100,7 +101,7 @@ def _split(projected: Tensor, directions: int) -> tuple[Tensor, Tensor]:
 
 def _time_steps(low: Tensor, dt_weight: Tensor | None) -> Tensor:
     """Time steps of every channel before bias and softplus, ``(T, K, B L, e)``, in memory of their own."""
-    return low.clone(memory_format=torch.contiguous_format) if dt_weight is None else low @ dt_weight.mT
+    return low.clone(memory_format=torch.contiguous_format) if dt_weight is None else widen(low, dt_weight)
 
 
 @torch.library.custom_op("mtmamba::ss2d_forward", mutates_args=())
@@ -168,8 +169,6 @@ def ss2d_backward(
     dprojected = torch.empty_like(projected)
     with torch.autocast(x.device.type, enabled=False):
         low, bc = _split(projected, directions)
-        if dt_weight is not None:
-            low = low.contiguous()  # which both products would copy
         dt = _time_steps(low, dt_weight)  # becomes its gradient
         arguments = (x, dt, bc, A * math.log2(math.e), dt_bias, D, states, dy.contiguous(), dx, dbc, dA, dD, dbias)
         _run("ss2d_backward", x, directions, (*arguments, bc.stride(-2)))
@@ -177,10 +176,10 @@ def ss2d_backward(
         _sum(dbc, dbc_view)
         dx_sum = _sum(dx, torch.empty_like(x)) if directions > 1 else dx.squeeze(0)
         if dt_weight is None:
-            dlow, dweight = dt, dt.new_empty(0)
+            dlow_view.copy_(dt)
+            dweight = dt.new_empty(0)
         else:
-            dlow, dweight = dt @ dt_weight, dt.mT @ low
-        dlow_view.copy_(dlow)
+            dweight = widen_backward(dt, dt_weight, low, dlow_view)
         return dx_sum, dprojected, dA.sum(2), dweight, dvectors.sum(3)
 
 

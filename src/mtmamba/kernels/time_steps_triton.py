@@ -1,0 +1,136 @@
+"""Triton kernels behind `mtmamba.kernels.time_steps`: both gradients of a low-rank product from one read of a map.
+
+A program walks over some rows of one task and direction, a tile at a time, and keeps the sums for its channels of the
+weight's gradient in registers, in float32; the programs' sums are added in a fixed order, without atomics. Wide maps
+are shared out by channels, too: what these contribute to a row's gradient is summed afterwards, in the map's precision
+as it was stored.
+"""
+# mypy: allow-untyped-defs, disable-error-code="assignment"
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mtmamba.kernels.sums_triton import sum_parts
+
+BLOCK = 1024
+"""Elements of a program that sums parts."""
+
+
+class Launch(NamedTuple):
+    """How rows and channels are shared out. Powers of two but for ``chunks``, ``stages`` and ``programs``."""
+
+    rows: int
+    """Of a tile."""
+    chunk: int
+    """Channels of one matrix product."""
+    chunks: int
+    """Of a program, at most."""
+    warps: int
+    stages: int
+    """Tiles of which one is worked on while the others are on their way."""
+    programs: int
+    """At most, of all tasks, directions and parts of the channels together."""
+
+
+DEFAULT = Launch(rows=64, chunk=128, chunks=3, warps=8, stages=2, programs=264)
+
+
+@triton.jit
+def _gradients(
+    dt_ptr,
+    weight_ptr,
+    low_ptr,
+    dlow_ptr,
+    partial_ptr,
+    tasks,
+    rows,
+    e,
+    low_stride,
+    dlow_stride,
+    R: tl.constexpr,
+    RANKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """This part's share of ``dt weight``, and this program's of ``dtᵀ low``; RANKS is R up to a power of two."""
+    part, pair = tl.program_id(0), tl.program_id(2)
+    directions = tl.num_programs(2) // tasks
+    task, direction = pair // directions, pair % directions
+    rank = tl.arange(0, RANKS)[None, :]
+    dt_ptr += pair.to(tl.int64) * rows * e
+    weight_ptr += pair.to(tl.int64) * e * R
+    low_ptr += task.to(tl.int64) * rows * low_stride + direction * R
+    dlow_ptr += (part * tasks + task).to(tl.int64) * rows * dlow_stride + direction * R
+    partial_ptr += (tl.program_id(1) * tl.num_programs(2) + pair).to(tl.int64) * e * R
+    weights = ()
+    sums = ()
+    for i in tl.static_range(CHUNKS):
+        channel = (part * CHUNKS + i) * CHUNK + tl.arange(0, CHUNK)
+        held = (channel < e)[:, None] & (rank < R)
+        weights += (tl.load(weight_ptr + channel[:, None] * R + rank, mask=held, other=0.0),)
+        sums += (tl.zeros([CHUNK, RANKS], tl.float32),)
+    program, programs = tl.program_id(1), tl.num_programs(1)
+    for i in tl.range(0, tl.cdiv(tl.cdiv(rows, ROWS) - program, programs), num_stages=STAGES):
+        row = ((program + i * programs) * ROWS + tl.arange(0, ROWS)[:, None]).to(tl.int64)
+        live = (row < rows) & (rank < R)
+        low = tl.load(low_ptr + row * low_stride + rank, mask=live, other=0.0)
+        dlow = tl.zeros([ROWS, RANKS], tl.float32)
+        added = ()
+        for j in tl.static_range(CHUNKS):
+            channel = (part * CHUNKS + j) * CHUNK + tl.arange(0, CHUNK)
+            inside = (row < rows) & (channel < e)[None, :]
+            dt = tl.load(dt_ptr + row * e + channel[None, :], mask=inside, other=0.0)
+            dlow = tl.dot(dt, weights[j], dlow, input_precision="ieee")
+            added += (tl.dot(tl.trans(dt), low, sums[j], input_precision="ieee"),)
+        sums = added
+        tl.store(dlow_ptr + row * dlow_stride + rank, dlow.to(dlow_ptr.dtype.element_ty), mask=live)
+    for i in tl.static_range(CHUNKS):
+        channel = (part * CHUNKS + i) * CHUNK + tl.arange(0, CHUNK)
+        held = (channel < e)[:, None] & (rank < R)
+        tl.store(partial_ptr + channel[:, None] * R + rank, sums[i], mask=held)
+
+
+@triton.jit
+def _sum_parts(parts_ptr, out_ptr, parts, size, stride, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+    """Sum ``(parts, rows, COLUMNS)``, each of so many elements, into rows that lie ``stride`` apart."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for _ in range(parts):
+        total += tl.load(parts_ptr + at, mask=at < size, other=0.0).to(tl.float32)
+        parts_ptr += size
+    place = at // COLUMNS * stride + at % COLUMNS
+    tl.store(out_ptr + place, total.to(out_ptr.dtype.element_ty), mask=at < size)
+
+
+def gradients(dt: Tensor, weight: Tensor, low: Tensor, dlow: Tensor, launch: Launch = DEFAULT) -> Tensor:
+    """Write ``dt weight`` to ``dlow`` and return ``dtᵀ low``, in float32.
+
+    ``dt`` ``(T, K, N, e)`` and ``weight`` ``(T, K, e, r)`` are contiguous; ``low`` and ``dlow`` are views
+    ``(T, K, N, r)`` of maps ``(T, N, ...)`` in which the ranks of all directions lie side by side.
+    """
+    tasks, directions, rows, e = dt.shape
+    r, pairs = weight.shape[-1], tasks * directions
+    for view in (low, dlow):
+        assert directions == 1 or view.stride(1) == r
+        assert view.stride(3) == 1
+        assert tasks == 1 or view.stride(0) == rows * view.stride(2)
+    chunks = min(launch.chunks, triton.cdiv(e, launch.chunk))
+    parts = triton.cdiv(e, chunks * launch.chunk)
+    programs = max(1, min(triton.cdiv(rows, launch.rows), launch.programs // (parts * pairs)))
+    partial = torch.empty(programs, *weight.shape, dtype=torch.float32, device=dt.device)
+    out = dlow if parts == 1 else dlow.new_empty(parts, tasks, rows, directions * r)
+    sizes = tasks, rows, e, low.stride(2), dlow.stride(2) if parts == 1 else directions * r
+    tile = r, max(16, triton.next_power_of_2(r)), launch.rows, launch.chunk, chunks, launch.stages
+    with torch.cuda.device_of(dt):
+        _gradients[parts, programs, pairs](dt, weight, low, out, partial, *sizes, *tile, num_warps=launch.warps)
+        if parts > 1:
+            size = out[0].numel()
+            grid = (triton.cdiv(size, BLOCK),)
+            _sum_parts[grid](out, dlow, parts, size, dlow.stride(2), COLUMNS=directions * r, BLOCK=BLOCK)
+    return sum_parts(partial)
