@@ -87,8 +87,8 @@ def test_a_run_leaves_its_folder(finished):
 def test_no_loading_process_outlives_a_run(dataset, tmp_path):
     train(dataset, tmp_path / "run", "data.num_workers=1", "trainer.max_steps=2", "baseline=true")
     assert not multiprocessing.active_children()
-    cfg = mtmamba.load_config([f"ckpt={tmp_path}/run", "baseline=true", "data.num_workers=1", "boundaries=null"], "eval")
-    evaluate(cfg, tmp_path / "eval")
+    choices = [f"ckpt={tmp_path}/run", "baseline=true", "data.num_workers=1", "boundaries=null"]
+    evaluate(mtmamba.load_config(choices, "eval"), tmp_path / "eval")
     assert not multiprocessing.active_children()
 
 

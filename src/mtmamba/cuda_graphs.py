@@ -53,21 +53,14 @@ class GraphedModel:
         if (placed := self._places()) != self._placed:
             self._graphs.clear()
             self._placed = placed
-        self._free_gradients()
+        if isinstance(captured := self._graphs.get(True), _TrainingGraph):
+            captured.release_gradients()
         if training not in self._graphs:
             # Passes that never overlap share memory.
             pool = next((graph.forward.pool() for graph in self._graphs.values()), None)
             self._graphs[training] = (_TrainingGraph if training else _InferenceGraph)(self.model, inputs, pool)
         graph = self._graphs[training]
         return graph(inputs) if graph.kind == _kind(inputs) else self.model(images)
-
-    def _free_gradients(self) -> None:
-        """Move gradients that autograd has taken over from a graph's memory, without a copy, out of what replays reuse."""
-        if isinstance(graph := self._graphs.get(True), _TrainingGraph):
-            for parameter, own in zip(graph.parameters, graph.gradients, strict=True):
-                held = parameter.grad
-                if held is not None and own is not None and held.data_ptr() == own.data_ptr():
-                    parameter.grad = held.clone()
 
     def _factors(self) -> list[Tensor]:
         """Return what stochastic depth has drawn for the batch."""
@@ -127,6 +120,13 @@ class _TrainingGraph:
         """Return the parameters' gradients, computed outside autocast, as in training without graphs."""
         with torch.autocast(outputs[0].device.type, enabled=False):
             return torch.autograd.grad(outputs, self.parameters, gradients, allow_unused=True)
+
+    def release_gradients(self) -> None:
+        """Move what autograd has taken over as ``grad``, without a copy, out of memory that any replay may reuse."""
+        for parameter, own in zip(self.parameters, self.gradients, strict=True):
+            held = parameter.grad
+            if held is not None and own is not None and held.data_ptr() == own.data_ptr():
+                parameter.grad = held.clone()
 
     def replay_forward(self, inputs: list[Tensor]) -> tuple[Tensor, ...]:
         """Return the outputs for images and factors."""

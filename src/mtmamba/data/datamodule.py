@@ -188,7 +188,7 @@ class DenseDataModule(LightningDataModule):
         return dataset
 
     def teardown(self, stage: str) -> None:
-        """End the processes that loaders keep from epoch to epoch; PyTorch would wait for each when the program ends."""
+        """End the processes that loaders keep from epoch to epoch: PyTorch would wait for each at the program's end."""
         for loader in self._kept:
             loader._iterator = None
         self._kept.clear()

@@ -18,7 +18,7 @@ from torch import Tensor
 from mtmamba.kernels.dispatch import as_rows
 from mtmamba.kernels.norm_triton import Launch, normalise, normalised_gradient
 
-FORWARD = Launch(elements=512, per_thread=16, programs=2112)
+FORWARD = Launch(elements=512, per_thread=32, programs=4224)
 BACKWARD = Launch(elements=512, per_thread=16, programs=2112)
 
 

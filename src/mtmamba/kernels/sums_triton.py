@@ -6,9 +6,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ELEMENTS = 4096
+ELEMENTS = 2048
 """Of a tile, which a program asks for all at once."""
-PARTS, COLUMNS = 128, 256
+PARTS, COLUMNS = 256, 256
 """Of a tile, at most."""
 
 

@@ -36,7 +36,7 @@ class Launch(NamedTuple):
     """At most, of all tasks, directions and parts of the channels together."""
 
 
-DEFAULT = Launch(rows=64, chunk=128, chunks=3, warps=8, stages=2, programs=264)
+DEFAULT = Launch(rows=32, chunk=128, chunks=3, warps=4, stages=3, programs=264)
 
 
 @triton.jit
