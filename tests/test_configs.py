@@ -13,9 +13,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 import mtmamba
+from mtmamba.config_checks import ConfigError, check_cuda_graph, check_resumed
 from mtmamba.models.pretrained import WeightsError
 from mtmamba.models.ss2d import SS2D
-from mtmamba.run import ConfigError, check_cuda_graph, check_resumed, config_dir, config_of, describe, plain
+from mtmamba.run import config_dir, config_of, describe, plain
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in config_dir().glob("*.yaml"))
@@ -230,11 +231,11 @@ def test_a_cuda_graph_needs_a_gpu(script, monkeypatch):
 
 def test_a_run_goes_on_with_its_own_network_only():
     description = describe(mtmamba.load_config(["decoder=stm1"]))
-    check_resumed(mtmamba.load_config(["decoder=stm1", "optimizer.lr=1e-5"]), description)
+    check_resumed(describe(mtmamba.load_config(["decoder=stm1", "optimizer.lr=1e-5"])), description)
     with pytest.raises(
         ConfigError, match=r"decoder=stm2 instead of stm1, tasks=\['depth'\] instead of .*: repeat that run"
     ):
-        check_resumed(mtmamba.load_config(["decoder=stm2", "tasks=[depth]"]), description)
+        check_resumed(describe(mtmamba.load_config(["decoder=stm2", "tasks=[depth]"])), description)
 
 
 @pytest.mark.parametrize(

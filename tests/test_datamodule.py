@@ -51,6 +51,7 @@ class Handlers(Dataset):
 
 
 def test_ctrl_c_is_left_to_the_training_process(nyud):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without
     options = open_nyud(nyud, num_workers=1).loading()
     assert [bool(ignored) for ignored in DataLoader(Handlers(), **options)] == [True]
     assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN

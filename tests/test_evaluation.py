@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import mtmamba
 from fake_data import write_nyud, write_pascal
 from mtmamba import run
+from mtmamba.config_checks import ConfigError
 from mtmamba.data.datasets import NYUDv2
 from mtmamba.data.layouts import DatasetError
 from mtmamba.evaluation.boundaries import boundary_score, boundary_statistics, choose_protocol, read_id_list
@@ -405,7 +406,7 @@ def test_a_quick_look_saves_nothing_and_takes_a_list_of_ids(evaluated, tmp_path)
 
 def test_the_dataset_and_the_split_are_the_checkpoints(evaluated, tmp_path):
     _, _, _, _, _, options = evaluated
-    with pytest.raises(run.ConfigError, match=r"checkpoint's own dataset, got data=synthetic: .*data\.root"):
+    with pytest.raises(ConfigError, match=r"checkpoint's own dataset, got data=synthetic: .*data\.root"):
         evaluate(mtmamba.load_config([*options, "data=synthetic"], "eval"), tmp_path)
     with pytest.raises(DatasetError, match="among train, val"):
         evaluate(mtmamba.load_config([*options, "split=test"], "eval"), tmp_path)

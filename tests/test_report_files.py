@@ -23,13 +23,13 @@ import mtmamba
 from fake_data import write_nyud
 from fake_runs import PAPER, paper_scores, write_logs, write_run
 from mtmamba import workflows
+from mtmamba.config_checks import ConfigError
 from mtmamba.report.curves import Series, line_chart, read_curves, ticks
 from mtmamba.report.page import curves_of, embedded
 from mtmamba.report.runs import ReportError, read_run
 from mtmamba.report.tables import Cell, Column, TextTable
 from mtmamba.report.workflow import report
 from mtmamba.report.writers import escape_latex, latex, markdown
-from mtmamba.run import ConfigError
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "src/report.py"

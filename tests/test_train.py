@@ -165,7 +165,7 @@ def test_a_run_with_cuda_graphs_is_a_run_without(dataset, tmp_path, monkeypatch,
     options = ["data.device_batch_size=2", "data.num_workers=2", "ema_decay=0.5", "encoder.drop_path=0.2"]
     if graph_device.type == "cpu":
         options += ["backend=torch"]
-        monkeypatch.setattr(workflows.run, "check_cuda_graph", lambda cfg: None)
+        monkeypatch.setattr(workflows, "check_cuda_graph", lambda cfg: None)
     else:
         options += ["trainer.accelerator=gpu"]
     plain, graphed = tmp_path / "plain", tmp_path / "graphed"

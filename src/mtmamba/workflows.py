@@ -17,6 +17,7 @@ from torch import nn
 from mtmamba import results, run
 from mtmamba.callbacks import PicturePanel, ProgressBar, Throughput
 from mtmamba.checkpoints import BEST, FOLDER, AtomicCheckpointIO, LastCheckpoint, read_checkpoint
+from mtmamba.config_checks import ConfigError, check_cuda_graph, check_resumed
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.files import remove_partial
 from mtmamba.lit_module import MultiTaskModule, NonFiniteLossError
@@ -45,10 +46,10 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         NonFiniteLossError: a loss became NaN or infinite; ``nonfinite_batch.json`` names the images.
     """
     start = time.perf_counter()
-    run.check_cuda_graph(cfg)
+    check_cuda_graph(cfg)
     resume = resumed_checkpoint(cfg)
     if resume is not None:
-        run.check_resumed(cfg, read_checkpoint(resume)["mtmamba"])
+        check_resumed(run.describe(cfg), read_checkpoint(resume)["mtmamba"])
         remove_empty(run_dir)
         run_dir = resume.parents[1]
         rank_zero_only(remove_partial)(run_dir)
@@ -94,7 +95,7 @@ def _monitor(name: str, module: MultiTaskModule) -> tuple[str, str]:
         for metric in task.units:
             known[f"val/{task.name}/{metric}"] = "min" if metric in task.lower_is_better else "max"
     if name not in known:
-        raise run.ConfigError(f"Expected monitor to be auto or one of {', '.join(known)}, got {name}.")
+        raise ConfigError(f"Expected monitor to be auto or one of {', '.join(known)}, got {name}.")
     return name, known[name]
 
 

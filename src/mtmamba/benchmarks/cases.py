@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mtmamba import run
 from mtmamba.benchmarks.floors import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
+from mtmamba.config_checks import ConfigError
 from mtmamba.models.blocks import EXPANSION, MFE
 from mtmamba.models.decoders import Decoder, Stage
 from mtmamba.models.layers import TaskLayerNorm, TaskLinear
@@ -155,7 +156,7 @@ def require(key: str, values: Iterable[Any], choices: Iterable[Any]) -> None:
     """Raise ConfigError unless every value is one of the choices."""
     allowed = list(choices)
     if wrong := [value for value in values if value not in allowed]:
-        raise run.ConfigError(f"Expected {key} among {', '.join(map(str, allowed))}, got {wrong}: correct it.")
+        raise ConfigError(f"Expected {key} among {', '.join(map(str, allowed))}, got {wrong}: correct it.")
 
 
 def _require_settings(cfg: DictConfig) -> None:

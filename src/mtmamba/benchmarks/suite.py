@@ -21,6 +21,7 @@ from mtmamba.benchmarks.network_cases import network_cases
 from mtmamba.benchmarks.report import markdown, table
 from mtmamba.benchmarks.scan import benchmark_scan
 from mtmamba.benchmarks.timing import measure, tf32
+from mtmamba.config_checks import ConfigError
 from mtmamba.run_folder import begin
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise run.ConfigError("Expected a GPU that PyTorch can use with device=cuda, got none: use device=cpu.")
+        raise ConfigError("Expected a GPU that PyTorch can use with device=cuda, got none: use device=cpu.")
     return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device("cpu")
 
 
@@ -114,11 +115,9 @@ def _cases(cfg: DictConfig, parts: list[str], device: torch.device) -> list[Case
     chosen = [case for case in cases if cfg.only is None or re.search(cfg.only, case.name)]
     if not chosen and parts and set(parts) & set(CASES):
         names = ", ".join(case.name for case in cases)
-        raise run.ConfigError(
-            f"Expected only to be found in the name of a case, got {cfg.only}: the cases are {names}."
-        )
+        raise ConfigError(f"Expected only to be found in the name of a case, got {cfg.only}: the cases are {names}.")
     if device.type == "cpu" and any(case.cuda_graph for case in chosen):
-        raise run.ConfigError("Expected a GPU for cuda_graph=[true], got device=cpu: leave it at [false].")
+        raise ConfigError("Expected a GPU for cuda_graph=[true], got device=cpu: leave it at [false].")
     return chosen
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mtmamba import results, run
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint
+from mtmamba.config_checks import ConfigError, check_cuda_graph
 from mtmamba.data.layouts import get_layout, read_ids
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
 from mtmamba.evaluation.formats import save_prediction
@@ -94,11 +95,11 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """
     start = time.perf_counter()
     if cfg.choices.data is not None:
-        raise run.ConfigError(
+        raise ConfigError(
             f"Expected the checkpoint's own dataset, got data={cfg.choices.data}: leave it out; data.root=FOLDER says "
             "where the dataset is."
         )
-    run.check_cuda_graph(cfg)
+    check_cuda_graph(cfg)
     path = find_checkpoint(Path(cfg.ckpt))
     checkpoint = read_checkpoint(path)
     settings = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}

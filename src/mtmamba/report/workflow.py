@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from mtmamba import run
+from mtmamba.config_checks import ConfigError
 from mtmamba.published import TASKS
 from mtmamba.report.compare import compare
 from mtmamba.report.evaluations import join_evaluations
@@ -37,7 +38,7 @@ def report(cfg: DictConfig) -> None:
     derived = plain["derived"]
     for data, tasks in derived.items():
         if unknown := [task for task in tasks if task not in TASKS.get(data, ())]:
-            raise run.ConfigError(
+            raise ConfigError(
                 f"Expected derived to name tasks of {', '.join(TASKS)}, got {data}: {unknown}: correct `derived`."
             )
     sources = [plain["runs"]] if isinstance(plain["runs"], str) else plain["runs"]

@@ -5,6 +5,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from mtmamba import run
+from mtmamba.config_checks import ConfigError
 from mtmamba.results import hardware, show
 from mtmamba.stats.flops import ModelStats, model_stats
 from mtmamba.stats.speed import measure_speed
@@ -24,7 +25,7 @@ def report_tables(choice: str) -> bool:
         ConfigError: no such table.
     """
     if choice not in ("all", *TABLES):
-        raise run.ConfigError(f"Expected table to be all or one of {', '.join(TABLES)}, got {choice}.")
+        raise ConfigError(f"Expected table to be all or one of {', '.join(TABLES)}, got {choice}.")
     tables = {f"Table {n}": rows for n, rows in TABLES.items() if choice in ("all", n)}
     for title, rows in tables.items():
         show(comparison(title, rows))
