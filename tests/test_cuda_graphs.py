@@ -63,7 +63,9 @@ def test_training_with_graphs_is_training_without(graph_device, replays, dtype, 
     found = trained(graph_device, dtype, True, f"decoder={decoder}")
     forward, backward, inference = dict.fromkeys(replays)
     assert [replays.count(graph) for graph in (forward, backward, inference)] == [5, 5, 6]
-    tolerance = 0 if graph_device.type == "cpu" else 1e-4 if dtype == torch.float32 else 5e-3
+    tolerance = 0 if graph_device.type == "cpu" else 1e-4
+    if dtype == torch.bfloat16 and decoder == "mtmamba_plus":
+        tolerance *= 50  # its heads are cuDNN's convolutions
     torch.testing.assert_close(found, expected, rtol=10 * tolerance, atol=tolerance)
 
 

@@ -57,6 +57,14 @@ def test_ctrl_c_is_left_to_the_training_process(nyud):
     assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN
 
 
+def test_only_loaders_of_several_epochs_keep_their_processes(nyud):
+    data = open_nyud(nyud, num_workers=1)
+    once = data.plain_dataloader("train"), data.plain_dataloader("val"), data.test_dataloader()
+    assert not any(loader.persistent_workers for loader in once)
+    assert data.val_dataloader().persistent_workers
+    assert data.train_dataloader().persistent_workers
+
+
 class Recorder(LightningModule):
     """Notes every micro-batch's ids, keys and sum of pixels, under the number of optimiser steps made before it."""
 
