@@ -59,6 +59,7 @@ def test_ctrl_c_is_left_to_the_training_process(nyud):
 
 def test_only_loaders_of_several_epochs_keep_their_processes(nyud):
     data = open_nyud(nyud, num_workers=1)
+    data.setup()
     once = data.plain_dataloader("train"), data.plain_dataloader("val"), data.test_dataloader()
     assert not any(loader.persistent_workers for loader in once)
     assert data.val_dataloader().persistent_workers
