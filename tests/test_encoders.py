@@ -11,7 +11,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from timm.layers import DropPath as TimmDropPath
-from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer import PatchMerging, SwinTransformer
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -21,6 +21,7 @@ from mtmamba.models.adapters import CheckpointError, load_released_encoder
 from mtmamba.models.encoders import SwinEncoder, TimmEncoder
 from mtmamba.models.layers import DropPath
 from mtmamba.models.pretrained import WeightsError
+from mtmamba.models.swin_blocks import CopyFreePatchMerging
 
 FIXTURE = Path(__file__).parent / "fixtures" / "swin_tiny.safetensors"
 MICRO = {"embed_dim": 12, "depths": (2, 2, 4, 2), "num_heads": (1, 2, 4, 4)}
@@ -56,6 +57,15 @@ def test_swin_gives_four_strides_at_any_size(height, width):
     ]
     for x in maps:
         torch.testing.assert_close(x.mean(-1), torch.zeros(x.shape[:-1]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 8), (5, 8), (6, 7), (1, 3)])
+def test_patches_are_merged_as_timm_merges_them(height, width):
+    reference = randomise(PatchMerging(3))
+    merging = CopyFreePatchMerging(3)
+    merging.load_state_dict(reference.state_dict())
+    x = torch.randn(2, height, width, 3)
+    assert torch.equal(merging(x), reference(x))
 
 
 def test_every_second_block_is_shifted_even_where_the_map_is_one_window():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mtmamba.models.layers import DropPath
 from mtmamba.models.pretrained import create_pretrained, load_pretrained, load_weights
-from mtmamba.models.swin_blocks import EvenPatchMerging, LayerNorm, Linear, PadFirstBlock, add_and_norm
+from mtmamba.models.swin_blocks import CopyFreePatchMerging, LayerNorm, Linear, PadFirstBlock, add_and_norm
 
 STRIDES = (4, 8, 16, 32)
 TRIAL_SIZE = (416, 608)
@@ -96,7 +96,7 @@ class SwinEncoder(Encoder):
                 layer.__class__ = Linear
         for stage in self.layers:
             if isinstance(stage.downsample, PatchMerging):
-                stage.downsample.__class__ = EvenPatchMerging
+                stage.downsample.__class__ = CopyFreePatchMerging
         own_drop_path(self)
 
         if not _on_meta():

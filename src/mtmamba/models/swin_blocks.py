@@ -46,14 +46,17 @@ def add_and_norm(
     return total.squeeze(0), y.squeeze(0)
 
 
-class EvenPatchMerging(PatchMerging):
-    """timm's patch merging for sides that are even, which it pads, and so copies, all the same.
+class CopyFreePatchMerging(PatchMerging):
+    """timm's patch merging, which pads, and so copies, maps of even sides all the same.
 
-    Shape: ``(B, H, W, C) → (B, H / 2, W / 2, 2 C)``.
+    Shape: ``(B, H, W, C) → (B, ceil(H / 2), ceil(W / 2), 2 C)``.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Join the channels of 2x2 pixels, the upper left one's first and the lower left one's next."""
+        if x.shape[1] % 2 or x.shape[2] % 2:
+            padded: Tensor = super().forward(x)
+            return padded
         pixels = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H / 2, row, W / 2, column, C)
         y: Tensor = self.reduction(self.norm(pixels.permute(0, 1, 3, 4, 2, 5).flatten(3)))
         return y
