@@ -77,7 +77,6 @@ class DenseDataModule(LightningDataModule):
         self.val_dataset: DenseDataset | None = None
         self._test: tuple[str, tuple[str, ...] | None] = ("val", None)
         self._prepared = False
-        self._kept: list[DataLoader[dict[str, Any]]] = []
 
     def accumulate_grad_batches(self, world_size: int) -> int:
         """Return the micro-batches of each of ``world_size`` devices in a global batch."""
@@ -128,9 +127,7 @@ class DenseDataModule(LightningDataModule):
             first_step=self._global_step,
         )
         self._check_trainer(sampler.accumulate)
-        loader = ResumableLoader(dataset, batch_sampler=sampler, **self.loading(keep=True))
-        self._kept.append(loader)
-        return loader
+        return ResumableLoader(dataset, batch_sampler=sampler, **self.loading(keep=True))
 
     def plain_dataloader(self, split: str) -> DataLoader[dict[str, Any]]:
         """Return a loader of a split's images as they are, without augmentation, each once and in order."""
@@ -161,9 +158,7 @@ class DenseDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader of this process's share of the validation images, each once, in order."""
-        loader = self._shared_loader(self.dataset_of("val"), keep=True)
-        self._kept.append(loader)
-        return loader
+        return self._shared_loader(self.dataset_of("val"), keep=True)
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader of this process's share of the images that `choose_test` chose, each once, in order."""
@@ -186,12 +181,6 @@ class DenseDataModule(LightningDataModule):
                 )
             dataset.ids = [name for name in dataset.ids if name in set(ids)]
         return dataset
-
-    def teardown(self, stage: str) -> None:
-        """End the processes that loaders keep from epoch to epoch: PyTorch would wait for each at the program's end."""
-        for loader in self._kept:
-            loader._iterator = None
-        self._kept.clear()
 
     def _shared_loader(self, dataset: DenseDataset, keep: bool = False) -> DataLoader[dict[str, Any]]:
         rank, world_size = self._place()
