@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mtmamba.kernels.dispatch import as_rows
 from mtmamba.kernels.norm_triton import Launch, normalise, normalised_gradient
+from mtmamba.kernels.sums_triton import sum_parts
 
 FORWARD = Launch(elements=512, per_thread=32, programs=4224)
 BACKWARD = Launch(elements=512, per_thread=16, programs=2112)
@@ -254,4 +255,4 @@ def backward(
     d_shared = features.new_empty(programs, 2, 1, channels, dtype=torch.float32)
     tensors = parameters[2], scale, d_mixed, statistics, d_features, d_shared
     _launch(_shared_backward, launch, (programs,), features, gate, *tensors)
-    return d_features, d_gate, torch.cat([d_own.sum(0), d_shared.sum(0)], dim=1)
+    return d_features, d_gate, torch.cat([sum_parts(d_own), sum_parts(d_shared)], dim=1)
