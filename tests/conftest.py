@@ -7,9 +7,7 @@ import torch
 
 from fake_graphs import FakeGraph
 from mtmamba import cuda_graphs
-from triton_runs import INTERPRETED
-
-GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+from triton_runs import GPU, INTERPRETED
 
 
 @pytest.fixture(params=["cpu", GPU])

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.depthwise import depthwise_silu
-from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, ON_GPU, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
@@ -279,7 +279,7 @@ def test_on_a_gpu_under_autocast_and_compiled(compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@compiler
 def test_tiles_compile_for_hopper_without_spills(tmp_path, monkeypatch):
     pytest.importorskip("triton")
     from mtmamba.kernels import depthwise_triton as kernels

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from mtmamba.kernels.head import norm_project
-from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, ON_GPU, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
 
 PRECISION = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 DTYPES = list(PRECISION)[: None if ON_GPU else 2]  # the interpreter has no products of bfloat16
@@ -154,7 +154,7 @@ def test_on_a_gpu_under_autocast_and_compiled(compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@compiler
 @pytest.mark.parametrize("outputs", [1, 40])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_tiles_compile_for_hopper_with_few_spills(tmp_path, monkeypatch, dtype, outputs):

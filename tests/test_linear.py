@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.linear import _column_sums, _Linear, linear
-from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
@@ -80,7 +80,7 @@ def test_on_a_gpu_under_autocast_and_compiled(compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED or ON_GPU, reason="compiled for a GPU that need not be here")
+@compiler
 def test_kernel_compiles_for_hopper_without_spills(tmp_path, monkeypatch):
     pytest.importorskip("triton")
     from mtmamba.kernels import linear_triton as kernels

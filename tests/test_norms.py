@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.blend import blend
 from mtmamba.kernels.norm import gated_norm, joint_layer_norm, layer_norm
-from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, ON_GPU, compiler, gpu, kernel, run_in_the_interpreter, spilled
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
@@ -292,25 +292,13 @@ def test_on_a_gpu_under_autocast_and_compiled(form, compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@compiler
 @pytest.mark.parametrize("channels", [96, 192, 384, 768, 1536])
 def test_kernels_compile_for_hopper_without_spills(channels, tmp_path, monkeypatch):
     pytest.importorskip("triton")
     from mtmamba.kernels import blend_triton, norm_triton
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-
-    def spilled(function, launch: norm_triton.Launch, width: int, **constants: int | None) -> int:
-        """Bytes of a thread that do not fit into registers."""
-        tile = launch.tile(width)
-        constants |= {"C": width, "ROWS": tile[0], "BLOCK": tile[1]}
-        names = [p.name for p in function.params]
-        types = {name: "*bf16" for name in names if name.endswith("_ptr")}
-        single = ("weight", "bias", "scale", "statistics", "partial")
-        types |= {name: "*fp32" for name in names if name.removesuffix("_ptr").split("_")[-1] in single}
-        aligned = [name for name in names if name not in constants]
-        compiled = compile_for_hopper(function, types, constants, aligned, num_warps=launch.warps(*tile))
-        return compiled.stack + compiled.local
 
     plain = {"gate_ptr": None, "scale_ptr": None}
     no_gradient = {**plain, "dgate_ptr": None}

@@ -18,9 +18,9 @@ from mtmamba.models.adapters import (
     position_indices,
 )
 from mtmamba.models.encoders import SwinEncoder
+from triton_runs import GPU
 
 FIXTURES = Path(__file__).parent / "fixtures"
-GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 DECODERS = {"mtmamba": "mtmamba_nyud_tiny", "mtmamba_plus": "mtmamba_plus_nyud_tiny"}
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.residual import _add_norm, _Branch, residual_norm
-from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, ON_GPU, compiler, gpu, kernel, run_in_the_interpreter, spilled
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 FORMS = ("branch", "sum", "scaled sum")
@@ -128,7 +128,7 @@ def test_on_a_gpu_under_autocast_and_compiled(form, compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@compiler
 @pytest.mark.parametrize("channels", [96, 192, 384, 768, 1536])
 def test_kernels_compile_for_hopper_without_spills(channels, tmp_path, monkeypatch):
     pytest.importorskip("triton")
@@ -136,11 +136,4 @@ def test_kernels_compile_for_hopper_without_spills(channels, tmp_path, monkeypat
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     for function, launch in ((kernels._forward, kernels.FORWARD), (kernels._backward, kernels.BACKWARD)):
-        tile = launch.tile(channels)
-        constants = {"C": channels, "ROWS": tile[0], "BLOCK": tile[1]}
-        names = [p.name for p in function.params]
-        single = ("weight_ptr", "bias_ptr", "scale_ptr", "statistics_ptr", "partial_ptr")
-        types = {name: "*fp32" if name in single else "*bf16" for name in names if name.endswith("_ptr")}
-        aligned = [name for name in names if name not in constants]
-        compiled = compile_for_hopper(function, types, constants, aligned, num_warps=launch.warps(*tile))
-        assert compiled.stack + compiled.local == 0
+        assert spilled(function, launch, channels) == 0

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
 
 SHAPES = [((1, 7), 0), ((300, 33), 0), ((5, 3, 4, 600), 0), ((2, 3, 130, 40), 2), ((3, 17, 5), 1)]
 
@@ -32,7 +32,7 @@ def test_on_a_gpu_many_columns():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED or ON_GPU, reason="compiled for a GPU that need not be here")
+@compiler
 @pytest.mark.parametrize("count", [1, 8, 264])
 def test_kernel_compiles_for_hopper_without_spills(count, tmp_path, monkeypatch):
     pytest.importorskip("triton")

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mtmamba.kernels import time_steps
-from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, INTERPRETED, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
 
 pytestmark = pytest.mark.usefixtures("loop_bounds_for_the_interpreter")
 PRECISION = {torch.float32: 1e-5, torch.float16: 2e-3}
@@ -90,7 +90,7 @@ def test_on_a_gpu(shape, dtype, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED or ON_GPU, reason="compiled for a GPU that need not be here")
+@compiler
 @pytest.mark.parametrize(("e", "r"), [(192, 8), (384, 16), (768, 24), (1536, 48)])
 def test_kernel_compiles_for_hopper_without_spills(e, r, tmp_path, monkeypatch):
     triton = pytest.importorskip("triton")

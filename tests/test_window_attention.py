@@ -14,7 +14,7 @@ from mtmamba.kernels.window_attention import window_attention
 from mtmamba.models.encoders import SwinEncoder
 from mtmamba.models.layers import DropPath
 from mtmamba.models.swin_blocks import PadFirstBlock
-from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
 
 pytestmark = pytest.mark.usefixtures("loop_bounds_for_the_interpreter")
 PRECISION = {torch.float32: 1e-5, torch.float16: 3e-3}
@@ -264,7 +264,7 @@ def test_on_a_gpu_under_autocast_compiled_and_recomputed(compiled, recomputed):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@compiler
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_plans_compile_for_hopper_with_few_spills(dtype, tmp_path, monkeypatch):
     pytest.importorskip("triton")

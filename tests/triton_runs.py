@@ -15,6 +15,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = torch.cuda.is_available() and not INTERPRETED
 DEVICE = "cuda" if ON_GPU else "cpu"
 gpu = pytest.mark.skipif(not ON_GPU, reason="needs a CUDA device")
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+compiler = pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
 kernel = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="needs a CUDA device or Triton's interpreter")
 
 
@@ -68,3 +70,23 @@ def compile_for_hopper(
     found = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage)
     assert found is not None
     return Compiled(*(int(number) for number in found.groups()), compiled.asm["ptx"])
+
+
+def spilled(function: Any, launch: Any, channels: int, **constants: int | None) -> int:
+    """Return the bytes of a thread that do not fit into registers, for a kernel of rows of bfloat16 maps.
+
+    Args:
+        function: the kernel; its parameters, scales, statistics and partial sums are float32.
+        launch: a `norm_triton.Launch`.
+        channels: of a row.
+        constants: more values that are known to the compiler.
+    """
+    tile = launch.tile(channels)
+    constants |= {"C": channels, "ROWS": tile[0], "BLOCK": tile[1]}
+    names = [p.name for p in function.params]
+    types = {name: "*bf16" for name in names if name.endswith("_ptr")}
+    single = ("weight", "bias", "scale", "statistics", "partial")
+    types |= {name: "*fp32" for name in names if name.removesuffix("_ptr").split("_")[-1] in single}
+    aligned = [name for name in names if name not in constants]
+    compiled = compile_for_hopper(function, types, constants, aligned, num_warps=launch.warps(*tile))
+    return compiled.stack + compiled.local
