@@ -57,15 +57,20 @@ def assert_same(y, expected, layer, *inputs):
     )
 
 
+CUDA = pytest.mark.parametrize("is_cuda", [False, True])  # whose products are PyTorch's
+
+
+@CUDA
 @pytest.mark.parametrize("maps", [1, T])
 @pytest.mark.parametrize("bias", [True, False])
-def test_task_linear_is_a_loop_of_linear(maps, bias):
+def test_task_linear_is_a_loop_of_linear(maps, bias, is_cuda, monkeypatch):
     layer, x = prepared(TaskLinear(T, 5, 7, bias)), random(maps, 2, 3, 4, 5)
     expected = torch.stack([task(layer, t, nn.Linear(5, 7, bias))(x[t % maps]) for t in range(T)])
+    monkeypatch.setattr(Tensor, "is_cuda", is_cuda)
     assert_same(layer(x), expected, layer, x)
 
 
-@pytest.mark.parametrize("is_cuda", [False, True])  # whose operators are PyTorch's
+@CUDA
 def test_projections_that_cuda_computes_as_one_product(is_cuda, monkeypatch):
     first, second = (prepared(TaskLinear(T, 5, 7, bias=False)) for _ in range(2))
     x, residual = random(T, 2, 3, 4, 5), random(T, 2, 3, 4, 7)
@@ -110,9 +115,11 @@ def test_patch_expand_puts_channels_into_space(maps, scale):
     assert_same(layer(x), expected, layer, x)
 
 
-def test_skip_fuse_is_a_loop_of_linear_on_the_concatenation():
+@CUDA
+def test_skip_fuse_is_a_loop_of_linear_on_the_concatenation(is_cuda, monkeypatch):
     layer, expanded, skip = prepared(SkipFuse(T, 4)), random(T, 2, 3, 5, 4), random(2, 3, 5, 4)
     both = [task(layer, t, nn.Linear(8, 4))(torch.cat([expanded[t], skip], dim=-1)) for t in range(T)]
+    monkeypatch.setattr(Tensor, "is_cuda", is_cuda)
     assert_same(layer(expanded, skip), torch.stack(both), layer, expanded, skip)
 
 

@@ -49,6 +49,15 @@ def test_kernel_layer_equals_pytorchs(shape, dtype):
 
 
 @kernel
+def test_kernel_layer_without_a_bias():
+    x, weight, _ = leaves(300, 16, outputs=140)
+    found = results(lambda *tensors: _Linear.apply(*tensors, None), [x, weight], torch.float32)
+    wanted = results(F.linear, [x, weight], torch.float32)
+    for result, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(result, other)
+
+
+@kernel
 @pytest.mark.parametrize("programs", [1, 6])
 def test_kernel_sums_do_not_depend_on_how_rows_are_shared(programs, monkeypatch):
     from mtmamba.kernels import linear_triton

@@ -1,8 +1,7 @@
 """A linear layer whose bias's gradient, a sum over all pixels, is read at the memory's speed.
 
 On CUDA tensors that sum is a Triton kernel (`linear_triton`), the products are PyTorch's. Elsewhere, and where
-``torch.compile`` fuses the sum itself, it is PyTorch's layer.
-"""
+``torch.compile`` fuses the sum itself, it is PyTorch's layer."""
 
 from typing import Any
 
@@ -11,15 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtmamba.kernels.dispatch import autocast, has_kernel
+from mtmamba.kernels.products import weight_gradient
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return ``x weightᵀ + bias``, in autocast's dtype if it is on.
 
     Args:
         x: ``(..., C)``.
         weight: ``(n, C)``.
-        bias: ``(n,)``.
+        bias: ``(n,)``; None for none.
 
     Returns:
         ``(..., n)``. The bias's gradient is summed in float32 and is reproducible bit for bit.
@@ -37,18 +37,18 @@ class _Linear(torch.autograd.Function):
     """The layer in the dtype of ``x``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.dtypes = weight.dtype, bias.dtype
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         weight = weight.to(x.dtype)
         ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias.to(x.dtype))
+        return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (dy,), (x, weight) = gradients, ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (dy,), (x, weight), (of_weight, of_bias) = gradients, ctx.saved_tensors, ctx.dtypes
         rows = dy.reshape(-1, dy.shape[-1])
-        dweight = rows.mT @ x.reshape(-1, x.shape[-1])
-        return dy @ weight, dweight.to(ctx.dtypes[0]), _column_sums(rows).to(ctx.dtypes[1])
+        dweight = weight_gradient(rows, x.reshape(-1, x.shape[-1]), of_weight)
+        return dy @ weight, dweight, None if of_bias is None else _column_sums(rows).to(of_bias)
 
 
 @torch.library.custom_op("mtmamba::column_sums", mutates_args=())

@@ -97,6 +97,7 @@ class SwinEncoder(Encoder):
         for stage in self.layers:
             if isinstance(stage.downsample, PatchMerging):
                 stage.downsample.__class__ = CopyFreePatchMerging
+                stage.downsample.reduction.__class__ = Linear
         own_drop_path(self)
 
         if not _on_meta():

@@ -5,7 +5,6 @@ Parameters start as PyTorch's own ``Linear``, ``Conv2d`` and ``LayerNorm`` would
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 
 from mtmamba.kernels.dispatch import autocast
 from mtmamba.kernels.norm import joint_layer_norm, layer_norm, scale_samples
+from mtmamba.kernels.products import fuse, project, project_twice
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
@@ -43,9 +43,10 @@ class TaskLinear(nn.Module):
         """
         weight, bias = self.weight if weight is None else weight, self.bias
         tasks, dim_out, dim_in = weight.shape
+        if x.is_cuda and bias is None:
+            rows, added = (None if t is None else autocast(t).flatten(1, -2) for t in (x, residual))
+            return project(rows, weight, added).view(tasks, *x.shape[1:-1], dim_out)
         flat = x.reshape(x.shape[0], -1, dim_in).expand(tasks, -1, -1)
-        if residual is not None and residual.is_cuda:  # within the product
-            return torch.baddbmm(residual.reshape(tasks, -1, dim_out), flat, weight.mT).view(residual.shape)
         y = flat @ weight.mT if bias is None else torch.baddbmm(bias[:, None], flat, weight.mT)
         y = y.view(tasks, *x.shape[1:-1], dim_out)
         return y if residual is None else residual + y
@@ -58,26 +59,8 @@ def project_jointly(x: Tensor, first: TaskLinear, second: TaskLinear) -> tuple[T
     """
     if not x.is_cuda:
         return first(x), second(x)
-    y, z = _JointProjection.apply(autocast(x).flatten(1, -2), first.weight, second.weight)
+    y, z = project_twice(autocast(x).flatten(1, -2), first.weight, second.weight)
     return y.view(*x.shape[:-1], -1), z.view(*x.shape[:-1], -1)
-
-
-class _JointProjection(torch.autograd.Function):
-    """Batched ``x @ first.mT`` and ``x @ second.mT``, in the dtype of ``x``, as two halves of one product."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:
-        weight = torch.cat([first, second], dim=1).to(x.dtype)
-        ctx.save_for_backward(x, weight)
-        ctx.dtype = first.dtype
-        return (x @ weight.mT).chunk(2, dim=-1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        x, weight = ctx.saved_tensors
-        (dy, dz), (first, second) = gradients, weight.chunk(2, dim=1)
-        dx = (dy @ first).baddbmm_(dz, second)
-        return dx, (dy.mT @ x).to(ctx.dtype), (dz.mT @ x).to(ctx.dtype)
 
 
 class TaskLayerNorm(nn.Module):
@@ -174,10 +157,13 @@ class SkipFuse(TaskLinear):
     def forward(self, expanded: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
         """Fuse each task's map with the shared one."""
         assert self.bias is not None
+        maps, shared = expanded.flatten(1, -2), skip.reshape(-1, skip.shape[-1])
+        if expanded.is_cuda:
+            return fuse(autocast(maps), autocast(shared), self.weight, self.bias).view(expanded.shape)
         tasks, dim = self.bias.shape
         for_expanded, for_skip = self.weight.split(dim, dim=2)
-        y = torch.baddbmm(self.bias[:, None], skip.reshape(1, -1, dim).expand(tasks, -1, -1), for_skip.mT)
-        y.baddbmm_(expanded.reshape(tasks, -1, dim).to(y.dtype), for_expanded.mT.to(y.dtype))  # where y lies
+        y = torch.baddbmm(self.bias[:, None], shared.expand(tasks, -1, -1), for_skip.mT)
+        y.baddbmm_(maps.to(y.dtype), for_expanded.mT.to(y.dtype))  # where y lies
         return y.view(expanded.shape)
 
 

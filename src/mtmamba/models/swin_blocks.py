@@ -27,7 +27,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Linear(nn.Linear):
-    """A linear layer with bias whose gradient on CUDA is as `mtmamba.kernels.linear` has it."""
+    """A linear layer whose parameters' gradients on CUDA are as `mtmamba.kernels.linear` has them."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to the last axis."""
