@@ -74,7 +74,7 @@ def test_every_second_block_is_shifted_even_where_the_map_is_one_window():
     assert [block.shift_size for block in blocks] == [(0, 0), (3, 3)] * 5
     for block, reaches in zip(blocks[-2:], (True, False), strict=True):
         z = torch.randn(1, 7, 7, 96, requires_grad=True)
-        block(z)[0, 0, 0].sum().backward()
+        block(z).total()[0, 0, 0].sum().backward()
         assert bool(z.grad[0, 6, 6].any()) is reaches  # a shifted window is cut where the image wraps around
 
 

@@ -112,7 +112,7 @@ def test_the_kernels_serve_blocks_on_cuda_up_to_float32(device, dtype, window, d
     with FakeTensorMode(), Operators() as called, torch.device(device):  # which needs no device
         made = block(window, 2, attn_drop=drop, dtype=dtype)
         x = torch.empty(2, 5, 6, 32, dtype=dtype)
-        y = made(x)
+        y = made(x).total()
     assert (y.shape, y.dtype, y.device.type) == (x.shape, dtype, device)
     assert ("mtmamba::window_attention" in called.names) == fused
     assert ("aten::roll" in called.names) != fused
@@ -220,10 +220,10 @@ def test_kernel_in_a_block_is_timms_attention_padded_first(shift, monkeypatch):
 
 @kernel
 @pytest.mark.parametrize("seeded", [False, True])
-def test_kernel_encoder_block_equals_the_one_without_kernels(seeded, monkeypatch):
+def test_kernel_encoder_blocks_equal_those_without_kernels(seeded, monkeypatch):
     torch.manual_seed(0)
     encoder = SwinEncoder(32, (1, 1, 1, 2), (1, 1, 2, 4), 3).to(DEVICE).train()
-    made = list(encoder.blocks())[-1]
+    made = encoder.layers[-1].blocks  # each forms the sum that the one before has left to it
     for parameter in made.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     for drop in (m for m in made.modules() if isinstance(m, DropPath)):
@@ -235,7 +235,7 @@ def test_kernel_encoder_block_equals_the_one_without_kernels(seeded, monkeypatch
             monkeypatch.setattr(f"mtmamba.kernels.{module}.has_kernel", lambda _, kernels=kernels: kernels)
         monkeypatch.setattr("mtmamba.models.swin_blocks.has_kernel", lambda _, kernels=kernels: kernels)
         leaf = x.clone().requires_grad_()
-        y = made(leaf)
+        y = made(leaf).total()
         found.append([y.detach(), *torch.autograd.grad(y, [leaf, *made.parameters()], dy)])
     for result, expected in zip(*found[::-1], strict=True):
         tolerance = (1e-3 if ON_GPU else 1e-5) * expected.abs().max().item()
@@ -253,12 +253,12 @@ def test_on_a_gpu_under_autocast_compiled_and_recomputed(compiled, recomputed):
     for _ in range(2):
         leaf = x.clone().requires_grad_()
         with torch.autocast("cuda", torch.bfloat16):
-            y = checkpoint(function, leaf, use_reentrant=False) if recomputed else function(leaf)
+            y = (checkpoint(function, leaf, use_reentrant=False) if recomputed else function(leaf)).total()
         runs.append((y.detach(), *torch.autograd.grad(y, (leaf, *made.attn.parameters()), dy)))
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
     exact = made.double()
     leaf = x.double().requires_grad_()
-    y = exact(leaf)  # which timm's attention serves
+    y = exact(leaf).total()  # which timm's attention serves
     gradients = torch.autograd.grad(y, (leaf, *exact.attn.parameters()), dy.double())
     assert_near(runs[0], (y.detach(), *gradients), 4e-2)
 

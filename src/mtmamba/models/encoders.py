@@ -116,7 +116,7 @@ class SwinEncoder(Encoder):
         """Return the four normed maps, finest first."""
         x, maps = self.patch_embed(images), []
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            x, y = add_and_norm(layer(x), norm)
+            x, y = add_and_norm(norm, layer(x))
             maps.append(y)
         return maps
 

@@ -44,8 +44,8 @@ class TaskLinear(nn.Module):
         weight, bias = self.weight if weight is None else weight, self.bias
         tasks, dim_out, dim_in = weight.shape
         if x.is_cuda and bias is None:
-            rows, added = (None if t is None else autocast(t).flatten(1, -2) for t in (x, residual))
-            return project(rows, weight, added).view(tasks, *x.shape[1:-1], dim_out)
+            added = None if residual is None else autocast(residual).flatten(1, -2)
+            return project(autocast(x).flatten(1, -2), weight, added).view(tasks, *x.shape[1:-1], dim_out)
         flat = x.reshape(x.shape[0], -1, dim_in).expand(tasks, -1, -1)
         y = flat @ weight.mT if bias is None else torch.baddbmm(bias[:, None], flat, weight.mT)
         y = y.view(tasks, *x.shape[1:-1], dim_out)

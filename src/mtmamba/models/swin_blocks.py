@@ -1,6 +1,7 @@
 """The parts of the Swin encoder: timm's, with windows padded first, and fused operators on CUDA."""
 
-import torch
+from typing import NamedTuple
+
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock, window_partition, window_reverse
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,14 +35,26 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-def add_and_norm(
-    x: Tensor, norm: nn.Module, added: Tensor | None = None, scale: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return ``x``, plus ``added`` times its samples' factors ``(B,)`` where given, and the norm of the sum."""
+class Residual(NamedTuple):
+    """A residual sum that is not formed yet: the norm that comes next does so as it reads both maps."""
+
+    x: Tensor
+    added: Tensor | None = None
+    scale: Tensor | None = None
+    """Factors of ``added`` for each sample, ``(B,)``; None for ones."""
+
+    def total(self) -> Tensor:
+        """Return ``x + scale added``."""
+        return self.x if self.added is None else self.x + scale_samples(self.added, self.scale)
+
+
+def add_and_norm(norm: nn.Module, residual: Residual) -> tuple[Tensor, Tensor]:
+    """Return the sum and its norm."""
+    x, *rest = residual
     if not (isinstance(norm, LayerNorm) and has_kernel(x)):
-        x = x if added is None else x + scale_samples(added, scale)
+        x = residual.total()
         return x, norm(x)
-    added, scale = (None if t is None else t[None] for t in (added, scale))
+    added, scale = (None if t is None else t[None] for t in rest)
     total, y = residual_norm(x[None], norm.weight[None], norm.bias[None], added, scale)
     return total.squeeze(0), y.squeeze(0)
 
@@ -67,17 +80,18 @@ class PadFirstBlock(SwinTransformerBlock):
 
     timm shifts first and pads after, which moves image content across the border whenever a side is no multiple of
     the window. On CUDA, attention is one operator (`mtmamba.kernels.window_attention`) where there are kernels for it,
-    and so is each norm with the residual sum before it.
+    and so is each norm with the residual sum before it; the block's last sum is left to the norm that follows.
+
+    Shape: ``(B, H, W, C)``, or a `Residual` of such maps → a `Residual` of such maps.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Residual) -> Residual:  # type: ignore[override]
         """Attend, then transform each pixel; both residual."""
-        x, normed = add_and_norm(x, self.norm1)
+        x, normed = add_and_norm(self.norm1, x if isinstance(x, Residual) else Residual(x))
         y = self._attn(normed)
-        x, normed = add_and_norm(x, self.norm2, y, _factor(self.drop_path1, y))
+        x, normed = add_and_norm(self.norm2, Residual(x, y, _factor(self.drop_path1, y)))
         y = self.mlp(normed)
-        scale = _factor(self.drop_path2, y)
-        return x + y if scale is None else torch.addcmul(x, y, scale.to(y.dtype).view(-1, 1, 1, 1))
+        return Residual(x, y, _factor(self.drop_path2, y))
 
     def _attn(self, x: Tensor) -> Tensor:
         served = has_kernels(x, x.shape[-1] // self.attn.num_heads, self.window_size[0])
