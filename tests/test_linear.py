@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mtmamba.kernels.linear import _column_sums, _Linear, linear
+from mtmamba.kernels.linear import _column_sums, _gelu_gradient, _Linear, _LinearGelu, linear, linear_gelu
 from triton_runs import DEVICE, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
@@ -27,10 +27,19 @@ def results(function, tensors, dtype):
     return [y.detach(), *torch.autograd.grad(y, tensors, dy)]
 
 
-def assert_near(found, tensors, dtype, precision):
+def with_gelu(*tensors):
+    return F.gelu(F.linear(*tensors))
+
+
+FORMS = {"linear": (_Linear, linear, F.linear), "gelu": (_LinearGelu, linear_gelu, with_gelu)}
+"""By name: the layer's kernels, the function that takes them where it can, and PyTorch's."""
+form = pytest.mark.parametrize("name", FORMS)
+
+
+def assert_near(found, reference, tensors, dtype, precision):
     """Errors below ``precision`` of the largest value of float64's."""
     doubles = [t.detach().double().requires_grad_() for t in tensors]
-    for result, wanted in zip(found, results(F.linear, doubles, dtype), strict=True):
+    for result, wanted in zip(found, results(reference, doubles, dtype), strict=True):
         torch.testing.assert_close(result.double(), wanted, rtol=0, atol=precision * wanted.abs().max().item())
 
 
@@ -39,13 +48,14 @@ def test_in_the_interpreter():
 
 
 @kernel
-@pytest.mark.parametrize("shape", [(7,), (2, 5, 9, 7), (300, 16)])
+@form
+@pytest.mark.parametrize("shape", [(1, 7), (2, 5, 9, 7), (300, 16)])
 @pytest.mark.parametrize("dtype", PRECISION)
-def test_kernel_layer_equals_pytorchs(shape, dtype):
-    tensors = leaves(*shape, outputs=140, maps=dtype)
-    found = results(_Linear.apply, tensors, dtype)
+def test_kernel_layer_equals_pytorchs(name, shape, dtype):
+    (layer, _, reference), tensors = FORMS[name], leaves(*shape, outputs=140, maps=dtype)
+    found = results(layer.apply, tensors, dtype)
     assert [t.dtype for t in found] == [dtype, dtype, torch.float32, torch.float32]
-    assert_near(found, tensors, dtype, PRECISION[dtype])
+    assert_near(found, reference, tensors, dtype, PRECISION[dtype])
 
 
 @kernel
@@ -68,35 +78,47 @@ def test_kernel_sums_do_not_depend_on_how_rows_are_shared(programs, monkeypatch)
 
 
 @kernel
-def test_kernel_layer_may_be_recomputed_and_traced():
-    tensors = leaves(3, 4, 5, outputs=6)
-    again = partial(checkpoint, _Linear.apply, use_reentrant=False)
-    for a, b in zip(results(again, tensors, None), results(_Linear.apply, tensors, None), strict=True):
+@form
+def test_kernel_layer_may_be_recomputed_and_traced(name):
+    layer, tensors = FORMS[name][0], leaves(3, 4, 5, outputs=6)
+    again = partial(checkpoint, layer.apply, use_reentrant=False)
+    for a, b in zip(results(again, tensors, None), results(layer.apply, tensors, None), strict=True):
         assert torch.equal(a, b)
-    torch.library.opcheck(_column_sums, (tensors[0].detach()[0],))
+    x = tensors[0].detach()
+    torch.library.opcheck(_column_sums, (x[0],))
+    torch.library.opcheck(_gelu_gradient, (x, x))
+
+
+def test_without_kernels_the_layer_is_pytorchs():
+    tensors = leaves(3, 4, 5, outputs=6)
+    for _, function, reference in FORMS.values():
+        torch.testing.assert_close(results(function, tensors, None), results(reference, tensors, None))
 
 
 @gpu
+@form
 @pytest.mark.parametrize("compiled", [False, True])
-def test_on_a_gpu_under_autocast_and_compiled(compiled):
-    tensors = leaves(8, 28, 36, 768, outputs=3072)
-    function = torch.compile(linear, fullgraph=True) if compiled else linear
+def test_on_a_gpu_under_autocast_and_compiled(name, compiled):
+    (_, function, reference), tensors = FORMS[name], leaves(8, 28, 36, 768, outputs=3072)
+    function = torch.compile(function, fullgraph=True) if compiled else function
     with torch.autocast("cuda", torch.bfloat16):
         runs = [results(function, tensors, torch.bfloat16) for _ in range(2)]
     assert runs[0][0].dtype == torch.bfloat16
-    assert_near(runs[0], tensors, torch.bfloat16, 2e-2)
+    assert_near(runs[0], reference, tensors, torch.bfloat16, 2e-2)
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 
 @pytest.mark.slow
 @compiler
-def test_kernel_compiles_for_hopper_without_spills(tmp_path, monkeypatch):
+def test_kernels_compile_for_hopper_without_spills(tmp_path, monkeypatch):
     pytest.importorskip("triton")
     from mtmamba.kernels import linear_triton as kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    types, constants = {"x_ptr": "*bf16", "partial_ptr": "*fp32"}, {"ROWS": kernels.ROWS, "COLUMNS": kernels.COLUMNS}
-    aligned = ("x_ptr", "partial_ptr", "rows", "columns")
-    compiled = compile_for_hopper(kernels._column_sums, types, constants, aligned, num_warps=4)
-    assert compiled.stack + compiled.local == 0
-    assert "ld.global.v4.b32" in compiled.ptx  # eight values of bfloat16 at a time
+    for function, rows in ((kernels._column_sums, kernels.ROWS), (kernels._gelu_gradient, kernels.GELU_ROWS)):
+        pointers = [p.name for p in function.params if p.name.endswith("_ptr")]
+        types = dict.fromkeys(pointers, "*bf16") | {"partial_ptr": "*fp32"}
+        constants = {"ROWS": rows, "COLUMNS": kernels.COLUMNS}
+        compiled = compile_for_hopper(function, types, constants, (*pointers, "rows", "columns"), num_warps=4)
+        assert compiled.stack + compiled.local == 0
+        assert "ld.global.v4.b32" in compiled.ptx  # eight values of bfloat16 at a time

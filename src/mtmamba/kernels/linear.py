@@ -33,6 +33,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the exact GELU of ``x weightᵀ + bias``; otherwise as `linear`.
+
+    >>> linear_gelu(torch.ones(2, 3), torch.ones(4, 3), -3 * torch.ones(4)).unique()
+    tensor([0.])
+    """
+    if not has_kernel(x) or torch.compiler.is_compiling():
+        return F.gelu(F.linear(x, weight, bias))
+    y: Tensor = _LinearGelu.apply(autocast(x), weight, bias)
+    return y
+
+
 class _Linear(torch.autograd.Function):
     """The layer in the dtype of ``x``."""
 
@@ -51,6 +63,25 @@ class _Linear(torch.autograd.Function):
         return dy @ weight, dweight, None if of_bias is None else _column_sums(rows).to(of_bias)
 
 
+class _LinearGelu(torch.autograd.Function):
+    """The layer and its GELU in the dtype of ``x``; what GELU reads is kept, what it gives is not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.dtypes = weight.dtype, bias.dtype
+        weight = weight.to(x.dtype)
+        h = F.linear(x, weight, bias.to(x.dtype))
+        ctx.save_for_backward(x, weight, h)
+        return F.gelu(h)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        (dy,), (x, weight, h), (of_weight, of_bias) = gradients, ctx.saved_tensors, ctx.dtypes
+        dh, sums = _gelu_gradient(dy, h)
+        dweight = weight_gradient(dh.flatten(0, -2), x.reshape(-1, x.shape[-1]), of_weight)
+        return dh @ weight, dweight, sums.to(of_bias)
+
+
 @torch.library.custom_op("mtmamba::column_sums", mutates_args=())
 def _column_sums(x: Tensor) -> Tensor:
     """Return the sums over the rows of a matrix, in float32."""
@@ -62,3 +93,16 @@ def _column_sums(x: Tensor) -> Tensor:
 @_column_sums.register_fake
 def _(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[1:], dtype=torch.float32)
+
+
+@torch.library.custom_op("mtmamba::gelu_gradient", mutates_args=())
+def _gelu_gradient(dy: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient of what GELU reads, ``(..., n)``, and its sums over all but the last axis, in float32."""
+    from mtmamba.kernels import linear_triton as kernels
+
+    return kernels.gelu_gradient(dy.contiguous(), h.contiguous())
+
+
+@_gelu_gradient.register_fake
+def _(dy: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    return h.new_empty(h.shape), h.new_empty(h.shape[-1:], dtype=torch.float32)

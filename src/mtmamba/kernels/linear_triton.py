@@ -1,4 +1,4 @@
-"""Triton kernel behind `mtmamba.kernels.linear`: sums over the rows of a matrix, without atomics."""
+"""Triton kernels behind `mtmamba.kernels.linear`: sums over the rows of a matrix, without atomics."""
 # mypy: allow-untyped-defs
 
 import torch
@@ -12,6 +12,8 @@ ROWS, COLUMNS = 32, 128
 """Of a tile."""
 PROGRAMS = 1056
 """About so many share the matrix: 8 for each multiprocessor of an H100 or H200."""
+GELU_ROWS, GELU_PROGRAMS = 16, 2112
+"""The same of the kernel with GELU, whose tiles have as many columns."""
 
 
 @triton.jit
@@ -28,12 +30,51 @@ def _column_sums(x_ptr, partial_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS:
     tl.store(partial_ptr + tl.program_id(1) * columns + column, tl.sum(sums, 0, keep_dims=True), mask=column < columns)
 
 
+@triton.jit
+def _gelu_gradient(dy_ptr, h_ptr, dh_ptr, partial_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Gradient of GELU's argument in every so many rows of some columns, and its sums over these rows."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    sums = tl.zeros((ROWS, COLUMNS), tl.float32)
+    first = tl.program_id(1) * ROWS
+    while first < rows:
+        row = first + tl.arange(0, ROWS)[:, None]
+        at, live = row.to(tl.int64) * columns + column, (row < rows) & (column < columns)
+        dy = tl.load(dy_ptr + at, mask=live, other=0.0).to(tl.float32)
+        h = tl.load(h_ptr + at, mask=live, other=0.0).to(tl.float32)
+        below = 0.5 + 0.5 * tl.erf(h * 0.7071067811865476)  # 1 / √2
+        density = 0.3989422804014327 * tl.exp(-0.5 * h * h)  # 1 / √2π
+        dh = dy * (below + h * density)
+        tl.store(dh_ptr + at, dh.to(dh_ptr.dtype.element_ty), mask=live)
+        sums += dh
+        first += tl.num_programs(1) * ROWS
+    tl.store(partial_ptr + tl.program_id(1) * columns + column, tl.sum(sums, 0, keep_dims=True), mask=column < columns)
+
+
 def column_sums(x: Tensor) -> Tensor:
     """Return the sums over the rows of a contiguous matrix, in float32."""
     rows, columns = x.shape
-    across = triton.cdiv(columns, COLUMNS)
-    parts = max(1, min(triton.cdiv(rows, 2 * ROWS), triton.cdiv(PROGRAMS, across)))
-    partial = x.new_empty(parts, columns, dtype=torch.float32)
+    grid = _grid(rows, columns, ROWS, PROGRAMS)
+    partial = x.new_empty(grid[1], columns, dtype=torch.float32)
     with torch.cuda.device_of(x):
-        _column_sums[across, parts](x, partial, rows, columns, ROWS=ROWS, COLUMNS=COLUMNS)
+        _column_sums[grid](x, partial, rows, columns, ROWS=ROWS, COLUMNS=COLUMNS)
     return sum_parts(partial)
+
+
+def gelu_gradient(dy: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient of GELU's argument ``h`` for that of its result, and its sums over all rows, in float32.
+
+    Both are ``(..., n)`` and contiguous.
+    """
+    columns = h.shape[-1]
+    rows = h.numel() // columns
+    grid = _grid(rows, columns, GELU_ROWS, GELU_PROGRAMS)
+    dh, partial = torch.empty_like(h), h.new_empty(grid[1], columns, dtype=torch.float32)
+    with torch.cuda.device_of(h):
+        _gelu_gradient[grid](dy, h, dh, partial, rows, columns, ROWS=GELU_ROWS, COLUMNS=COLUMNS)
+    return dh, sum_parts(partial)
+
+
+def _grid(rows: int, columns: int, tile: int, programs: int) -> tuple[int, int]:
+    """Return how many programs share the columns and the rows, ``tile`` of them at a time."""
+    across = triton.cdiv(columns, COLUMNS)
+    return across, max(1, min(triton.cdiv(rows, 2 * tile), triton.cdiv(programs, across)))

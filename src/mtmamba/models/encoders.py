@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from mtmamba.models.layers import DropPath
 from mtmamba.models.pretrained import create_pretrained, load_pretrained, load_weights
-from mtmamba.models.swin_blocks import CopyFreePatchMerging, LayerNorm, Linear, PadFirstBlock, add_and_norm
+from mtmamba.models.swin_blocks import (
+    CopyFreePatchMerging,
+    LayerNorm,
+    Linear,
+    LinearGELU,
+    PadFirstBlock,
+    add_and_norm,
+)
 
 STRIDES = (4, 8, 16, 32)
 TRIAL_SIZE = (416, 608)
@@ -92,8 +99,9 @@ class SwinEncoder(Encoder):
         for block in self.blocks():
             block.__class__ = PadFirstBlock  # the same module with its attention step replaced
             block.attn.fused_attn = True  # type: ignore[misc]
-            for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+            for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc2):
                 layer.__class__ = Linear
+            block.mlp.fc1.__class__, block.mlp.act = LinearGELU, nn.Identity()
         for stage in self.layers:
             if isinstance(stage.downsample, PatchMerging):
                 stage.downsample.__class__ = CopyFreePatchMerging

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtmamba.kernels.dispatch import has_kernel
-from mtmamba.kernels.linear import linear
+from mtmamba.kernels.linear import linear, linear_gelu
 from mtmamba.kernels.norm import layer_norm, scale_samples
 from mtmamba.kernels.residual import residual_norm
 from mtmamba.kernels.window_attention import has_kernels, window_attention
@@ -33,6 +33,14 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to the last axis."""
         return linear(x, self.weight, self.bias)
+
+
+class LinearGELU(nn.Linear):
+    """A `Linear` with bias, and the exact GELU of what it gives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to the last axis, then GELU."""
+        return linear_gelu(x, self.weight, self.bias)
 
 
 class Residual(NamedTuple):
