@@ -65,7 +65,7 @@ class MultiTaskModel(nn.Module):
             block.compile(dynamic=False)
 
     def weights_to_bfloat16(self) -> Self:
-        """Round, once, the weights that bfloat16 autocast would round at every use: the same results in half the memory.
+        """Round once the weights that bfloat16 autocast would round at every use: the same results in half the memory.
 
         From then on the network is for evaluation under that autocast alone: no parameter is trained.
         """
