@@ -211,11 +211,11 @@ def test_the_passes_of_a_network(passes, monkeypatch):
     function = case.prepare(CPU)
     model = built[-1]
     before = {name: p.clone() for name, p in model.named_parameters()}
-    touched = set()
-    for name, p in model.named_parameters():
+    training, touched = passes.endswith("train"), set()
+    assert ({p.dtype for p in model.parameters()} == {torch.float32}) == training  # evaluation has weights rounded
+    for name, p in model.named_parameters() if training else ():
         p.register_hook(lambda grad, name=name: touched.add(name))
     outputs = function()
-    training = passes.endswith("train")
     assert model.training == training
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())  # at learning rate 0
     assert all(p.grad is None for p in model.parameters())

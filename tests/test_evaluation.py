@@ -37,6 +37,7 @@ from mtmamba.evaluation.statistics import (
 from mtmamba.evaluation.views import Views
 from mtmamba.metrics import DepthError, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure
 from mtmamba.metrics.boundary import pool
+from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.tasks import TASK_RECORDS, select_tasks
 from mtmamba.types import IGNORE
 
@@ -402,6 +403,22 @@ def test_a_quick_look_saves_nothing_and_takes_a_list_of_ids(evaluated, tmp_path)
     assert found["intervals"] == {}
     assert not (tmp_path / "quick/predictions").exists()
     assert found["tasks"]["semseg"] != record["tasks"]["semseg"]
+
+
+def test_bfloat16_rounds_weights_beforehand_and_scores_the_same(evaluated, tmp_path, monkeypatch):
+    options = [*evaluated[-1], "trainer.precision=bf16-mixed", "bootstrap.resamples=0", "worst=1", "pictures=0"]
+    round_weights, rounded = MultiTaskModel.weights_to_bfloat16, []
+    monkeypatch.setattr(MultiTaskModel, "weights_to_bfloat16", lambda model: rounded.append(round_weights(model)))
+    found = evaluate(mtmamba.load_config(options, "eval"), tmp_path / "rounded")
+    (model,) = rounded
+    assert torch.bfloat16 in {p.dtype for p in model.parameters()}
+    monkeypatch.setattr(MultiTaskModel, "weights_to_bfloat16", lambda model: None)
+    expected = evaluate(mtmamba.load_config(options, "eval"), tmp_path / "plain")
+    assert {key: found[key] for key in ("tasks", "worst", "parameters")} == {
+        key: expected[key] for key in ("tasks", "worst", "parameters")
+    }
+    evaluate(mtmamba.load_config([*evaluated[-1], "bootstrap.resamples=0", "worst=0", "pictures=0"], "eval"), tmp_path)
+    assert len(rounded) == 1  # in float32 there is nothing to round
 
 
 def test_the_dataset_and_the_split_are_the_checkpoints(evaluated, tmp_path):

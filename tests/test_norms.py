@@ -246,6 +246,16 @@ def test_kernel_programs_share_the_rows_and_their_sums_add_up(programs):
 
 
 @kernel
+def test_forward_passes_share_a_small_map_among_all_programs():
+    """One image in a Swin-L's third stage, 28x36 pixels of 768 channels, and in the decoder's last, of four tasks."""
+    from mtmamba.kernels import blend_triton, norm_triton
+
+    assert [kernels.FORWARD.programs_for(28 * 36, 768) for kernels in (norm_triton, blend_triton)] == [1008, 1008]
+    assert [kernels.BACKWARD.programs_for(28 * 36, 768) for kernels in (norm_triton, blend_triton)] == [32, 32]
+    assert norm_triton.FORWARD.programs_for(112 * 144, 384, tasks=4) == 528
+
+
+@kernel
 @pytest.mark.parametrize("form", FORMS)
 def test_kernel_operators_may_be_recomputed(form):
     leaves, rest = inputs(form, 2, 1, 3, 4, 6, maps=torch.float32, parameters=torch.float32)

@@ -44,7 +44,8 @@ class NetworkCase(Case):
 
         A training step is forward, loss, backward, a step of AdamW, and gradients set to None. The learning rate is 0,
         which costs the same and lets no run of steps on random labels diverge. With ``cuda_graph``, forward and
-        backward pass are replayed as they are in training.
+        backward pass are replayed as they are in training. Inference in ``bf16`` has its weights rounded beforehand, as
+        evaluation has.
         """
         settings = (f"backend={self.backend}", f"model.checkpointing={self.checkpointing}")
         cfg = network_config(self.overrides, *settings)
@@ -58,6 +59,8 @@ class NetworkCase(Case):
         images = batch["image"]
         if not self.backward:
             model.eval()
+            if self.precision == "bf16":
+                model.weights_to_bfloat16()
 
             @torch.no_grad()
             def infer() -> object:

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import torch
@@ -25,6 +25,7 @@ from mtmamba.evaluation.outcome import Evaluated, conclude, show
 from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.evaluation.views import Views
 from mtmamba.metrics.pooled import PooledMetric
+from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.run_folder import begin
 from mtmamba.tasks import select_tasks
 from mtmamba.types import Batch
@@ -131,6 +132,8 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         enable_model_summary=False,
         _convert_="all",
     )
+    if trainer.precision == "bf16-mixed":
+        cast(MultiTaskModel, module.model).weights_to_bfloat16()
     trainer.test(evaluator, data, verbose=False)
     if evaluator.statistics is None:
         return {}

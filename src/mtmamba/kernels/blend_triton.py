@@ -19,7 +19,7 @@ from mtmamba.kernels.dispatch import as_rows
 from mtmamba.kernels.norm_triton import Launch, normalise, normalised_gradient
 from mtmamba.kernels.sums_triton import sum_parts
 
-FORWARD = Launch(elements=512, per_thread=32, programs=4224)
+FORWARD = Launch(elements=512, per_thread=32, programs=4224, rows=1)
 BACKWARD = Launch(elements=512, per_thread=16, programs=2112)
 
 

@@ -20,7 +20,7 @@ EPS = tl.constexpr(1e-5)
 
 
 class Launch(NamedTuple):
-    """How the rows are shared out. Powers of two but for ``programs``."""
+    """How the rows are shared out. Powers of two but for ``programs`` and ``rows``."""
 
     elements: int
     """Of a tile; a longer row is a tile by itself."""
@@ -28,6 +28,8 @@ class Launch(NamedTuple):
     """Elements of the tile in one thread."""
     programs: int
     """At most, of all tasks together: 2112 are 16 for each multiprocessor of an H100 or H200."""
+    rows: int = 32
+    """Of a program, at least: so many outweigh a backward pass's sums in memory traffic; a forward pass has none."""
 
     def tile(self, channels: int) -> tuple[int, int]:
         """Return the rows of a tile and their length, up to a power of two."""
@@ -39,12 +41,11 @@ class Launch(NamedTuple):
         return min(max(1, rows * block // (32 * self.per_thread)), 16)
 
     def programs_for(self, rows: int, channels: int, tasks: int = 1) -> int:
-        """Return the programs of a task: each has 32 rows or more, which outweigh its sums in memory traffic."""
-        at_least = max(32, self.tile(channels)[0])
-        return min(triton.cdiv(rows, at_least), triton.cdiv(self.programs, tasks))
+        """Return the programs of a task."""
+        return min(triton.cdiv(rows, max(self.rows, self.tile(channels)[0])), triton.cdiv(self.programs, tasks))
 
 
-FORWARD = Launch(elements=1024, per_thread=32, programs=2112)
+FORWARD = Launch(elements=1024, per_thread=32, programs=2112, rows=1)
 BACKWARD = Launch(elements=1024, per_thread=16, programs=1056)
 GATED_BACKWARD = Launch(elements=1024, per_thread=32, programs=1056)
 
@@ -219,8 +220,7 @@ def forward(
         launch: how the rows are shared out.
     """
     programs, tasks, rows = _grid(x, weight, launch)
-    channels = weight.shape[-1]
-    tile = launch.tile(channels)
+    channels, tile = weight.shape[-1], launch.tile(weight.shape[-1])
     y = x.new_empty(tasks * rows, channels)
     statistics = x.new_empty(2, tasks, rows, dtype=torch.float32)
     gate = None if gate is None else as_rows(gate)

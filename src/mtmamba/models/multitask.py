@@ -1,13 +1,16 @@
 """The whole network: an encoder and a decoder, at any image size."""
 
 from functools import partial
+from typing import Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mtmamba.models.decoders import Decoder, ExpandHead
 from mtmamba.models.encoders import Encoder
+from mtmamba.models.precision import rounded_parameters
 from mtmamba.types import Logits
 
 STRIDE = 32
@@ -31,6 +34,7 @@ class MultiTaskModel(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self._for_bfloat16 = False
 
     def recompute(self, part: str) -> None:
         """Keep fewer activations for the backward pass, which computes them again.
@@ -60,8 +64,20 @@ class MultiTaskModel(nn.Module):
         for block in self.encoder.blocks():
             block.compile(dynamic=False)
 
+    def weights_to_bfloat16(self) -> Self:
+        """Round once the weights that bfloat16 autocast would round at every use: the same results in half the memory.
+
+        From then on the network is for evaluation under that autocast alone: no parameter is trained.
+        """
+        for parameter in rounded_parameters(self):
+            parameter.data = parameter.data.to(torch.bfloat16)
+        self._for_bfloat16 = True
+        return self.requires_grad_(False).eval()
+
     def forward(self, images: Tensor) -> Logits:
         """Pad right and bottom to a multiple of 32, encode, decode, and crop back."""
+        if self._for_bfloat16:
+            self._check_use(images.device.type)
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}.")
         height, width = images.shape[2:]
@@ -69,3 +85,16 @@ class MultiTaskModel(nn.Module):
             images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
         logits = self.decoder(self.encoder(images))
         return {task: x[..., :height, :width] for task, x in logits.items()}
+
+    def _check_use(self, device: str) -> None:
+        """Refuse training, and another precision, of weights that were rounded."""
+        if self.training:
+            raise RuntimeError(
+                "Expected evaluation of a network whose weights are held in bfloat16, got training: build it anew from "
+                "its checkpoint, or call eval()."
+            )
+        if not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) != torch.bfloat16:
+            raise RuntimeError(
+                "Expected bfloat16 autocast of a network whose weights are held in bfloat16, got none or another: call "
+                f'it within torch.autocast("{device}", torch.bfloat16).'
+            )
