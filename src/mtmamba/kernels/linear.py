@@ -1,7 +1,8 @@
 """A linear layer whose bias's gradient, a sum over all pixels, is read at the memory's speed.
 
 On CUDA tensors that sum is a Triton kernel (`linear_triton`), the products are PyTorch's. Elsewhere, and where
-``torch.compile`` fuses the sum itself, it is PyTorch's layer."""
+``torch.compile`` fuses the sum itself, it is PyTorch's layer.
+"""
 
 from typing import Any
 

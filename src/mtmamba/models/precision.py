@@ -9,11 +9,11 @@ from mtmamba.models.attention import WindowAttention
 from mtmamba.models.blocks import MFE, LinearGate
 from mtmamba.models.layers import SkipFuse, TaskConv2d, TaskLinear
 from mtmamba.models.ss2d import SS2D
-from mtmamba.models.swin_blocks import Linear
+from mtmamba.models.swin_blocks import Linear, LinearGELU
 
 ROUNDED: Mapping[type[nn.Module], tuple[str, ...]] = MappingProxyType(
     {
-        **dict.fromkeys((nn.Linear, nn.Conv2d, Linear), ("weight", "bias")),
+        **dict.fromkeys((nn.Linear, nn.Conv2d, Linear, LinearGELU), ("weight", "bias")),
         **dict.fromkeys((TaskLinear, LinearGate, SkipFuse, TaskConv2d), ("weight", "bias")),
         SS2D: ("x_proj", "dt_weight"),
         WindowAttention: ("position_bias",),
