@@ -218,6 +218,20 @@ def test_kernel_in_a_block_is_timms_attention_padded_first(shift, monkeypatch):
     assert_near(results[0], tuple(t.double() for t in results[1]), 1e-5)
 
 
+@gpu
+@pytest.mark.parametrize("allowed", [False, True])
+def test_products_are_exact_unless_tf32_is_allowed(allowed, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allowed)
+    *leaves, dout = inputs(2, 9, 13, 2, 32, 12)
+    y = window_attention(*leaves, 12, 6)
+    results = (y.detach(), *torch.autograd.grad(y, leaves, dout))
+    expected = reference(*leaves, dout, 12, 6)
+    assert_near(results, expected, 1e-2 if allowed else 1e-5)
+    if allowed:
+        with pytest.raises(AssertionError, match="not close"):
+            assert_near(results, expected, 1e-5)
+
+
 @kernel
 @pytest.mark.parametrize("seeded", [False, True])
 def test_kernel_encoder_blocks_equal_those_without_kernels(seeded, monkeypatch):
@@ -282,12 +296,15 @@ def test_plans_compile_for_hopper_with_few_spills(dtype, tmp_path, monkeypatch):
         return compile_for_hopper(function, types, constants, pointers, num_warps=warps).stack
 
     sizes = kernels.Geometry(batch=8, height=28, width=36, heads=24, head_dim=32, side=12, shift=6)
+    half = dtype == "bf16"
+    single = None if half else backward_kernels.GRADIENTS_32
     plans = {
-        kernels._forward: kernels.FORWARD,
-        backward_kernels._query_gradients: backward_kernels.QUERY_GRADIENTS,
-        backward_kernels._key_gradients: backward_kernels.KEY_GRADIENTS,
+        kernels._forward: kernels.FORWARD if half else kernels.FORWARD_32,
+        backward_kernels._query_gradients: single or backward_kernels.QUERY_GRADIENTS,
+        backward_kernels._key_gradients: single or backward_kernels.KEY_GRADIENTS,
     }
+    most = 128 if half else 1152  # a float32 is two numbers of TF32
     for function, plan in plans.items():
-        plan = kernels.EXACT if dtype == "fp32" else plan
-        assert stack(function, sizes.constants(plan), plan.warps) <= 128
+        constants = sizes.constants(plan, torch.bfloat16 if half else torch.float32)
+        assert stack(function, constants, plan.warps) <= most
     assert stack(backward_kernels._table_gradient, {"SIDE": 12, "WIDTH": 16}, 4) == 0

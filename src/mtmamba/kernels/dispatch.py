@@ -29,3 +29,10 @@ def as_rows(x: Tensor) -> Tensor:
     except RuntimeError:  # its leading axes do not collapse
         return x.reshape(-1, x.shape[-1])
     return rows if rows.stride(-1) == 1 else rows.contiguous()
+
+
+def triton_products(dtype: torch.dtype) -> str:
+    """How Triton multiplies: float32 as TF32 where PyTorch may, else by three products of TF32 (errors of 1e-6)."""
+    if dtype != torch.float32:
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"

@@ -15,7 +15,6 @@ from mtmamba.kernels.window_attention_triton import (
     RUN_TIME,
     Geometry,
     Plan,
-    default,
     find_group,
     find_window,
     locate,
@@ -26,6 +25,8 @@ from mtmamba.kernels.window_attention_triton import (
 
 QUERY_GRADIENTS = Plan(tile=64, piece=32, warps=4, stages=2, programs=1056)
 KEY_GRADIENTS = Plan(tile=64, piece=64, warps=4, stages=2, programs=1056)
+GRADIENTS_32 = Plan(tile=64, piece=32, warps=4, stages=1, programs=1056)
+"""Of either kernel on float32 maps."""
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -54,6 +55,7 @@ def _query_gradients(
     LAST: tl.constexpr,
     PIECES: tl.constexpr,
     STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """Gradients of queries, the group's sums of the scores' gradients, and ``delta``, the products of dout and out."""
     N: tl.constexpr = SIDE * SIDE
@@ -85,9 +87,9 @@ def _query_gradients(
             at, exists = locate(key, top, left, height, width, rows, columns, SIDE, SHIFT)
             k = read_part(qkv_ptr + maps, padding_ptr, at, exists, 1, head, heads, D)
             v = read_part(qkv_ptr + maps, padding_ptr, at, exists, 2, head, heads, D)
-            p = tl.exp2(pair_scores(q, k, biases[i], D) - lse[:, None])
-            ds = p * (tl.dot(dout, tl.trans(v), input_precision="ieee") - delta[:, None])
-            dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+            p = tl.exp2(pair_scores(q, k, biases[i], D, PRECISION) - lse[:, None])
+            ds = p * (tl.dot(dout, tl.trans(v), input_precision=PRECISION) - delta[:, None])
+            dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
             added += (sums[i] + ds,)
         sums = added
         here = dqkv_ptr + maps + (pixel * (3 * heads * D) + head * D)[:, None] + tl.arange(0, D)[None, :]
@@ -124,6 +126,7 @@ def _key_gradients(
     LAST: tl.constexpr,
     PIECES: tl.constexpr,
     STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """Gradients of keys and values, and the group's sums of those that fall on the padding."""
     N: tl.constexpr = SIDE * SIDE
@@ -154,10 +157,10 @@ def _key_gradients(
             row = (window * heads + head) * N + query
             lse = tl.load(lse_ptr + row, mask=query < N, other=float("inf"))
             delta = tl.load(delta_ptr + row, mask=query < N, other=0.0)
-            p = tl.exp2(pair_scores(k, q, biases[i], D) - lse[None, :])
-            dv = tl.dot(p.to(k.dtype), dout, dv, input_precision="ieee")
-            ds = p * (tl.dot(v, tl.trans(dout), input_precision="ieee") - delta[None, :])
-            dk = tl.dot(ds.to(k.dtype), q, dk, input_precision="ieee")
+            p = tl.exp2(pair_scores(k, q, biases[i], D, PRECISION) - lse[None, :])
+            dv = tl.dot(p.to(k.dtype), dout, dv, input_precision=PRECISION)
+            ds = p * (tl.dot(v, tl.trans(dout), input_precision=PRECISION) - delta[None, :])
+            dk = tl.dot(ds.to(k.dtype), q, dk, input_precision=PRECISION)
         dk /= D**0.5
         here = dqkv_ptr + maps + (pixel * (3 * heads * D) + head * D)[:, None] + channel
         tl.store(here + heads * D, dk.to(dqkv_ptr.dtype.element_ty), mask=inside[:, None])
@@ -201,7 +204,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of ``qkv``, ``padding`` and ``table``, the latter two in float32."""
     sizes = Geometry.of(qkv, table, window, shift)
-    query_plan, key_plan = query_plan or default(QUERY_GRADIENTS, qkv), key_plan or default(KEY_GRADIENTS, qkv)
+    single = GRADIENTS_32 if qkv.dtype == torch.float32 else None
+    query_plan, key_plan = query_plan or single or QUERY_GRADIENTS, key_plan or single or KEY_GRADIENTS
     dqkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
     dscores = lse.new_empty(sizes.groups(query_plan), sizes.heads, window**2, window**2)
     sizes.launch(_query_gradients, query_plan, qkv, padding, table, out, lse, dout, dqkv, delta, dscores)

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mtmamba.kernels.dispatch import triton_products
+
 
 class Plan(NamedTuple):
     """How the work is cut. Powers of two: ``tile``, ``piece`` and ``warps``."""
@@ -30,8 +32,8 @@ class Plan(NamedTuple):
 
 
 FORWARD = Plan(tile=64, piece=128, warps=4, stages=2, programs=1056)
-EXACT = Plan(tile=32, piece=32, warps=8, stages=1, programs=1056)
-"""Of all kernels on float32 maps, whose products take no tensor cores and many registers."""
+FORWARD_32 = Plan(tile=64, piece=64, warps=4, stages=2, programs=1056)
+"""On float32 maps."""
 
 LOG2E = tl.constexpr(1.4426950408889634)
 RUN_TIME = ("batch", "share", "height", "width", "rows", "columns", "heads")
@@ -89,8 +91,8 @@ class Geometry(NamedTuple):
         kinds = [(i, j) for i in down for j in across] if self.shift else [(self.down, self.across)]
         return sum(triton.cdiv(self.batch * i * j, self.share(plan)) for i, j in kinds)
 
-    def constants(self, plan: Plan) -> dict[str, int]:
-        """Return what a kernel is compiled for."""
+    def constants(self, plan: Plan, dtype: torch.dtype) -> dict[str, int | str]:
+        """Return what a kernel is compiled for, with maps of a dtype."""
         tokens = self.side**2
         piece = self.cut(tokens, plan.piece)
         pieces = triton.cdiv(tokens, piece)
@@ -103,6 +105,7 @@ class Geometry(NamedTuple):
             "LAST": self.cut(tokens - (pieces - 1) * piece, piece),
             "PIECES": pieces,
             "STAGES": plan.stages,
+            "PRECISION": triton_products(dtype),
         }
 
     def launch(self, kernel: Any, plan: Plan, *tensors: Tensor) -> None:
@@ -111,7 +114,7 @@ class Geometry(NamedTuple):
         padded = self.down * self.side, self.across * self.side
         sizes = self.batch, self.share(plan), self.height, self.width, *padded, self.heads
         with torch.cuda.device_of(tensors[0]):
-            kernel[grid](*tensors, *sizes, **self.constants(plan), num_warps=plan.warps)
+            kernel[grid](*tensors, *sizes, **self.constants(plan, tensors[0].dtype), num_warps=plan.warps)
 
 
 @triton.jit
@@ -177,9 +180,9 @@ def position_bias(table, query, key, bottom, right, head, heads, SIDE: tl.conste
 
 
 @triton.jit
-def pair_scores(a, b, bias, D: tl.constexpr):
+def pair_scores(a, b, bias, D: tl.constexpr, PRECISION: tl.constexpr):
     """Scores to base 2 of tokens ``a`` with tokens ``b``."""
-    return tl.dot(a, tl.trans(b), input_precision="ieee") * (LOG2E / D**0.5) + bias
+    return tl.dot(a, tl.trans(b), input_precision=PRECISION) * (LOG2E / D**0.5) + bias
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -204,6 +207,7 @@ def _forward(
     LAST: tl.constexpr,
     PIECES: tl.constexpr,
     STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """Outputs, and the logarithms to base 2 of the sums of the scores' exponentials."""
     N: tl.constexpr = SIDE * SIDE
@@ -227,25 +231,20 @@ def _forward(
             at, exists = locate(key, top, left, height, width, rows, columns, SIDE, SHIFT)
             k = read_part(maps, padding_ptr, at, exists, 1, head, heads, D)
             values += (read_part(maps, padding_ptr, at, exists, 2, head, heads, D),)
-            scores += (pair_scores(q, k, biases[i], D),)
+            scores += (pair_scores(q, k, biases[i], D, PRECISION),)
             highest = tl.maximum(highest, tl.max(scores[i], 1))
         total = tl.zeros([TILE], tl.float32)
         out = tl.zeros([TILE, D], tl.float32)
         for i in tl.static_range(PIECES):
             p = tl.exp2(scores[i] - highest[:, None])
             total += tl.sum(p, 1)
-            out = tl.dot(p.to(q.dtype), values[i], out, input_precision="ieee")
+            out = tl.dot(p.to(q.dtype), values[i], out, input_precision=PRECISION)
         out /= total[:, None]
         place = (image * height * width + pixel) * (heads * D) + head * D
         here = out_ptr + place[:, None] + tl.arange(0, D)[None, :]
         tl.store(here, out.to(out_ptr.dtype.element_ty), mask=inside[:, None])
         lse = lse_ptr + (window * heads + head) * N
         tl.store(lse + query, highest + tl.log2(total), mask=query < N)
-
-
-def default(plan: Plan, qkv: Tensor) -> Plan:
-    """Return the plan of a kernel, or the one for float32 maps."""
-    return EXACT if qkv.dtype == torch.float32 else plan
 
 
 def forward(
@@ -255,5 +254,6 @@ def forward(
     sizes = Geometry.of(qkv, table, window, shift)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     lse = qkv.new_empty(sizes.windows, sizes.heads, window**2, dtype=torch.float32)
-    sizes.launch(_forward, plan or default(FORWARD, qkv), qkv, padding, table, out, lse)
+    plan = plan or (FORWARD_32 if qkv.dtype == torch.float32 else FORWARD)
+    sizes.launch(_forward, plan, qkv, padding, table, out, lse)
     return out, lse
