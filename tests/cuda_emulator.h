@@ -16,6 +16,7 @@
 #define __shared__ static
 #define __launch_bounds__(...)
 #define __restrict__
+#define __builtin_assume(condition)
 #define DYNAMIC_SHARED(name) char* const name = emulator::dynamic_shared.data()
 
 struct Index {

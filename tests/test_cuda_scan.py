@@ -4,6 +4,7 @@ import ctypes
 import shutil
 import subprocess
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mtmamba.scan import cuda_operators, nvrtc, selective_scan, ss2d
 from mtmamba.scan.cuda import scan_cuda, ss2d_cuda
+from mtmamba.scan.cuda_operators import Shape
 
 HERE = Path(__file__).parent
 FORWARD, BACKWARD = {torch.float32: 1e-5, torch.bfloat16: 1e-2}, {torch.float32: 1e-4, torch.bfloat16: 2e-2}
@@ -100,10 +102,15 @@ def assert_close(results: list[Tensor], expected: list[Tensor], dtype: torch.dty
 
 
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    ("forward", "backward"), zip_longest(cuda_operators.FORWARD, cuda_operators.BACKWARD, fillvalue=Shape(1, 4))
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_equals_the_recurrence(channels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_operators, "_channels", lambda *_: channels)
+def test_equals_the_recurrence(
+    forward: Shape, backward: Shape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_operators, "FORWARD", (forward,))
+    monkeypatch.setattr(cuda_operators, "BACKWARD", (backward,))
     assert_close(*both(make(2, 1, 5, 9, 40), dtype), dtype)  # two saved states; a block that is not full
 
 
@@ -137,6 +144,13 @@ def test_autocast_leaves_a_float32_signal_its_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         y = ss2d_cuda(*inputs, inputs[0])
     assert torch.equal(y, ss2d_cuda(*inputs, inputs[0]))
+
+
+@pytest.mark.parametrize(("length", "d"), [(2**22, 8), (2**21, 512)])
+def test_sequences_beyond_what_the_kernel_counts_are_refused(length: int, d: int) -> None:
+    shapes = ((1, d, length), (1, d, length), (d, 16), (1, 1, 16, length), (1, 1, 16, length), (d,), (d,))
+    with pytest.raises(ValueError, match="smaller images"):
+        scan_cuda(*(torch.empty(shape, device="meta") for shape in shapes))
 
 
 @pytest.mark.usefixtures("emulated")
@@ -186,8 +200,9 @@ def test_operators_keep_their_promises() -> None:
 @pytest.mark.parametrize("kernel", ["ss2d_forward", "ss2d_backward", "sum_parts"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiles_for_a_gpu(kernel: str, dtype: torch.dtype) -> None:
-    options = ("--gpu-architecture=sm_90", *cuda_operators.options(dtype, 4, 2))
-    assert nvrtc.compile_source(cuda_operators.source(kernel), options).startswith(b"\x7fELF")
+    for shape in {"ss2d_forward": cuda_operators.FORWARD}.get(kernel, cuda_operators.BACKWARD):
+        options = ("--gpu-architecture=sm_90", *cuda_operators.options(dtype, 4, shape))
+        assert nvrtc.compile_source(cuda_operators.source(kernel), options).startswith(b"\x7fELF")
     with pytest.raises(RuntimeError, match="error: "):
         nvrtc.compile_source(f"{cuda_operators.source(kernel)} oops", options)
 

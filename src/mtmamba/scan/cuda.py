@@ -12,8 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtmamba.kernels.products import weight_gradient
 from mtmamba.scan import nvrtc
 from mtmamba.scan.cuda_operators import PACK, STATES, ss2d_forward
+
+MOST_PIXELS, MOST_BYTES = 2**22, 2**32
+"""Pixels from which the kernel's division by the height may err; bytes that its 32-bit offsets reach."""
 
 
 def why_unavailable(device_type: str, dtype: torch.dtype) -> str | None:
@@ -64,7 +68,7 @@ class _Projection(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         (dmaps, dprojected), (maps, weight) = gradients, ctx.saved_tensors
         assert dprojected is not None
-        dx_proj, dweight = weight.new_empty(ctx.shape, dtype=ctx.dtype), dprojected.mT @ maps
+        dx_proj, dweight = weight.new_empty(ctx.shape, dtype=ctx.dtype), weight_gradient(dprojected, maps, ctx.dtype)
         for part, of_weight in zip(*_Projection.parts(dx_proj, dweight, ctx.r), strict=True):
             part.copy_(of_weight)
         dmaps = dprojected @ weight if dmaps is None else dmaps.baddbmm_(dprojected, weight)
@@ -144,8 +148,17 @@ def _scan_maps(x: Tensor, projected: Tensor, A: Tensor, dt_weight: Tensor | None
         dt_weight: from the low-rank time step to all channels, ``(T, K, e, r)``.
         dt_bias: ``(T, K, e)``.
         D: skip connections, ``(T, K, e)``.
+
+    Raises:
+        ValueError: an image has more pixels or bytes than the kernel counts.
     """
     e, directions = x.shape[-1], A.shape[1]
+    pixels, row = x.shape[2] * x.shape[3], max(e, projected.shape[-1]) * x.element_size()
+    if pixels >= MOST_PIXELS or pixels * row >= MOST_BYTES:
+        raise ValueError(
+            f"Expected fewer than {MOST_PIXELS} pixels and {MOST_BYTES} bytes of an image's maps, got {pixels} of "
+            f"{row} bytes each: use smaller images, or backend=mamba_ssm."
+        )
     wide = -(-e // PACK) * PACK
     A = _pad(_pad(A, -1, STATES), -2, wide)
     x, dt_bias, D = (_pad(tensor, -1, wide).contiguous() for tensor in (x, dt_bias, D))

@@ -7,7 +7,7 @@ directions. Without ``dt_weight``, which has the maps' dtype, these are the time
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,21 +17,38 @@ from mtmamba.scan import nvrtc
 
 STATES = 16
 """States of a channel in the kernel."""
-PARTS = 4
-"""Threads that share a channel."""
 PACK = 8
 """Channels are filled up to a multiple of this: rows of maps are then aligned for matrix products."""
 THREADS, STRIDE, SUB = 128, 16, 4
 """Threads of a block; steps from one saved state to the next; steps that the backward kernel has in registers."""
-BLOCKS = {"FORWARD_BLOCKS": 4, "BACKWARD_BLOCKS": 3}
-"""Blocks of each kernel that a multiprocessor must have the registers for."""
-SATURATED = 4 * 132
-"""Warps that keep a large GPU's four schedulers in each of 132 multiprocessors busy."""
+SATURATED = 2.5 * 4 * 132
+"""Warps that keep a large GPU busy: some for each of the four schedulers of 132 multiprocessors."""
 
 
-def _channels(sequences: int, e: int) -> int:
-    """Channels of a thread: two spare instructions, one gives twice the threads where they are few."""
-    return 2 if sequences * e * PARTS / 2 / 32 >= 2 * SATURATED else 1
+class Shape(NamedTuple):
+    """How a kernel's threads share the work."""
+
+    channels: int
+    """Of a thread."""
+    parts: int
+    """Threads that share a channel's states."""
+
+    @property
+    def width(self) -> int:
+        """Channels of a block."""
+        return THREADS // self.parts * self.channels
+
+
+FORWARD = Shape(2, 2), Shape(1, 2), Shape(1, 4), Shape(1, 8)
+BACKWARD = Shape(2, 4), Shape(1, 4)
+"""What a kernel can do, with ever more threads."""
+
+
+def shape(kernel: str, sequences: int, e: int) -> Shape:
+    """Return how so many sequences of ``e`` channels are shared: with the fewest threads that keep a GPU busy."""
+    shapes = FORWARD if kernel == "ss2d_forward" else BACKWARD
+    busy = (s for s in shapes if sequences * e / s.channels * s.parts / 32 >= SATURATED)
+    return next(busy, shapes[-1])
 
 
 @cache
@@ -40,27 +57,27 @@ def source(kernel: str) -> str:
     return "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("ss2d.cuh", f"{kernel}.cu"))
 
 
-def options(dtype: torch.dtype, directions: int, channels: int) -> tuple[str, ...]:
-    """What the compiler is told for maps of a precision, so many directions, and channels of a thread."""
+def options(dtype: torch.dtype, directions: int, shape: Shape) -> tuple[str, ...]:
+    """What the compiler is told for maps of a precision and so many directions."""
     real = "bf16" if dtype == torch.bfloat16 else "float"
-    sizes = {"REAL": real, "DIRECTIONS": directions, "CHANNELS": channels, "THREADS": THREADS, "STRIDE": STRIDE}
-    sizes |= {"SUB": SUB, **BLOCKS}
+    sizes = {"REAL": real, "DIRECTIONS": directions, "CHANNELS": shape.channels, "PARTS": shape.parts}
+    sizes |= {"THREADS": THREADS, "STRIDE": STRIDE, "SUB": SUB}
     return ("--std=c++17", *(f"-D{name}={value}" for name, value in sizes.items()))
 
 
 def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | int | None, ...]) -> None:
     """Launch a scan kernel for maps like ``x``."""
     tasks, batch, height, width, e = x.shape
-    channels = _channels(tasks * batch * directions, e)
+    sharing = shape(kernel, tasks * batch * directions, e)
     shared = 0
     if kernel == "ss2d_backward":  # struct Chunk of ss2d_backward.cu
-        kept = THREADS // SUB * STATES // PARTS * max(channels * x.element_size(), SUB)
-        shared = STRIDE * (16 * _width(channels) + 4 * STATES * 4 + kept + 16)
+        kept = THREADS // SUB * STATES // sharing.parts * max(sharing.channels * x.element_size(), SUB)
+        shared = STRIDE * (16 * (sharing.width + 20) + 4 * STATES * 4 + kept + 16) + 6 * 8
     nvrtc.launch(
         source(kernel),
         kernel,
-        options(x.dtype, directions, channels),
-        (_blocks(e, channels), batch * directions, tasks),
+        options(x.dtype, directions, sharing),
+        (-(-e // sharing.width), batch * directions, tasks),
         THREADS,
         shared,
         (*arguments, tasks, batch, height, width, e),
@@ -75,22 +92,13 @@ def _sum(parts: Tensor, out: Tensor) -> Tensor:
     nvrtc.launch(
         source("sum_parts"),
         "sum_parts",
-        options(parts.dtype, 1, 1),
+        options(parts.dtype, 1, BACKWARD[-1]),
         grid,
         THREADS,
         0,
         (parts, out, count, rows, columns, out.stride(-2)),
     )
     return out
-
-
-def _width(channels: int) -> int:
-    """Channels of a block."""
-    return THREADS // PARTS * channels
-
-
-def _blocks(e: int, channels: int) -> int:
-    return -(-e // _width(channels))
 
 
 def _split(projected: Tensor, directions: int) -> tuple[Tensor, Tensor]:
@@ -127,9 +135,7 @@ def ss2d_forward(
 
 def _states_shape(x: Tensor, directions: int, save: bool) -> tuple[int, ...]:
     tasks, batch, height, width, e = x.shape
-    channels = _channels(tasks * batch * directions, e)
-    chunks = -(-height * width // STRIDE) if save else 0
-    return (tasks, directions, batch, chunks, _blocks(e, channels), channels, THREADS, STATES // PARTS)
+    return (tasks, directions, batch, -(-height * width // STRIDE) if save else 0, e, STATES)
 
 
 @ss2d_forward.register_fake
@@ -160,7 +166,7 @@ def ss2d_backward(
     """Return the gradients of x, projected, A, dt_weight (empty where it is None), and of dt_bias and D in one."""
     tasks, batch, height, width, e = x.shape
     directions = A.shape[1]
-    blocks = _blocks(e, _channels(tasks * batch * directions, e))
+    blocks = -(-e // shape("ss2d_backward", tasks * batch * directions, e).width)
     dx = x.new_empty(directions, *x.shape)
     dbc = x.new_empty(blocks, tasks, batch, height * width, directions * 2 * STATES)
     dA = A.new_empty(tasks, directions, batch, e, STATES)

@@ -1,17 +1,17 @@
 // The four-direction selective scan of maps (SS2D): what its forward and backward kernels share.
 //
-// One thread walks the whole sequence for CHANNELS channels and 4 of their 16 states, which stay in registers; four
-// neighbouring threads (the "parts") share the channels. Nothing is split along the sequence, so there is no scan tree
+// One thread walks the whole sequence for CHANNELS channels and a share of their 16 states, which stay in registers;
+// PARTS neighbouring threads share the channels. Nothing is split along the sequence, so there is no scan tree
 // and every sum has one fixed order. Maps are read in their own layout, pixel by pixel, whatever the direction.
 //
 // Shapes, channels last, L = H W pixels in row-major order whatever the direction, k the direction:
 //   x, dy (T, B, L, E); dt, y, dx: see each kernel; bc (T, B, L, K, 2 N), B before C, with bc_stride from pixel to
 //   pixel; A2 (T, K, E, N), A2 = A log2 e;
-//   bias, D (T, K, E); states (T, K, B, chunks, blocks, CHANNELS, THREADS, STATES): those before every STRIDE-th step,
-//   as threads hold them. E is even. A plain scan has one direction and H = 1.
+//   bias, D (T, K, E); states (T, K, B, chunks, E, N): those before every STRIDE-th step. E is a multiple of 4. A plain
+//   scan has one direction and H = 1.
 //
-// Given at compile time: REAL (float or bf16), DIRECTIONS (K: 4 or 1), CHANNELS (1 or 2), THREADS, STRIDE. Outside
-// CUDA, the names that CUDA defines must have been defined before: tests run these files on a CPU so.
+// Given at compile time: REAL (float or bf16), DIRECTIONS (K: 4 or 1), CHANNELS (1 or 2), PARTS (2 to 8), THREADS,
+// STRIDE. Outside CUDA, the names that CUDA defines must have been defined before: tests run these files on a CPU so.
 
 #ifdef __CUDACC__
 #define DYNAMIC_SHARED(name) extern __shared__ char name[]
@@ -33,12 +33,11 @@ __device__ __forceinline__ unsigned round_to_bf16(float low, float high) {
 #endif
 
 constexpr int N = 16;
-constexpr int PARTS = 4;
 constexpr int STATES = N / PARTS;               // of a thread, for each of its channels
 constexpr int GROUPS = THREADS / PARTS;         // of CHANNELS channels
 constexpr int WIDTH = GROUPS * CHANNELS;        // channels of a block
-constexpr int PAIRS = WIDTH / 2;                // neighbouring channels travel together, two by two
-constexpr int ROWS = THREADS / PAIRS;           // steps of which the block's threads fetch a pair each
+constexpr int QUADS = WIDTH / 4;                // neighbouring channels travel together, four by four
+constexpr int ROWS = THREADS / QUADS;           // steps of which the block's threads bring a quad each
 constexpr int BATCH = PARTS / CHANNELS;         // steps whose sums over the parts are exchanged together
 constexpr unsigned ALL = 0xffffffffu;
 constexpr float LN2 = 0.6931471805599453f, LOG2E = 1.4426950408889634f;
@@ -63,6 +62,7 @@ struct alignas(COUNT * sizeof(bf16)) Reals<COUNT, bf16> {
     __device__ void put(int i, float x, float y) { at[i / 2] = round_to_bf16(x, y); }
 };
 using Pair = Reals<2>;
+using Quad = Reals<4>;
 
 // log(1 + exp(x)) without a branch: max(x, 0) + log(1 + w), w = exp(-|x|). For floats log(1 + w) = 2 artanh(s), a short
 // series, since s = w / (2 + w) is at most a third; for bf16 a polynomial, 6e-5 off at most (2^-14).
@@ -79,10 +79,12 @@ __device__ __forceinline__ float softplus(float x) {
     return fmaf(2 * s, fmaf(series, q, 1.f), fmaxf(x, 0.f));
 }
 
-// The slope of softplus where it is `value`: 1 - exp(-value), by its series where the difference would lose digits.
+// The slope of softplus where it is `value`: 1 - exp(-value), by its series where the difference would lose digits (for
+// bf16 a short one, 4e-5 off at most).
 __device__ __forceinline__ float softplus_slope(float value) {
-    const float series = value * (1 - value * (1 / 2.f - value * (1 / 6.f - value * (1 / 24.f - value * (1 / 120.f)))));
     const float direct = 1 - exp2_fast(-value * LOG2E);
+    if constexpr (sizeof(REAL) == 2) return value < 1 / 64.f ? value - value * value / 2 : direct;
+    const float series = value * (1 - value * (1 / 2.f - value * (1 / 6.f - value * (1 / 24.f - value * (1 / 120.f)))));
     return value < 0.125f ? series : direct;
 }
 
@@ -120,39 +122,80 @@ struct Place {
     __device__ size_t inputs(int pixel, int stride = DIRECTIONS * 2 * N) const {
         return (static_cast<size_t>(map) * length + pixel) * stride + direction * (2 * N);
     }
-    // Where a thread's states of its first channel before chunk `number` lie; its other channels' follow.
-    __device__ size_t states(int number) const {
+    // Where a channel's states before chunk `number` lie.
+    __device__ size_t states(int number, int c) const {
         const size_t chunk = static_cast<size_t>(sequence) * ((length + STRIDE - 1) / STRIDE) + number;
-        return ((chunk * gridDim.x + blockIdx.x) * CHANNELS * THREADS + threadIdx.x) * STATES;
+        return (chunk * channels + first + c) * N;
     }
     __device__ bool has(int c) const { return first + c < channels; }
     // The time step at step l, none after the end, from its value before bias and softplus.
     __device__ float delta(int l, float dt, float bias) const { return softplus(l < length ? dt + bias : -1e30f); }
 };
 
+// What lies so many bytes after a place that all threads share.
+template <typename T>
+__device__ __forceinline__ T& at(char* base, unsigned bytes) {
+    __builtin_assume(__isGlobal(base));
+    return *reinterpret_cast<T*>(base + bytes);
+}
+template <typename T>
+__device__ __forceinline__ const T& at(const char* base, unsigned bytes) {
+    __builtin_assume(__isGlobal(base));
+    return *reinterpret_cast<const T*>(base + bytes);
+}
+
+// Two numbers for each of the block's channels at a step. Halves of quads lie apart, and rows end in padding: neither
+// the writes of quads' halves nor the reads of neighbouring channels, in two steps at once, meet in a bank.
+struct Row {
+    static constexpr int HALF = WIDTH / 2 + 8;
+    alignas(16) float2 both[2 * HALF + 4];
+
+    __device__ static int index(int channel) { return channel / 4 * 2 + channel % 2 + channel / 2 % 2 * HALF; }
+    __device__ float4& half(int quad, int i) { return *reinterpret_cast<float4*>(&both[quad / 2 + i * HALF]); }
+};
+
 // Channel (within the block) of a thread's slots, in an order that depends on the thread: what it gives away in a sum
 // over the parts is always in slot 1.
 struct Slots {
     int part, own;                              // own: the channel of slot 0
-    __device__ Slots() : part(threadIdx.x % PARTS), own(threadIdx.x / PARTS * CHANNELS + threadIdx.x % CHANNELS) {}
+    int index[CHANNELS];                        // of each slot's channel in a Row
+    __device__ Slots() : part(threadIdx.x % PARTS), own(threadIdx.x / PARTS * CHANNELS + threadIdx.x % CHANNELS) {
+#pragma unroll
+        for (int slot = 0; slot < CHANNELS; slot++) index[slot] = Row::index(channel(slot));
+    }
     __device__ int channel(int slot) const { return own ^ slot; }
 };
 
-// Sum values[step][slot] over the four parts. Each thread ends with the sum for its slot 0's channel and for step
-// `own_step()` of the batch.
-__device__ __forceinline__ float sum_over_parts(float (&values)[BATCH][CHANNELS], int part) {
-    float kept[2];
+// Add what the parts have for HALF steps and for HALF more: each keeps one half, until a single step is left. Not a loop:
+// compilers would branch on `later` around the shuffles.
+template <int BIT, int HALF>
+__device__ __forceinline__ void halve(float (&kept)[BATCH], int part) {
+    if constexpr (HALF > 0) {
+        const bool later = part & BIT;
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        if constexpr (CHANNELS == 2) {
-            kept[i] = values[i][0] + __shfl_xor_sync(ALL, values[i][1], 1);
-        } else {
-            const float early = values[i][0], late = values[BATCH / 2 + i][0];
-            kept[i] = (part & 1 ? late : early) + __shfl_xor_sync(ALL, part & 1 ? early : late, 1);
+        for (int s = 0; s < HALF; s++) {
+            const float mine = later ? kept[s + HALF] : kept[s], other = later ? kept[s] : kept[s + HALF];
+            kept[s] = mine + __shfl_xor_sync(ALL, other, BIT);
         }
+        halve<2 * BIT, HALF / 2>(kept, part);
     }
-    return (part & 2 ? kept[1] : kept[0]) + __shfl_xor_sync(ALL, part & 2 ? kept[0] : kept[1], 2);
 }
-__device__ __forceinline__ int own_step(int part) {
-    return CHANNELS == 2 ? part / 2 : (part & 1) * 2 + part / 2;
+
+// Sum values[step][slot] over the parts. Each thread ends with the sum for its slot 0's channel and for step
+// `own_step()` of the batch.
+__device__ __forceinline__ float sum_over_parts(const float (&values)[BATCH][CHANNELS], int part) {
+    float kept[BATCH];
+#pragma unroll
+    for (int s = 0; s < BATCH; s++) {
+        kept[s] = values[s][0];
+        if constexpr (CHANNELS == 2) kept[s] += __shfl_xor_sync(ALL, values[s][1], 1);
+    }
+    halve<CHANNELS, BATCH / 2>(kept, part);
+    return kept[0];
+}
+__device__ __forceinline__ int own_step(int part) {  // the last bits of its number, in reverse
+    int step = 0;
+#pragma unroll
+    for (int bit = CHANNELS, half = BATCH / 2; half > 0; bit *= 2, half /= 2) step += part / bit % 2 * half;
+    return step;
 }

@@ -6,27 +6,35 @@
 
 constexpr int WARPS = THREADS / 32;
 constexpr int SUBS = STRIDE / SUB;
-constexpr int PAIR_ROWS = STRIDE / ROWS, BC_ROWS = STRIDE * N / THREADS;  // rows of which a thread brings a pair
+constexpr int VISITS = STRIDE / ROWS;           // of a chunk's rows: how often a thread brings a quad
+static_assert(STRIDE * 2 * N == THREADS * 4);   // it also brings one quad of B and C
 
 struct Chunk {
-    alignas(16) float2 steps[STRIDE][WIDTH];    // delta, delta x; become the gradients of dt and x
-    alignas(16) float2 signals[STRIDE][WIDTH];  // x, dy
-    alignas(16) float inputs[STRIDE][2][2 * N]; // B, C in the order of either half of the warp
+    Row steps[STRIDE];                          // delta, delta x; become the gradients of dt and x
+    Row signals[STRIDE];                        // x, dy
+    alignas(16) float inputs[STRIDE][2][2][N];  // B, C; then with the states of each pair exchanged
     // The states before each SUB steps; once taken up, what the warp's channels together give to B and C.
-    union {
+    union alignas(16) {
         Reals<STATES> states[CHANNELS][32];
         float sums[SUB][2 * N];
     } kept[SUBS][WARPS];
     int pixels[4][STRIDE];                      // of the steps of this chunk and of those to come
+    // The block's first channel at the first pixel: read from here, lest the compiler compute them in every chunk.
+    const char *x, *dy, *bc;
+    char *dt, *dx, *dbc;
 };
 
-// The order of a thread's states: what it gives away first in a sum over the groups is always in slots 2 and 3.
+// The order of a thread's states: what it gives away first in a sum over the groups is always in slots 2 and 3, what it
+// gives away next in slot 1.
 struct Order {
-    int part, upper;
-    __device__ int state(int i) const { return part * STATES + (i ^ 2 * upper); }
-    __device__ void read(const float (&from)[2][2 * N], int first, float (&to)[STATES]) const {
-        const float4 all = *reinterpret_cast<const float4*>(&from[upper][first + part * STATES]);
-        to[0] = all.x, to[1] = all.y, to[2] = all.z, to[3] = all.w;
+    int part, flip;
+    __device__ int state(int i) const { return part * STATES + (i ^ flip); }
+    __device__ void read(const float (&from)[2][N], float (&to)[STATES]) const {
+#pragma unroll
+        for (int i = 0; i < STATES; i += 2) {
+            const float2 two = *reinterpret_cast<const float2*>(&from[flip & 1][part * STATES + (i ^ (flip & 2))]);
+            to[i] = two.x, to[i + 1] = two.y;
+        }
     }
 };
 
@@ -36,10 +44,10 @@ __device__ __forceinline__ void advance(const Chunk& chunk, int l, const Slots& 
                                         const float (&rate)[CHANNELS][STATES], float (&h)[CHANNELS][STATES],
                                         const Each& each) {
     float in[STATES];
-    order.read(chunk.inputs[l], 0, in);
+    order.read(chunk.inputs[l][0], in);
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++) {
-        const float2 step = chunk.steps[l][slots.channel(c)];
+        const float2 step = chunk.steps[l].both[slots.index[c]];
 #pragma unroll
         for (int i = 0; i < STATES; i++) {
             const float decay = exp2_fast(step.x * rate[c][i]);
@@ -51,7 +59,7 @@ __device__ __forceinline__ void advance(const Chunk& chunk, int l, const Slots& 
 
 // dt (T, K, B, L, E) is overwritten with its gradient; dx (K, T, B, L, E); dbc (blocks, T, B, L, K, 2 N), blocks along
 // E; dA (T, K, B, E, N), with respect to A; dD, dbias (T, K, B, E).
-extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_backward(
+extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
     const REAL* __restrict__ x, REAL* dt, const REAL* __restrict__ bc, const float* __restrict__ A2,
     const float* __restrict__ bias, const float* __restrict__ D, const REAL* __restrict__ states,
     const REAL* __restrict__ dy, REAL* __restrict__ dx, REAL* __restrict__ dbc, float* __restrict__ dA,
@@ -63,21 +71,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
     const Slots slots;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int bit0 = lane >> 2 & 1, bit1 = lane >> 3 & 1, bit2 = lane >> 4 & 1;  // of the group within the warp
-    const int row0 = threadIdx.x / PAIRS, pair = threadIdx.x % PAIRS * 2;
-    const bool inside = place.has(pair);
-    const int column = inside ? pair : 0;       // what is read
-    const int bc_row = threadIdx.x / N, bc_pair = threadIdx.x % N * 2;
+    const int row0 = threadIdx.x / QUADS, quad = threadIdx.x % QUADS * 4;
+    const bool inside = place.has(quad);
+    const int column = inside ? quad : 0;       // what is read
+    const int bc_row = threadIdx.x / (2 * N / 4), bc_quad = threadIdx.x % (2 * N / 4) * 4;
     const int chunks = (place.length + STRIDE - 1) / STRIDE;
     const int result = (place.direction * tasks + place.task) * images + place.image;
-    const REAL* const x_here = x + place.origin(place.map) + column;
-    const REAL* const dy_here = dy + place.origin(place.map) + column;
-    REAL* const dt_here = dt + place.origin(place.sequence) + column;
-    REAL* const dx_here = dx + place.origin(result) + column;
-    REAL* const dbc_here =
-        dbc + static_cast<size_t>(blockIdx.x) * tasks * images * place.length * DIRECTIONS * (2 * N);
-    const Order order{slots.part, bit2};
+    const unsigned row_bytes = channels * sizeof(REAL), column_bytes = column * sizeof(REAL);
+    const unsigned bc_bytes = bc_stride * sizeof(REAL), dbc_bytes = DIRECTIONS * 2 * N * sizeof(REAL);
+    if (threadIdx.x == 0) {
+        const size_t dbc_size = static_cast<size_t>(tasks) * images * place.length * DIRECTIONS * (2 * N);
+        chunk.x = reinterpret_cast<const char*>(x + place.origin(place.map));
+        chunk.dy = reinterpret_cast<const char*>(dy + place.origin(place.map));
+        chunk.bc = reinterpret_cast<const char*>(bc + place.inputs(0, bc_stride));
+        chunk.dt = reinterpret_cast<char*>(dt + place.origin(place.sequence));
+        chunk.dx = reinterpret_cast<char*>(dx + place.origin(result));
+        chunk.dbc = reinterpret_cast<char*>(dbc + blockIdx.x * dbc_size + place.inputs(0));
+    }
+    const Order order{slots.part, 2 * bit2 + bit1};
 
-    const float offset[2] = {bias[place.parameter(column)], bias[place.parameter(column + 1)]};
+    float offset[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) offset[i] = bias[place.parameter(column + i)];
     float rate[CHANNELS][STATES], carry[CHANNELS][STATES], drate[CHANNELS][STATES], h[CHANNELS][STATES];
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++)
@@ -91,18 +106,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
     const float skip = place.has(own) ? D[place.parameter(own)] : 0;
     float dskip = 0, doffset = 0;
 
-    Pair next_x[PAIR_ROWS], next_dt[PAIR_ROWS], next_dy[PAIR_ROWS];
+    const REAL* saved = states + place.states(chunks - 1, place.has(own) ? own : 0) + slots.part * STATES;
+    const int other = place.has(own) ? (slots.channel(CHANNELS - 1) - own) * N : 0;
+    Quad next_x[VISITS], next_dt[VISITS], next_dy[VISITS];
     const auto locate = [&](int number) {
         if (threadIdx.x < STRIDE) chunk.pixels[number % 4][threadIdx.x] = place.pixel(number * STRIDE + threadIdx.x);
     };
     const auto fetch = [&](int number) {
         const int* const pixels = chunk.pixels[number % 4];
 #pragma unroll
-        for (int i = 0; i < PAIR_ROWS; i++) {
-            const int at = pixels[row0 + i * ROWS] * channels;
-            next_x[i] = *reinterpret_cast<const Pair*>(x_here + at);
-            next_dt[i] = *reinterpret_cast<const Pair*>(dt_here + at);
-            next_dy[i] = *reinterpret_cast<const Pair*>(dy_here + at);
+        for (int i = 0; i < VISITS; i++) {
+            const unsigned bytes = pixels[row0 + i * ROWS] * row_bytes + column_bytes;
+            next_x[i] = at<Quad>(chunk.x, bytes);
+            next_dt[i] = at<Quad>(chunk.dt, bytes);
+            next_dy[i] = at<Quad>(chunk.dy, bytes);
         }
     };
     locate(chunks - 1);
@@ -112,42 +129,39 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
     for (int number = chunks - 1; number >= 0; number--) {
         const int start = number * STRIDE;
         const int* const pixels = chunk.pixels[number % 4];
-        Pair here_bc[BC_ROWS];
-#pragma unroll
-        for (int i = 0; i < BC_ROWS; i++) {
-            const int row = bc_row + i * (THREADS / N);
-            here_bc[i] = *reinterpret_cast<const Pair*>(bc + place.inputs(pixels[row], bc_stride) + bc_pair);
-        }
-        const REAL* const saved = states + place.states(number);
+        const Quad here_bc = at<Quad>(chunk.bc, pixels[bc_row] * bc_bytes + bc_quad * sizeof(REAL));
         Reals<STATES> here_states[CHANNELS];
 #pragma unroll
         for (int c = 0; c < CHANNELS; c++)
-            here_states[c] = *reinterpret_cast<const Reals<STATES>*>(saved + c * THREADS * STATES);
+            here_states[c] = *reinterpret_cast<const Reals<STATES>*>(saved + c * other);
+        saved -= channels * N;
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < PAIR_ROWS; i++) {
+        for (int i = 0; i < VISITS; i++) {
             const int row = row0 + i * ROWS;
-            const Pair px = next_x[i], pdt = next_dt[i], pdy = next_dy[i];
             const float here = start + row < place.length && inside ? 1 : 0;
-            float4 step, signal;
-            step.x = place.delta(start + row, pdt[0], offset[0]), step.y = step.x * px[0];
-            step.z = place.delta(start + row, pdt[1], offset[1]), step.w = step.z * px[1];
-            signal.x = px[0], signal.y = here * pdy[0];
-            signal.z = px[1], signal.w = here * pdy[1];
-            *reinterpret_cast<float4*>(&chunk.steps[row][pair]) = step;
-            *reinterpret_cast<float4*>(&chunk.signals[row][pair]) = signal;
-        }
 #pragma unroll
-        for (int i = 0; i < BC_ROWS; i++) {
-            const int row = bc_row + i * (THREADS / N);
-            const float2 values = make_float2(here_bc[i][0], here_bc[i][1]);
-            *reinterpret_cast<float2*>(&chunk.inputs[row][0][bc_pair]) = values;
-            *reinterpret_cast<float2*>(&chunk.inputs[row][1][bc_pair ^ 2]) = values;
+            for (int j = 0; j < 4; j += 2) {
+                float4 step, signal;
+                signal.x = next_x[i][j], signal.y = here * next_dy[i][j];
+                signal.z = next_x[i][j + 1], signal.w = here * next_dy[i][j + 1];
+                step.x = place.delta(start + row, next_dt[i][j], offset[j]), step.y = step.x * signal.x;
+                step.z = place.delta(start + row, next_dt[i][j + 1], offset[j + 1]), step.w = step.z * signal.z;
+                chunk.steps[row].half(quad, j / 2) = step;
+                chunk.signals[row].half(quad, j / 2) = signal;
+            }
         }
+        float(&to)[2][N] = chunk.inputs[bc_row][bc_quad / N];
+        *reinterpret_cast<float4*>(&to[0][bc_quad % N]) = make_float4(here_bc[0], here_bc[1], here_bc[2], here_bc[3]);
+        *reinterpret_cast<float4*>(&to[1][bc_quad % N]) = make_float4(here_bc[1], here_bc[0], here_bc[3], here_bc[2]);
 #pragma unroll
         for (int c = 0; c < CHANNELS; c++)
 #pragma unroll
-            for (int i = 0; i < STATES; i++) h[c][i] = bit2 ? here_states[c][i ^ 2] : here_states[c][i];
+            for (int i = 0; i < STATES; i++) {
+                const float low = bit1 ? here_states[c][i % 2 ^ 1] : here_states[c][i % 2];
+                const float high = bit1 ? here_states[c][i % 2 ^ 3] : here_states[c][i % 2 ^ 2];
+                h[c][i] = bit2 == i / 2 ? low : high;
+            }
         __syncthreads();
         if (number > 1) locate(number - 2);
 
@@ -186,12 +200,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
                 for (int q = BATCH - 1; q >= 0; q--) {
                     const int s = batch + q, l = sub * SUB + s;
                     float in[STATES], out[STATES], din[STATES] = {}, dout[STATES] = {};
-                    order.read(chunk.inputs[l], 0, in);
-                    order.read(chunk.inputs[l], N, out);
+                    order.read(chunk.inputs[l][0], in);
+                    order.read(chunk.inputs[l][1], out);
 #pragma unroll
                     for (int c = 0; c < CHANNELS; c++) {
-                        const float2 step = chunk.steps[l][slots.channel(c)];
-                        const float grad = chunk.signals[l][slots.channel(c)].y;
+                        const float2 step = chunk.steps[l].both[slots.index[c]];
+                        const float grad = chunk.signals[l].both[slots.index[c]].y;
                         dinput[q][c] = dexponent[q][c] = 0;
 #pragma unroll
                         for (int i = 0; i < STATES; i++) {
@@ -212,67 +226,67 @@ extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) ss2d_back
                         din[i] += __shfl_xor_sync(ALL, din[i + 2], 16);
                         dout[i] += __shfl_xor_sync(ALL, dout[i + 2], 16);
                     }
-                    float twin[2];
-#pragma unroll
-                    for (int i = 0; i < 2; i++)
-                        twin[i] = (bit1 ? dout[i] : din[i]) + __shfl_xor_sync(ALL, bit1 ? din[i] : dout[i], 8);
-                    const float sum = (bit0 ? twin[1] : twin[0]) + __shfl_xor_sync(ALL, bit0 ? twin[0] : twin[1], 4);
-                    chunk.kept[sub][warp].sums[s][bit1 * N + order.state(bit0)] = sum;
+                    din[0] += __shfl_xor_sync(ALL, din[1], 8);
+                    dout[0] += __shfl_xor_sync(ALL, dout[1], 8);
+                    const float sum =
+                        (bit0 ? dout[0] : din[0]) + __shfl_xor_sync(ALL, bit0 ? din[0] : dout[0], 4);
+                    chunk.kept[sub][warp].sums[s][bit0 * N + order.state(0)] = sum;
                 }
                 const float to_input = sum_over_parts(dinput, slots.part);
                 const float to_exponent = sum_over_parts(dexponent, slots.part) * LN2;
                 const int l = sub * SUB + batch + own_step(slots.part);
-                const float delta = chunk.steps[l][own].x;
-                const float2 signal = chunk.signals[l][own];
+                const float delta = chunk.steps[l].both[slots.index[0]].x;
+                const float2 signal = chunk.signals[l].both[slots.index[0]];
                 const float ddt = fmaf(to_input, signal.x, to_exponent) * softplus_slope(delta);
                 doffset += ddt;
                 dskip = fmaf(signal.y, signal.x, dskip);
-                chunk.steps[l][own] = make_float2(ddt, fmaf(to_input, delta, skip * signal.y));
+                chunk.steps[l].both[slots.index[0]] = make_float2(ddt, fmaf(to_input, delta, skip * signal.y));
             }
         }
         if (number > 0) fetch(number - 1);
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < PAIR_ROWS; i++) {
-            const int row = row0 + i * ROWS, at = pixels[row] * channels;
-            const float4 both = *reinterpret_cast<const float4*>(&chunk.steps[row][pair]);
-            Pair pdt, pdx;
-            pdt.put(0, both.x, both.z), pdx.put(0, both.y, both.w);
+        for (int i = 0; i < VISITS; i++) {
+            const int row = row0 + i * ROWS;
+            const unsigned bytes = pixels[row] * row_bytes + column_bytes;
+            Quad ddt, ddx;
+#pragma unroll
+            for (int j = 0; j < 4; j += 2) {
+                const float4 two = chunk.steps[row].half(quad, j / 2);
+                ddt.put(j, two.x, two.z), ddx.put(j, two.y, two.w);
+            }
             if (start + row < place.length && inside) {
-                *reinterpret_cast<Pair*>(dt_here + at) = pdt;
-                *reinterpret_cast<Pair*>(dx_here + at) = pdx;
+                at<Quad>(chunk.dt, bytes) = ddt;
+                at<Quad>(chunk.dx, bytes) = ddx;
             }
         }
+        float sums[4] = {};
 #pragma unroll
-        for (int i = 0; i < BC_ROWS; i++) {
-            const int row = bc_row + i * (THREADS / N);
-            float2 sum = {};
+        for (int w = 0; w < WARPS; w++) {
+            const float* const part = &chunk.kept[bc_row / SUB][w].sums[bc_row % SUB][bc_quad];
 #pragma unroll
-            for (int w = 0; w < WARPS; w++) {
-                const float* const part = &chunk.kept[row / SUB][w].sums[row % SUB][bc_pair];
-                sum.x += part[0], sum.y += part[1];
-            }
-            Pair both;
-            both.put(0, sum.x, sum.y);
-            if (start + row < place.length)
-                *reinterpret_cast<Pair*>(dbc_here + place.inputs(pixels[row]) + bc_pair) = both;
+            for (int i = 0; i < 4; i++) sums[i] += part[i];
         }
+        Quad all;
+        all.put(0, sums[0], sums[1]), all.put(2, sums[2], sums[3]);
+        if (start + bc_row < place.length)
+            at<Quad>(chunk.dbc, pixels[bc_row] * dbc_bytes + bc_quad * sizeof(REAL)) = all;
     }
 
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++)
 #pragma unroll
         for (int i = 0; i < STATES; i++) {
-            const size_t at = static_cast<size_t>(place.sequence) * channels + place.first + slots.channel(c);
-            if (place.has(slots.channel(c))) dA[at * N + order.state(i)] = drate[c][i];
+            const size_t channel = static_cast<size_t>(place.sequence) * channels + place.first + slots.channel(c);
+            if (place.has(slots.channel(c))) dA[channel * N + order.state(i)] = drate[c][i];
         }
     // The parts that share a channel have each seen some of its steps.
     dskip += __shfl_xor_sync(ALL, dskip, 2), doffset += __shfl_xor_sync(ALL, doffset, 2);
     if constexpr (CHANNELS == 1)
         dskip += __shfl_xor_sync(ALL, dskip, 1), doffset += __shfl_xor_sync(ALL, doffset, 1);
     if (place.has(own) && slots.part < CHANNELS) {
-        const size_t at = static_cast<size_t>(place.sequence) * channels + place.first + own;
-        dD[at] = dskip;
-        dbias[at] = doffset;
+        const size_t channel = static_cast<size_t>(place.sequence) * channels + place.first + own;
+        dD[channel] = dskip;
+        dbias[channel] = doffset;
     }
 }

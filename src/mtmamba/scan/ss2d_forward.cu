@@ -1,35 +1,42 @@
 // The forward scan. See ss2d.cuh.
 
-constexpr int TILE = 4 * ROWS;                  // steps whose inputs are in shared memory
-constexpr int STRETCH = TILE < STRIDE ? TILE : STRIDE;
+constexpr int TILE = WIDTH < 64 ? 32 : 16;      // steps whose inputs are in shared memory
+constexpr int VISITS = TILE / ROWS;             // of a tile's rows: how often a thread brings a quad
 constexpr int SHARE = TILE * 2 * N / THREADS;   // of a tile's B and C: what each thread brings
-constexpr int Y_ROW = WIDTH + 8;                // rows of y are padded against bank conflicts
+constexpr int Y_ROW = WIDTH + (BATCH > 1 ? 32 / BATCH : 0);  // rows of y are padded against bank conflicts
+
+// Where B or C of a state lies in its row: two by two, in turn for each part, as threads read them (128 bits at a time
+// would keep the shared memory four times as busy, however few addresses differ).
+__device__ constexpr int in_turn(int state) { return state % STATES / 2 * (2 * PARTS) + state / STATES * 2 + state % 2; }
 
 // y (K, T, B, L, E): each direction's own result. dt (T, K, B, L, E): time steps before bias and softplus. states may
 // be null.
-extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) ss2d_forward(
+extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_forward(
     const REAL* __restrict__ x, const REAL* __restrict__ dt, const REAL* __restrict__ bc,
     const float* __restrict__ A2, const float* __restrict__ bias, const float* __restrict__ D,
     REAL* __restrict__ y, REAL* __restrict__ states, int bc_stride, int tasks, int images, int height, int width,
     int channels) {
-    alignas(16) __shared__ float2 steps[TILE][WIDTH];  // delta, delta x
-    alignas(16) __shared__ float inputs[TILE][2 * N];
+    __shared__ Row steps[TILE];                 // delta, delta x
+    alignas(16) __shared__ float inputs[TILE][2][N];
     alignas(16) __shared__ float outputs[TILE][Y_ROW];
     __shared__ int pixels[2][TILE];             // of this tile's steps and the next's
     const Place place(images, height, width, channels);
     const Slots slots;
-    const int row0 = threadIdx.x / PAIRS, pair = threadIdx.x % PAIRS * 2;
+    const int row0 = threadIdx.x / QUADS, quad = threadIdx.x % QUADS * 4;
     const int bc_row = threadIdx.x / (2 * N / SHARE), bc_column = threadIdx.x % (2 * N / SHARE) * SHARE;
-    const bool inside = place.has(pair);
-    const int column = inside ? pair : 0;       // what is read
+    const int bc_place = in_turn(bc_column % N);
+    const bool inside = place.has(quad);
+    const int column = inside ? quad : 0;       // what is read
     const int result = (place.direction * tasks + place.task) * images + place.image;
-    const REAL* const x_here = x + place.origin(place.map) + column;
-    const REAL* const dt_here = dt + place.origin(place.sequence) + column;
-    REAL* const y_here = y + place.origin(result) + column;
+    const unsigned row_bytes = channels * sizeof(REAL), bc_bytes = bc_stride * sizeof(REAL);
+    const char* const x_here = reinterpret_cast<const char*>(x + place.origin(place.map) + column);
+    const char* const dt_here = reinterpret_cast<const char*>(dt + place.origin(place.sequence) + column);
+    char* const y_here = reinterpret_cast<char*>(y + place.origin(result) + column);
+    const char* const bc_here = reinterpret_cast<const char*>(bc + place.inputs(0, bc_stride) + bc_column);
 
-    const float offset[2] = {bias[place.parameter(column)], bias[place.parameter(column + 1)]};
-    const float skip[2] = {D[place.parameter(column)], D[place.parameter(column + 1)]};
-    float rate[CHANNELS][STATES], h[CHANNELS][STATES];
+    float offset[4], skip[4], rate[CHANNELS][STATES], h[CHANNELS][STATES];
+#pragma unroll
+    for (int i = 0; i < 4; i++) offset[i] = bias[place.parameter(column + i)], skip[i] = D[place.parameter(column + i)];
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++)
 #pragma unroll
@@ -39,83 +46,106 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) ss2d_forwa
             h[c][i] = 0;
         }
 
+    const bool saves = states != nullptr && place.has(slots.own);
+    REAL* saved = states + place.states(0, slots.own) + slots.part * STATES;
     Reals<SHARE> next_bc;
-    Pair next_x[4], next_dt[4];
+    Quad next_x[VISITS], next_dt[VISITS];
     const auto locate = [&](int start) {
         if (threadIdx.x < TILE) pixels[start / TILE % 2][threadIdx.x] = place.pixel(start + threadIdx.x);
     };
     const auto fetch = [&](int start) {
         const int* const here = pixels[start / TILE % 2];
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int at = here[row0 + i * ROWS] * channels;
-            next_x[i] = *reinterpret_cast<const Pair*>(x_here + at);
-            next_dt[i] = *reinterpret_cast<const Pair*>(dt_here + at);
+        for (int i = 0; i < VISITS; i++) {
+            const unsigned bytes = here[row0 + i * ROWS] * row_bytes;
+            next_x[i] = at<Quad>(x_here, bytes);
+            next_dt[i] = at<Quad>(dt_here, bytes);
         }
-        next_bc = *reinterpret_cast<const Reals<SHARE>*>(bc + place.inputs(here[bc_row], bc_stride) + bc_column);
+        next_bc = at<Reals<SHARE>>(bc_here, here[bc_row] * bc_bytes);
+    };
+    struct Inputs {
+        float2 steps[CHANNELS], b[STATES / 2], c[STATES / 2];
+    };
+    const auto read = [&](int l) {
+        Inputs in;
+#pragma unroll
+        for (int c = 0; c < CHANNELS; c++) in.steps[c] = steps[l].both[slots.index[c]];
+#pragma unroll
+        for (int i = 0; i < STATES / 2; i++) {
+            in.b[i] = *reinterpret_cast<const float2*>(&inputs[l][0][(i * PARTS + slots.part) * 2]);
+            in.c[i] = *reinterpret_cast<const float2*>(&inputs[l][1][(i * PARTS + slots.part) * 2]);
+        }
+        return in;
     };
     locate(0);
     __syncthreads();
     fetch(0);
     locate(TILE);
     for (int start = 0; start < place.length; start += TILE) {
-        Pair here[4];
+        Quad here[VISITS];
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < VISITS; i++) {
             here[i] = next_x[i];
             const int row = row0 + i * ROWS;
-            float4 both;
-            both.x = place.delta(start + row, next_dt[i][0], offset[0]), both.y = both.x * here[i][0];
-            both.z = place.delta(start + row, next_dt[i][1], offset[1]), both.w = both.z * here[i][1];
-            *reinterpret_cast<float4*>(&steps[row][pair]) = both;
-        }
 #pragma unroll
-        for (int i = 0; i < SHARE; i++) inputs[bc_row][bc_column + i] = next_bc[i];
+            for (int j = 0; j < 4; j += 2) {
+                float4 two;
+                two.x = place.delta(start + row, next_dt[i][j], offset[j]), two.y = two.x * here[i][j];
+                two.z = place.delta(start + row, next_dt[i][j + 1], offset[j + 1]), two.w = two.z * here[i][j + 1];
+                steps[row].half(quad, j / 2) = two;
+            }
+        }
+        float* const bc_to = inputs[bc_row][bc_column / N] + bc_place;
+#pragma unroll
+        for (int i = 0; i < SHARE; i += 2)
+            *reinterpret_cast<float2*>(bc_to + in_turn(i)) = make_float2(next_bc[i], next_bc[i + 1]);
         __syncthreads();
         fetch(start + TILE);
 #pragma unroll 1
-        for (int stretch = 0; stretch < TILE; stretch += STRETCH) {
-            if (states != nullptr && (start + stretch) % STRIDE == 0 && start + stretch < place.length) {
-                REAL* const to = states + place.states((start + stretch) / STRIDE);
+        for (int stretch = 0; stretch < TILE; stretch += STRIDE) {
+            if (saves && start + stretch < place.length) {
 #pragma unroll
                 for (int c = 0; c < CHANNELS; c++) {
                     Reals<STATES> pack;
 #pragma unroll
                     for (int i = 0; i < STATES; i += 2) pack.put(i, h[c][i], h[c][i + 1]);
-                    *reinterpret_cast<Reals<STATES>*>(to + c * THREADS * STATES) = pack;
+                    *reinterpret_cast<Reals<STATES>*>(saved + (slots.channel(c) - slots.own) * N) = pack;
                 }
             }
-#pragma unroll 8
-            for (int batch = stretch; batch < stretch + STRETCH; batch += BATCH) {
+            saved += channels * N;
+            Inputs in = read(stretch);
+#pragma unroll
+            for (int batch = stretch; batch < stretch + STRIDE; batch += BATCH) {
                 float sums[BATCH][CHANNELS];
 #pragma unroll
                 for (int s = 0; s < BATCH; s++) {
-                    const float4 b4 = *reinterpret_cast<const float4*>(&inputs[batch + s][slots.part * STATES]);
-                    const float4 c4 = *reinterpret_cast<const float4*>(&inputs[batch + s][N + slots.part * STATES]);
-                    const float in[STATES] = {b4.x, b4.y, b4.z, b4.w}, out[STATES] = {c4.x, c4.y, c4.z, c4.w};
+                    const Inputs now = in;
+                    in = read(min(batch + s + 1, TILE - 1));
 #pragma unroll
                     for (int c = 0; c < CHANNELS; c++) {
-                        const float2 step = steps[batch + s][slots.channel(c)];
                         sums[s][c] = 0;
 #pragma unroll
                         for (int i = 0; i < STATES; i++) {
-                            h[c][i] = fmaf(exp2_fast(step.x * rate[c][i]), h[c][i], step.y * in[i]);
-                            sums[s][c] = fmaf(h[c][i], out[i], sums[s][c]);
+                            const float b = i % 2 ? now.b[i / 2].y : now.b[i / 2].x;
+                            const float out = i % 2 ? now.c[i / 2].y : now.c[i / 2].x;
+                            h[c][i] = fmaf(exp2_fast(now.steps[c].x * rate[c][i]), h[c][i], now.steps[c].y * b);
+                            sums[s][c] = fmaf(h[c][i], out, sums[s][c]);
                         }
                     }
                 }
-                outputs[batch + own_step(slots.part)][slots.channel(0)] = sum_over_parts(sums, slots.part);
+                outputs[batch + own_step(slots.part)][slots.own] = sum_over_parts(sums, slots.part);
             }
         }
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < VISITS; i++) {
             const int row = row0 + i * ROWS;
-            const float2 sum = *reinterpret_cast<const float2*>(&outputs[row][pair]);
-            Pair both;
-            both.put(0, fmaf(skip[0], here[i][0], sum.x), fmaf(skip[1], here[i][1], sum.y));
-            if (start + row < place.length && inside)
-                *reinterpret_cast<Pair*>(y_here + pixels[start / TILE % 2][row] * channels) = both;
+            const unsigned bytes = pixels[start / TILE % 2][row] * row_bytes;
+            const float4 sum = *reinterpret_cast<const float4*>(&outputs[row][quad]);
+            Quad all;
+            all.put(0, fmaf(skip[0], here[i][0], sum.x), fmaf(skip[1], here[i][1], sum.y));
+            all.put(2, fmaf(skip[2], here[i][2], sum.z), fmaf(skip[3], here[i][3], sum.w));
+            if (start + row < place.length && inside) at<Quad>(y_here, bytes) = all;
         }
         __syncthreads();
         locate(start + 2 * TILE);
