@@ -12,7 +12,7 @@ ROWS, COLUMNS = 32, 128
 """Of a tile."""
 PROGRAMS = 1056
 """About so many share the matrix: 8 for each multiprocessor of an H100 or H200."""
-GELU_ROWS, GELU_PROGRAMS = 16, 2112
+GELU_ROWS, GELU_PROGRAMS = 8, 2112
 """The same of the kernel with GELU, whose tiles have as many columns."""
 
 

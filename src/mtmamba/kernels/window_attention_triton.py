@@ -31,7 +31,7 @@ class Plan(NamedTuple):
     """About how many share the work; each holds a group of windows."""
 
 
-FORWARD = Plan(tile=64, piece=128, warps=4, stages=2, programs=1056)
+FORWARD = Plan(tile=64, piece=128, warps=4, stages=2, programs=264)
 FORWARD_32 = Plan(tile=64, piece=64, warps=4, stages=2, programs=1056)
 """On float32 maps."""
 
