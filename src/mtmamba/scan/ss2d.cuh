@@ -61,7 +61,6 @@ struct alignas(COUNT * sizeof(bf16)) Reals<COUNT, bf16> {
     }
     __device__ void put(int i, float x, float y) { at[i / 2] = round_to_bf16(x, y); }
 };
-using Pair = Reals<2>;
 using Quad = Reals<4>;
 
 // log(1 + exp(x)) without a branch: max(x, 0) + log(1 + w), w = exp(-|x|). For floats log(1 + w) = 2 artanh(s), a short

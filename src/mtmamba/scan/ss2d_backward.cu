@@ -157,7 +157,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
 #pragma unroll
         for (int c = 0; c < CHANNELS; c++)
 #pragma unroll
-            for (int i = 0; i < STATES; i++) {
+            for (int i = 0; i < STATES; i++) {  // in the thread's order
                 const float low = bit1 ? here_states[c][i % 2 ^ 1] : here_states[c][i % 2];
                 const float high = bit1 ? here_states[c][i % 2 ^ 3] : here_states[c][i % 2 ^ 2];
                 h[c][i] = bit2 == i / 2 ? low : high;
