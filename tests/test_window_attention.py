@@ -10,6 +10,8 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from mtmamba.benchmarks.timing import tf32
+from mtmamba.kernels.dispatch import triton_products
 from mtmamba.kernels.window_attention import window_attention
 from mtmamba.models.encoders import SwinEncoder
 from mtmamba.models.layers import DropPath
@@ -218,13 +220,27 @@ def test_kernel_in_a_block_is_timms_attention_padded_first(shift, monkeypatch):
     assert_near(results[0], tuple(t.double() for t in results[1]), 1e-5)
 
 
+def test_tf32_is_taken_however_pytorch_was_told():
+    for allowed in (True, False):
+        with tf32(allowed):
+            assert triton_products(torch.float32) == ("tf32" if allowed else "tf32x3")
+            assert triton_products(torch.bfloat16) == "ieee"
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    try:
+        settings.fp32_precision = "tf32"  # after which PyTorch raises where allow_tf32 is read
+        assert triton_products(torch.float32) == "tf32"
+    finally:
+        settings.fp32_precision = before
+
+
 @gpu
 @pytest.mark.parametrize("allowed", [False, True])
-def test_products_are_exact_unless_tf32_is_allowed(allowed, monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allowed)
+def test_products_are_exact_unless_tf32_is_allowed(allowed):
     *leaves, dout = inputs(2, 9, 13, 2, 32, 12)
-    y = window_attention(*leaves, 12, 6)
-    results = (y.detach(), *torch.autograd.grad(y, leaves, dout))
+    with tf32(allowed):
+        y = window_attention(*leaves, 12, 6)
+        results = (y.detach(), *torch.autograd.grad(y, leaves, dout))
     expected = reference(*leaves, dout, 12, 6)
     assert_near(results, expected, 1e-2 if allowed else 1e-5)
     if allowed:

@@ -35,4 +35,4 @@ def triton_products(dtype: torch.dtype) -> str:
     """How Triton multiplies: float32 as TF32 where PyTorch may, else by three products of TF32 (errors of 1e-6)."""
     if dtype != torch.float32:
         return "ieee"
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
