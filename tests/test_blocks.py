@@ -8,6 +8,7 @@ from timm.models.swin_transformer import WindowAttention as TimmWindowAttention
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from mtmamba.benchmarks.timing import tf32
 from mtmamba.models.blocks import (
     CTM,
     MFE,
@@ -182,8 +183,8 @@ def test_own_and_shared_maps_go_through_one_scan():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", [STM, CTM, OwnCTM, SharedCTM, SCTM])
-def test_block_on_a_gpu_is_the_block_on_a_cpu(kind, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # its default rounds a convolution's products
+@tf32(False)  # which PyTorch allows convolutions unless told otherwise
+def test_block_on_a_gpu_is_the_block_on_a_cpu(kind):
     block = prepared(kind(3, 16, **({} if kind is SCTM else PAPER))).float()
     for module in block.modules():
         if hasattr(module, "rate"):

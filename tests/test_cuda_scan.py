@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mtmamba.benchmarks.timing import tf32
 from mtmamba.scan import cuda_operators, nvrtc, selective_scan, ss2d
 from mtmamba.scan.cuda import scan_cuda, ss2d_cuda
 from mtmamba.scan.cuda_operators import Shape
@@ -213,8 +214,8 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 @gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [(1, 1, 1, 1, 8), (5, 2, 13, 37, 72), (4, 2, 28, 36, 96), (1, 1, 256, 256, 16)])
-def test_on_a_gpu(size: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+@tf32(False)
+def test_on_a_gpu(size: tuple[int, ...], dtype: torch.dtype) -> None:
     inputs = tuple(x.cuda() for x in make(*size))
     results, expected = both(inputs, dtype)
     assert_close(results, expected, dtype)

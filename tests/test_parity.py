@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 import mtmamba
+from mtmamba.benchmarks.timing import tf32
 from mtmamba.models.adapters import (
     CheckpointError,
     decoder_views,
@@ -25,11 +26,10 @@ DECODERS = {"mtmamba": "mtmamba_nyud_tiny", "mtmamba_plus": "mtmamba_plus_nyud_t
 
 
 @pytest.fixture(params=["cpu", GPU])
-def device(request, monkeypatch):
+def device(request):
     """Where a network runs; on a GPU with its own kernels, and without TF32."""
-    for kind in (torch.backends.cuda.matmul, torch.backends.cudnn) if request.param == "cuda" else ():
-        monkeypatch.setattr(kind, "allow_tf32", False)
-    return request.param
+    with tf32(False):
+        yield request.param
 
 
 def read(name):

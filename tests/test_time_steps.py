@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mtmamba.benchmarks.timing import tf32
 from mtmamba.kernels import time_steps
 from triton_runs import DEVICE, INTERPRETED, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
 
@@ -79,8 +80,8 @@ def test_kernel_gradients_do_not_depend_on_how_they_are_shared(rows, chunk, chun
 @gpu
 @pytest.mark.parametrize("shape", [(5, 4, 3 * 1009, 384, 16), (4, 4, 999, 768, 24), (1, 4, 2016, 1536, 48)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_gpu(shape, dtype, monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+@tf32(False)
+def test_on_a_gpu(shape, dtype):
     tensors = inputs(*shape, dtype)
     runs = [assert_gradients(time_steps.widen_backward, *tensors, PRECISION[dtype]) for _ in range(2)]
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
