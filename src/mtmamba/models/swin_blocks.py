@@ -90,7 +90,8 @@ class PadFirstBlock(SwinTransformerBlock):
     the window. On CUDA, attention is one operator (`mtmamba.kernels.window_attention`) where there are kernels for it,
     and so is each norm with the residual sum before it; the block's last sum is left to the norm that follows.
 
-    Shape: ``(B, H, W, C)``, or a `Residual` of such maps → a `Residual` of such maps.
+    Shape: ``(B, H, W, C)``, or a `Residual` of such maps → a `Residual` of such maps, where timm's block returns a map:
+    timm's stage hands on what its blocks return, whatever it is.
     """
 
     def forward(self, x: Tensor | Residual) -> Residual:  # type: ignore[override]
