@@ -45,6 +45,9 @@ inline unsigned round_to_bf16(float low, float high) {
 }
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float reciprocal_fast(float x) { return 1 / x; }
+template <typename T>
+inline void copy_later(T& to, const T& from) { to = from; }
+inline void wait_for_copies() {}
 
 namespace emulator {
 static std::vector<char> dynamic_shared;

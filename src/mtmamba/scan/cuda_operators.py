@@ -19,8 +19,8 @@ STATES = 16
 """States of a channel in the kernel."""
 PACK = 8
 """Channels are filled up to a multiple of this: rows of maps are then aligned for matrix products."""
-THREADS, STRIDE, SUB = 128, 16, 4
-"""Threads of a block; steps from one saved state to the next; steps that the backward kernel has in registers."""
+THREADS, STRIDE = 128, 16
+"""Threads of a block; steps from one saved state to the next."""
 SATURATED = 2.5 * 4 * 132
 """Warps that keep a large GPU busy: some for each of the four schedulers of 132 multiprocessors."""
 
@@ -61,7 +61,7 @@ def options(dtype: torch.dtype, directions: int, shape: Shape) -> tuple[str, ...
     """What the compiler is told for maps of a precision and so many directions."""
     real = "bf16" if dtype == torch.bfloat16 else "float"
     sizes = {"REAL": real, "DIRECTIONS": directions, "CHANNELS": shape.channels, "PARTS": shape.parts}
-    sizes |= {"THREADS": THREADS, "STRIDE": STRIDE, "SUB": SUB}
+    sizes |= {"THREADS": THREADS, "STRIDE": STRIDE}
     return ("--std=c++17", *(f"-D{name}={value}" for name, value in sizes.items()))
 
 
@@ -71,8 +71,10 @@ def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | int 
     sharing = shape(kernel, tasks * batch * directions, e)
     shared = 0
     if kernel == "ss2d_backward":  # struct Chunk of ss2d_backward.cu
-        kept = THREADS // SUB * STATES // sharing.parts * max(sharing.channels * x.element_size(), SUB)
-        shared = STRIDE * (16 * (sharing.width + 20) + 4 * STATES * 4 + kept + 16) + 6 * 8
+        sub, real = 8 // sharing.channels, x.element_size()
+        kept = THREADS // sub * STATES // sharing.parts * max(sharing.channels * real, sub)
+        brought = (STRIDE * (3 * sharing.width + 2 * STATES) + sharing.width * STATES) * real
+        shared = STRIDE * (16 * (sharing.width + 20) + 4 * STATES * 4 + kept + 16) + brought + 6 * 8
     nvrtc.launch(
         source(kernel),
         kernel,

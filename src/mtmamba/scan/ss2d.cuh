@@ -30,6 +30,23 @@ __device__ __forceinline__ unsigned round_to_bf16(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
     return bits;
 }
+// A copy to shared memory that needs no register and is waited for by its own thread.
+template <typename T>
+__device__ __forceinline__ void copy_later(T& to, const T& from) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
+                     static_cast<unsigned>(__cvta_generic_to_shared(&to))),
+                 "l"(__cvta_generic_to_global(&from)), "n"(sizeof(T))
+                 : "memory");
+#else
+    to = from;
+#endif
+}
+__device__ __forceinline__ void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
 #endif
 
 constexpr int N = 16;
@@ -153,12 +170,14 @@ struct Row {
     __device__ float4& half(int quad, int i) { return *reinterpret_cast<float4*>(&both[quad / 2 + i * HALF]); }
 };
 
-// Channel (within the block) of a thread's slots, in an order that depends on the thread: what it gives away in a sum
-// over the parts is always in slot 1.
+// What a thread has of its block. Pairs of groups take turns thread by thread, so that of four neighbours two share a part,
+// hence B and C, and two others the channels: the shared memory serves 64-bit reads of either in one pass, not two.
+// Channels are in an order that depends on the thread: what it gives away in a sum over the parts is always in slot 1.
 struct Slots {
-    int part, own;                              // own: the channel of slot 0
+    int part, own;                              // own: the channel (within the block) of slot 0
     int index[CHANNELS];                        // of each slot's channel in a Row
-    __device__ Slots() : part(threadIdx.x % PARTS), own(threadIdx.x / PARTS * CHANNELS + threadIdx.x % CHANNELS) {
+    __device__ Slots() : part(threadIdx.x / 2 % PARTS) {
+        own = (threadIdx.x / (2 * PARTS) * 2 + threadIdx.x % 2) * CHANNELS + part % CHANNELS;
 #pragma unroll
         for (int slot = 0; slot < CHANNELS; slot++) index[slot] = Row::index(channel(slot));
     }
@@ -174,7 +193,7 @@ __device__ __forceinline__ void halve(float (&kept)[BATCH], int part) {
 #pragma unroll
         for (int s = 0; s < HALF; s++) {
             const float mine = later ? kept[s + HALF] : kept[s], other = later ? kept[s] : kept[s + HALF];
-            kept[s] = mine + __shfl_xor_sync(ALL, other, BIT);
+            kept[s] = mine + __shfl_xor_sync(ALL, other, 2 * BIT);
         }
         halve<2 * BIT, HALF / 2>(kept, part);
     }
@@ -187,7 +206,7 @@ __device__ __forceinline__ float sum_over_parts(const float (&values)[BATCH][CHA
 #pragma unroll
     for (int s = 0; s < BATCH; s++) {
         kept[s] = values[s][0];
-        if constexpr (CHANNELS == 2) kept[s] += __shfl_xor_sync(ALL, values[s][1], 1);
+        if constexpr (CHANNELS == 2) kept[s] += __shfl_xor_sync(ALL, values[s][1], 2);
     }
     halve<CHANNELS, BATCH / 2>(kept, part);
     return kept[0];

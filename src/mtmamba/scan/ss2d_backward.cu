@@ -2,10 +2,11 @@
 //
 // Chunk by chunk from the end: the states are computed again from those that the forward pass saved before the chunk,
 // a first time to keep some every SUB steps in shared memory, a second time to hold those of SUB steps, and their
-// decays, in registers while the gradient walks back over them. SUB, a divisor of STRIDE, is given at compile time.
+// decays, in registers while the gradient walks back over them. Compilers keep reads and writes of shared memory in
+// order: what a thread writes is held back until nothing that it reads would have to wait for it.
 
 constexpr int WARPS = THREADS / 32;
-constexpr int SUBS = STRIDE / SUB;
+constexpr int SUB = 8 / CHANNELS, SUBS = STRIDE / SUB;
 constexpr int VISITS = STRIDE / ROWS;           // of a chunk's rows: how often a thread brings a quad
 static_assert(STRIDE * 2 * N == THREADS * 4);   // it also brings one quad of B and C
 
@@ -18,6 +19,11 @@ struct Chunk {
         Reals<STATES> states[CHANNELS][32];
         float sums[SUB][2 * N];
     } kept[SUBS][WARPS];
+    // What each thread will bring to the next chunk, copied here by itself meanwhile.
+    struct {
+        Quad x[VISITS][THREADS], dt[VISITS][THREADS], dy[VISITS][THREADS], bc[THREADS];
+        Reals<STATES> states[CHANNELS][THREADS];
+    } next;
     int pixels[4][STRIDE];                      // of the steps of this chunk and of those to come
     // The block's first channel at the first pixel: read from here, lest the compiler compute them in every chunk.
     const char *x, *dy, *bc;
@@ -70,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
     const Place place(images, height, width, channels);
     const Slots slots;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int bit0 = lane >> 2 & 1, bit1 = lane >> 3 & 1, bit2 = lane >> 4 & 1;  // of the group within the warp
+    const int bit0 = lane & 1, bit1 = lane >> 3 & 1, bit2 = lane >> 4 & 1;  // of the group within the warp
     const int row0 = threadIdx.x / QUADS, quad = threadIdx.x % QUADS * 4;
     const bool inside = place.has(quad);
     const int column = inside ? quad : 0;       // what is read
@@ -108,19 +114,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
 
     const REAL* saved = states + place.states(chunks - 1, place.has(own) ? own : 0) + slots.part * STATES;
     const int other = place.has(own) ? (slots.channel(CHANNELS - 1) - own) * N : 0;
-    Quad next_x[VISITS], next_dt[VISITS], next_dy[VISITS];
     const auto locate = [&](int number) {
         if (threadIdx.x < STRIDE) chunk.pixels[number % 4][threadIdx.x] = place.pixel(number * STRIDE + threadIdx.x);
     };
     const auto fetch = [&](int number) {
         const int* const pixels = chunk.pixels[number % 4];
+        unsigned here[VISITS];
+#pragma unroll
+        for (int i = 0; i < VISITS; i++) here[i] = pixels[row0 + i * ROWS] * row_bytes + column_bytes;
+        const unsigned bc_here = pixels[bc_row] * bc_bytes + bc_quad * sizeof(REAL);
+        const char *const x = chunk.x, *const dt = chunk.dt, *const dy = chunk.dy, *const bc = chunk.bc;
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
-            const unsigned bytes = pixels[row0 + i * ROWS] * row_bytes + column_bytes;
-            next_x[i] = at<Quad>(chunk.x, bytes);
-            next_dt[i] = at<Quad>(chunk.dt, bytes);
-            next_dy[i] = at<Quad>(chunk.dy, bytes);
+            copy_later(chunk.next.x[i][threadIdx.x], at<Quad>(x, here[i]));
+            copy_later(chunk.next.dt[i][threadIdx.x], at<Quad>(dt, here[i]));
+            copy_later(chunk.next.dy[i][threadIdx.x], at<Quad>(dy, here[i]));
         }
+        copy_later(chunk.next.bc[threadIdx.x], at<Quad>(bc, bc_here));
+#pragma unroll
+        for (int c = 0; c < CHANNELS; c++)
+            copy_later(chunk.next.states[c][threadIdx.x], *reinterpret_cast<const Reals<STATES>*>(saved + c * other));
+        saved -= channels * N;
     };
     locate(chunks - 1);
     if (chunks > 1) locate(chunks - 2);
@@ -129,40 +143,40 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
     for (int number = chunks - 1; number >= 0; number--) {
         const int start = number * STRIDE;
         const int* const pixels = chunk.pixels[number % 4];
-        const Quad here_bc = at<Quad>(chunk.bc, pixels[bc_row] * bc_bytes + bc_quad * sizeof(REAL));
-        Reals<STATES> here_states[CHANNELS];
-#pragma unroll
-        for (int c = 0; c < CHANNELS; c++)
-            here_states[c] = *reinterpret_cast<const Reals<STATES>*>(saved + c * other);
-        saved -= channels * N;
-        __syncthreads();
+        wait_for_copies();
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
             const int row = row0 + i * ROWS;
+            const Quad x = chunk.next.x[i][threadIdx.x], dt = chunk.next.dt[i][threadIdx.x];
+            const Quad dy = chunk.next.dy[i][threadIdx.x];
             const float here = start + row < place.length && inside ? 1 : 0;
 #pragma unroll
             for (int j = 0; j < 4; j += 2) {
                 float4 step, signal;
-                signal.x = next_x[i][j], signal.y = here * next_dy[i][j];
-                signal.z = next_x[i][j + 1], signal.w = here * next_dy[i][j + 1];
-                step.x = place.delta(start + row, next_dt[i][j], offset[j]), step.y = step.x * signal.x;
-                step.z = place.delta(start + row, next_dt[i][j + 1], offset[j + 1]), step.w = step.z * signal.z;
+                signal.x = x[j], signal.y = here * dy[j];
+                signal.z = x[j + 1], signal.w = here * dy[j + 1];
+                step.x = place.delta(start + row, dt[j], offset[j]), step.y = step.x * signal.x;
+                step.z = place.delta(start + row, dt[j + 1], offset[j + 1]), step.w = step.z * signal.z;
                 chunk.steps[row].half(quad, j / 2) = step;
                 chunk.signals[row].half(quad, j / 2) = signal;
             }
         }
+        const Quad bc = chunk.next.bc[threadIdx.x];
         float(&to)[2][N] = chunk.inputs[bc_row][bc_quad / N];
-        *reinterpret_cast<float4*>(&to[0][bc_quad % N]) = make_float4(here_bc[0], here_bc[1], here_bc[2], here_bc[3]);
-        *reinterpret_cast<float4*>(&to[1][bc_quad % N]) = make_float4(here_bc[1], here_bc[0], here_bc[3], here_bc[2]);
+        *reinterpret_cast<float4*>(&to[0][bc_quad % N]) = make_float4(bc[0], bc[1], bc[2], bc[3]);
+        *reinterpret_cast<float4*>(&to[1][bc_quad % N]) = make_float4(bc[1], bc[0], bc[3], bc[2]);
 #pragma unroll
-        for (int c = 0; c < CHANNELS; c++)
+        for (int c = 0; c < CHANNELS; c++) {
+            const Reals<STATES> pack = chunk.next.states[c][threadIdx.x];
 #pragma unroll
             for (int i = 0; i < STATES; i++) {  // in the thread's order
-                const float low = bit1 ? here_states[c][i % 2 ^ 1] : here_states[c][i % 2];
-                const float high = bit1 ? here_states[c][i % 2 ^ 3] : here_states[c][i % 2 ^ 2];
+                const float low = bit1 ? pack[i % 2 ^ 1] : pack[i % 2];
+                const float high = bit1 ? pack[i % 2 ^ 3] : pack[i % 2 ^ 2];
                 h[c][i] = bit2 == i / 2 ? low : high;
             }
+        }
         __syncthreads();
+        if (number > 0) fetch(number - 1);
         if (number > 1) locate(number - 2);
 
 #pragma unroll
@@ -176,16 +190,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
             for (int s = 0; s < SUB; s++) advance(chunk, sub * SUB + s, slots, order, rate, h, [](int, int, float) {});
         }
 
+        Reals<STATES> pack[CHANNELS];
 #pragma unroll 1
         for (int sub = SUBS - 1; sub >= 0; sub--) {
             if (sub < SUBS - 1)
 #pragma unroll
-                for (int c = 0; c < CHANNELS; c++) {
-                    const Reals<STATES> pack = chunk.kept[sub][warp].states[c][lane];
+                for (int c = 0; c < CHANNELS; c++)
 #pragma unroll
-                    for (int i = 0; i < STATES; i++) h[c][i] = pack[i];
-                }
+                    for (int i = 0; i < STATES; i++) h[c][i] = pack[c][i];
             __syncwarp();
+            if (sub > 0)
+#pragma unroll
+                for (int c = 0; c < CHANNELS; c++) pack[c] = chunk.kept[sub - 1][warp].states[c][lane];
             float before[SUB][CHANNELS][STATES], decays[SUB][CHANNELS][STATES];
 #pragma unroll
             for (int s = 0; s < SUB; s++)
@@ -193,6 +209,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
                     before[s][c][i] = h[c][i];
                     decays[s][c][i] = decay;
                 });
+            float sums[SUB];
+            float2 results[SUB / BATCH];
 #pragma unroll
             for (int batch = SUB - BATCH; batch >= 0; batch -= BATCH) {
                 float dinput[BATCH][CHANNELS], dexponent[BATCH][CHANNELS];
@@ -228,9 +246,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
                     }
                     din[0] += __shfl_xor_sync(ALL, din[1], 8);
                     dout[0] += __shfl_xor_sync(ALL, dout[1], 8);
-                    const float sum =
-                        (bit0 ? dout[0] : din[0]) + __shfl_xor_sync(ALL, bit0 ? din[0] : dout[0], 4);
-                    chunk.kept[sub][warp].sums[s][bit0 * N + order.state(0)] = sum;
+                    sums[s] =
+                        (bit0 ? dout[0] : din[0]) + __shfl_xor_sync(ALL, bit0 ? din[0] : dout[0], 1);
                 }
                 const float to_input = sum_over_parts(dinput, slots.part);
                 const float to_exponent = sum_over_parts(dexponent, slots.part) * LN2;
@@ -240,10 +257,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
                 const float ddt = fmaf(to_input, signal.x, to_exponent) * softplus_slope(delta);
                 doffset += ddt;
                 dskip = fmaf(signal.y, signal.x, dskip);
-                chunk.steps[l].both[slots.index[0]] = make_float2(ddt, fmaf(to_input, delta, skip * signal.y));
+                results[batch / BATCH] = make_float2(ddt, fmaf(to_input, delta, skip * signal.y));
             }
+#pragma unroll
+            for (int s = 0; s < SUB; s++) chunk.kept[sub][warp].sums[s][bit0 * N + order.state(0)] = sums[s];
+#pragma unroll
+            for (int batch = 0; batch < SUB; batch += BATCH)
+                chunk.steps[sub * SUB + batch + own_step(slots.part)].both[slots.index[0]] = results[batch / BATCH];
         }
-        if (number > 0) fetch(number - 1);
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
@@ -281,9 +302,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
             if (place.has(slots.channel(c))) dA[channel * N + order.state(i)] = drate[c][i];
         }
     // The parts that share a channel have each seen some of its steps.
-    dskip += __shfl_xor_sync(ALL, dskip, 2), doffset += __shfl_xor_sync(ALL, doffset, 2);
+    dskip += __shfl_xor_sync(ALL, dskip, 4), doffset += __shfl_xor_sync(ALL, doffset, 4);
     if constexpr (CHANNELS == 1)
-        dskip += __shfl_xor_sync(ALL, dskip, 1), doffset += __shfl_xor_sync(ALL, doffset, 1);
+        dskip += __shfl_xor_sync(ALL, dskip, 2), doffset += __shfl_xor_sync(ALL, doffset, 2);
     if (place.has(own) && slots.part < CHANNELS) {
         const size_t channel = static_cast<size_t>(place.sequence) * channels + place.first + own;
         dD[channel] = dskip;

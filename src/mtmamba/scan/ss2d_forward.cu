@@ -19,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
     __shared__ Row steps[TILE];                 // delta, delta x
     alignas(16) __shared__ float inputs[TILE][2][N];
     alignas(16) __shared__ float outputs[TILE][Y_ROW];
-    __shared__ int pixels[2][TILE];             // of this tile's steps and the next's
+    __shared__ int pixels[4][TILE];             // of the steps of this tile and of those to come
     const Place place(images, height, width, channels);
     const Slots slots;
     const int row0 = threadIdx.x / QUADS, quad = threadIdx.x % QUADS * 4;
@@ -51,10 +51,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
     Reals<SHARE> next_bc;
     Quad next_x[VISITS], next_dt[VISITS];
     const auto locate = [&](int start) {
-        if (threadIdx.x < TILE) pixels[start / TILE % 2][threadIdx.x] = place.pixel(start + threadIdx.x);
+        if (threadIdx.x < TILE) pixels[start / TILE % 4][threadIdx.x] = place.pixel(start + threadIdx.x);
     };
     const auto fetch = [&](int start) {
-        const int* const here = pixels[start / TILE % 2];
+        const int* const here = pixels[start / TILE % 4];
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
             const unsigned bytes = here[row0 + i * ROWS] * row_bytes;
@@ -101,6 +101,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
             *reinterpret_cast<float2*>(bc_to + in_turn(i)) = make_float2(next_bc[i], next_bc[i + 1]);
         __syncthreads();
         fetch(start + TILE);
+        locate(start + 2 * TILE);
 #pragma unroll 1
         for (int stretch = 0; stretch < TILE; stretch += STRIDE) {
             if (saves && start + stretch < place.length) {
@@ -140,14 +141,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
             const int row = row0 + i * ROWS;
-            const unsigned bytes = pixels[start / TILE % 2][row] * row_bytes;
+            const unsigned bytes = pixels[start / TILE % 4][row] * row_bytes;
             const float4 sum = *reinterpret_cast<const float4*>(&outputs[row][quad]);
             Quad all;
             all.put(0, fmaf(skip[0], here[i][0], sum.x), fmaf(skip[1], here[i][1], sum.y));
             all.put(2, fmaf(skip[2], here[i][2], sum.z), fmaf(skip[3], here[i][3], sum.w));
             if (start + row < place.length && inside) at<Quad>(y_here, bytes) = all;
         }
-        __syncthreads();
-        locate(start + 2 * TILE);
     }
 }
