@@ -1,4 +1,4 @@
-"""The low-rank time steps' gradients, their kernel in Triton's interpreter, against products in float64."""
+"""The low-rank time steps and their gradients, the kernels in Triton's interpreter, against products in float64."""
 
 import pytest
 import torch
@@ -52,6 +52,19 @@ def test_products_where_there_is_no_kernel(shape):
     dt, weight, low = inputs(*shape, torch.float32)
     torch.testing.assert_close(time_steps.widen(low, weight), low.contiguous() @ weight.mT)
     assert_gradients(time_steps.widen_backward, dt, weight, low, 1e-5)
+
+
+@kernel
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", PRECISION)
+@pytest.mark.parametrize(("rows", "chunk"), [(None, 128), (32, 64)])
+def test_kernel_widens(shape, dtype, rows, chunk):
+    from mtmamba.kernels import time_steps_triton as kernels
+
+    _, weight, low = inputs(*shape, dtype)
+    expected = low.double() @ weight.double().mT
+    result = kernels.widen(low, weight, rows, chunk).double()
+    torch.testing.assert_close(result, expected, rtol=0, atol=PRECISION[dtype] * expected.abs().max().item())
 
 
 @kernel

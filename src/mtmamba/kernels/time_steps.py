@@ -1,7 +1,7 @@
-"""Gradients of the product that widens low-rank time steps to all channels, in which one map outweighs all others.
+"""The product that widens low-rank time steps to all channels, and its gradients: one map outweighs all others.
 
-On CUDA maps of half precision both are one Triton kernel (`time_steps_triton`) that reads this map once. Elsewhere, and
-in float32, where the arithmetic outweighs the reads, they are PyTorch's products.
+On CUDA maps of half precision the product is one Triton kernel, and so are both gradients, which read this map once
+(`time_steps_triton`). Elsewhere, and in float32, where the arithmetic outweighs the reads, they are PyTorch's products.
 """
 
 import torch
@@ -14,12 +14,16 @@ def widen(low: Tensor, weight: Tensor) -> Tensor:
     """Return ``low weightᵀ``, contiguous.
 
     Args:
-        low: ``(T, K, N, r)``, read as it lies.
+        low: ``(T, K, N, r)``, a view of a map ``(T, N, ...)`` whose rows have the ranks of all directions side by side.
         weight: ``(T, K, e, r)``.
 
     Returns:
         ``(T, K, N, e)``.
     """
+    if has_kernel(low) and low.dtype != torch.float32:
+        from mtmamba.kernels import time_steps_triton as kernels
+
+        return kernels.widen(low, weight.contiguous())
     out = low.new_empty(*low.shape[:3], weight.shape[2])
     for k in range(low.shape[1]):  # a single product would copy what lies apart
         torch.bmm(low[:, k], weight[:, k].mT, out=out[:, k])
@@ -32,7 +36,7 @@ def widen_backward(dt: Tensor, weight: Tensor, low: Tensor, dlow: Tensor) -> Ten
     Args:
         dt: gradient of the result of :func:`widen`, ``(T, K, N, e)``, contiguous.
         weight: ``(T, K, e, r)``.
-        low: ``(T, K, N, r)``, a view of a map ``(T, N, ...)`` whose rows have the ranks of all directions side by side.
+        low: as for :func:`widen`.
         dlow: like ``low``, of a map of its own.
 
     Returns:

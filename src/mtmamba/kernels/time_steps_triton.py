@@ -1,9 +1,9 @@
-"""Triton kernels behind `mtmamba.kernels.time_steps`: both gradients of a low-rank product from one read of a map.
+"""Triton kernels behind `mtmamba.kernels.time_steps`: a low-rank product, and both gradients from one read of a map.
 
-A program walks over some rows of one task and direction, a tile at a time, and keeps the sums for its channels of the
-weight's gradient in registers, in float32; the programs' sums are added in a fixed order, without atomics. Wide maps
-are shared out by channels, too: what these contribute to a row's gradient is summed afterwards, in the map's precision
-as it was stored.
+The product is written by programs that have some rows each. For the gradients, a program walks over some rows of one
+task and direction, a tile at a time, and keeps the sums for its channels of the weight's gradient in registers, in
+float32; the programs' sums are added in a fixed order, without atomics. Wide maps are shared out by channels, too: what
+these contribute to a row's gradient is summed afterwards, in the map's precision as it was stored.
 """
 # mypy: allow-untyped-defs, disable-error-code="assignment"
 
@@ -37,6 +37,39 @@ class Launch(NamedTuple):
 
 
 DEFAULT = Launch(rows=32, chunk=128, chunks=3, warps=4, stages=3, programs=264)
+
+
+@triton.jit
+def _widen(
+    low_ptr,
+    weight_ptr,
+    dt_ptr,
+    tasks,
+    rows,
+    e,
+    low_stride,
+    R: tl.constexpr,
+    RANKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Some rows of ``low weightᵀ``; RANKS is R up to a power of two."""
+    pair = tl.program_id(1)
+    directions = tl.num_programs(1) // tasks
+    task, direction = pair // directions, pair % directions
+    rank = tl.arange(0, RANKS)[None, :]
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]).to(tl.int64)
+    low_ptr += task.to(tl.int64) * rows * low_stride + direction * R
+    weight_ptr += pair.to(tl.int64) * e * R
+    dt_ptr += pair.to(tl.int64) * rows * e
+    low = tl.load(low_ptr + row * low_stride + rank, mask=(row < rows) & (rank < R), other=0.0)
+    for first in range(0, e, CHUNK):
+        channel = first + tl.arange(0, CHUNK)
+        held = (channel < e)[:, None] & (rank < R)
+        weight = tl.load(weight_ptr + channel[:, None] * R + rank, mask=held, other=0.0)
+        dt = tl.dot(low, tl.trans(weight), input_precision="ieee")
+        inside = (row < rows) & (channel < e)[None, :]
+        tl.store(dt_ptr + row * e + channel[None, :], dt.to(dt_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -108,6 +141,32 @@ def _sum_parts(parts_ptr, out_ptr, parts, size, stride, COLUMNS: tl.constexpr, B
     tl.store(out_ptr + place, total.to(out_ptr.dtype.element_ty), mask=at < size)
 
 
+def widen(low: Tensor, weight: Tensor, rows: int | None = None, chunk: int = 128) -> Tensor:
+    """Return ``low weightᵀ`` as `mtmamba.kernels.time_steps.widen` does; a program has so many rows."""
+    tasks, directions, count, r = low.shape
+    e, ranks = weight.shape[2], _ranks(r)
+    _check(low)
+    rows = rows or (64 if ranks == 16 else 128)
+    dt = low.new_empty(tasks, directions, count, e)
+    grid = triton.cdiv(count, rows), tasks * directions
+    with torch.cuda.device_of(low):
+        _widen[grid](low, weight, dt, tasks, count, e, low.stride(2), R=r, RANKS=ranks, ROWS=rows, CHUNK=chunk)
+    return dt
+
+
+def _ranks(r: int) -> int:
+    """Round up to what a matrix product takes."""
+    return max(16, triton.next_power_of_2(r))
+
+
+def _check(ranks: Tensor) -> None:
+    """Ranks ``(T, K, N, r)`` are a view of a map in which those of all directions lie side by side."""
+    tasks, directions, rows, r = ranks.shape
+    assert directions == 1 or ranks.stride(1) == r
+    assert ranks.stride(3) == 1
+    assert tasks == 1 or ranks.stride(0) == rows * ranks.stride(2)
+
+
 def gradients(dt: Tensor, weight: Tensor, low: Tensor, dlow: Tensor, launch: Launch = DEFAULT) -> Tensor:
     """Write ``dt weight`` to ``dlow`` and return ``dtᵀ low``, in float32.
 
@@ -116,17 +175,15 @@ def gradients(dt: Tensor, weight: Tensor, low: Tensor, dlow: Tensor, launch: Lau
     """
     tasks, directions, rows, e = dt.shape
     r, pairs = weight.shape[-1], tasks * directions
-    for view in (low, dlow):
-        assert directions == 1 or view.stride(1) == r
-        assert view.stride(3) == 1
-        assert tasks == 1 or view.stride(0) == rows * view.stride(2)
+    _check(low)
+    _check(dlow)
     chunks = min(launch.chunks, triton.cdiv(e, launch.chunk))
     parts = triton.cdiv(e, chunks * launch.chunk)
     programs = max(1, min(triton.cdiv(rows, launch.rows), launch.programs // (parts * pairs)))
     partial = torch.empty(programs, *weight.shape, dtype=torch.float32, device=dt.device)
     out = dlow if parts == 1 else dlow.new_empty(parts, tasks, rows, directions * r)
     sizes = tasks, rows, e, low.stride(2), dlow.stride(2) if parts == 1 else directions * r
-    tile = r, max(16, triton.next_power_of_2(r)), launch.rows, launch.chunk, chunks, launch.stages
+    tile = r, _ranks(r), launch.rows, launch.chunk, chunks, launch.stages
     with torch.cuda.device_of(dt):
         _gradients[parts, programs, pairs](dt, weight, low, out, partial, *sizes, *tile, num_warps=launch.warps)
         if parts > 1:
