@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 FORWARD, BACKWARD = {torch.float32: 1e-5, torch.bfloat16: 1e-2}, {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 NAMES = ("x", "x_proj", "dt_weight", "dt_bias", "A_log", "D")
 
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
 
 class Grid(ctypes.Structure):
     _fields_ = [(axis, ctypes.c_uint) for axis in "xyz"]
@@ -64,6 +66,15 @@ def emulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
 @pytest.fixture
 def emulated(emulate: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvrtc, "launch", emulate)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where the kernels run: in the emulator or on a GPU."""
+    if request.param == "cpu":
+        request.getfixturevalue("emulated")
+    device: str = request.param
+    return device
 
 
 def make(
@@ -121,19 +132,19 @@ def test_channels_states_and_ranks_that_the_kernel_fills_up(size: tuple[int, ...
     assert_close(*both(make(*size, r=r, n=n), torch.float32), torch.float32)
 
 
-@pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("bias", [-100.0, -16.0, 0.0, 50.0])
-def test_time_steps_that_underflow_and_saturate(bias: float) -> None:
-    x, x_proj, dt_weight, dt_bias, A_log, D = make(1, 1, 3, 4, 8)
+@tf32(False)
+def test_time_steps_that_underflow_and_saturate(bias: float, device: str) -> None:
+    x, x_proj, dt_weight, dt_bias, A_log, D = (t.to(device) for t in make(1, 1, 3, 4, 8))
     results, expected = both((x, x_proj, dt_weight, dt_bias + bias, A_log, D), torch.float32)
     assert all(result.isfinite().all() for result in results)
     assert_close(results[:2], expected[:2], torch.float32)
 
 
-@pytest.mark.usefixtures("emulated")
-def test_another_map_steers_the_scan_and_layouts_do_not_matter() -> None:
-    x, *parameters = make(1, 2, 3, 4, 8)
-    source = make(1, 2, 3, 4, 8, seed=1)[0]
+@tf32(False)
+def test_another_map_steers_the_scan_and_layouts_do_not_matter(device: str) -> None:
+    x, *parameters = (t.to(device) for t in make(1, 2, 3, 4, 8))
+    source = make(1, 2, 3, 4, 8, seed=1)[0].to(device)
     turned = x.transpose(2, 3).contiguous().transpose(2, 3)
     results, expected = both((turned, *parameters), torch.float32, source)
     assert_close(results, expected, torch.float32)
@@ -206,9 +217,6 @@ def test_compiles_for_a_gpu(kernel: str, dtype: torch.dtype) -> None:
         assert nvrtc.compile_source(cuda_operators.source(kernel), options).startswith(b"\x7fELF")
     with pytest.raises(RuntimeError, match="error: "):
         nvrtc.compile_source(f"{cuda_operators.source(kernel)} oops", options)
-
-
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @gpu
