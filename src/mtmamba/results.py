@@ -99,7 +99,11 @@ def git_revision() -> str | None:
 
 @torch.no_grad()
 def constant_scores(
-    tasks: Sequence[Task], num_outputs: Mapping[str, int], train: Iterable[Batch], val: Iterable[Batch]
+    tasks: Sequence[Task],
+    num_outputs: Mapping[str, int],
+    train: Iterable[Batch],
+    val: Iterable[Batch],
+    device: torch.device,
 ) -> dict[str, dict[str, float]]:
     """Score the best constant prediction: fitted to the training targets, measured on the validation set.
 
@@ -108,16 +112,17 @@ def constant_scores(
         num_outputs: by task.
         train: batches without augmentation.
         val: batches.
+        device: where to count and score.
     """
     sums: dict[str, Tensor] = {}
     for batch in train:
         for task in tasks:
-            found = task.statistics(batch[task.name])  # type: ignore[literal-required]
+            found = task.statistics(batch[task.name].to(device))  # type: ignore[literal-required]
             sums[task.name] = sums[task.name] + found if task.name in sums else found
-    metrics = {task.name: task.metric(num_outputs[task.name]) for task in tasks}
+    metrics = {task.name: task.metric(num_outputs[task.name]).to(device) for task in tasks}
     for batch in val:
         for task in tasks:
-            target = batch[task.name]  # type: ignore[literal-required]
+            target = batch[task.name].to(device)  # type: ignore[literal-required]
             metrics[task.name].update(constant_prediction(task, sums[task.name], target), target)
     return compute_scores(metrics)
 

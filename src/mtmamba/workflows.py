@@ -175,7 +175,7 @@ def _score(
         log.info("Scoring the best constant prediction.")
         loaders = data.plain_dataloader("train"), data.plain_dataloader("val")
         columns["Best constant"] = record["constant"] = results.constant_scores(
-            module.tasks, run.num_outputs(cfg), *loaders
+            module.tasks, run.num_outputs(cfg), *loaders, trainer.strategy.root_device
         )
     results.write_json(run_dir / "metrics.json", record)
     results.show(results.score_table(module.tasks, scores, columns, record["delta_m"]))

@@ -154,7 +154,9 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     if cfg.baseline:
         log.info("Scoring the best constant prediction.")
         loaders = data.plain_dataloader("train"), data.plain_dataloader("test")
-        columns["Best constant"] = record["constant"] = results.constant_scores(tasks, run.num_outputs(full), *loaders)
+        columns["Best constant"] = record["constant"] = results.constant_scores(
+            tasks, run.num_outputs(full), *loaders, trainer.strategy.root_device
+        )
         results.write_json(run_dir / "metrics.json", record)
     show(record, tasks, run_dir, columns)
     if cfg.save_predictions:
