@@ -179,19 +179,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
         if (number > 0) fetch(number - 1);
         if (number > 1) locate(number - 2);
 
+        Reals<STATES> packs[SUBS - 1][CHANNELS];
 #pragma unroll
         for (int sub = 0; sub < SUBS - 1; sub++) {
 #pragma unroll
             for (int c = 0; c < CHANNELS; c++)
 #pragma unroll
-                for (int i = 0; i < STATES; i += 2)
-                    chunk.kept[sub][warp].states[c][lane].put(i, h[c][i], h[c][i + 1]);
+                for (int i = 0; i < STATES; i += 2) packs[sub][c].put(i, h[c][i], h[c][i + 1]);
 #pragma unroll
             for (int s = 0; s < SUB; s++) advance(chunk, sub * SUB + s, slots, order, rate, h, [](int, int, float) {});
         }
+#pragma unroll
+        for (int sub = 0; sub < SUBS - 1; sub++)
+#pragma unroll
+            for (int c = 0; c < CHANNELS; c++) chunk.kept[sub][warp].states[c][lane] = packs[sub][c];
 
         Reals<STATES> pack[CHANNELS];
-#pragma unroll 1
+#pragma unroll (CHANNELS == 1 ? SUBS : 1)       // more would not fit the cache for instructions
         for (int sub = SUBS - 1; sub >= 0; sub--) {
             if (sub < SUBS - 1)
 #pragma unroll
