@@ -130,8 +130,9 @@ def ss2d_forward(
     states = x.new_empty(_states_shape(x, directions, save))
     with torch.autocast(x.device.type, enabled=False):
         low, bc = _split(projected, directions)
-        arguments = (x, _time_steps(low, dt_weight), bc, A * math.log2(math.e), dt_bias, D, y, states if save else None)
-        _run("ss2d_forward", x, directions, (*arguments, bc.stride(-2)))
+        saved = states if save else None
+        inputs = bc, A * math.log2(math.e), dt_bias, D
+        _run("ss2d_forward", x, directions, (x, _time_steps(low, dt_weight), *inputs, y, saved, bc.stride(-2)))
         return (_sum(y, torch.empty_like(x)) if directions > 1 else y.squeeze(0)), states
 
 
@@ -174,21 +175,22 @@ def ss2d_backward(
     dA = A.new_empty(tasks, directions, batch, e, STATES)
     dvectors = A.new_empty(2, tasks, directions, batch, e)
     dbias, dD = dvectors
-    dprojected = torch.empty_like(projected)
     with torch.autocast(x.device.type, enabled=False):
         low, bc = _split(projected, directions)
         dt = _time_steps(low, dt_weight)  # becomes its gradient
-        arguments = (x, dt, bc, A * math.log2(math.e), dt_bias, D, states, dy.contiguous(), dx, dbc, dA, dD, dbias)
-        _run("ss2d_backward", x, directions, (*arguments, bc.stride(-2)))
+        inputs = bc, A * math.log2(math.e), dt_bias, D, states, dy.contiguous()
+        _run("ss2d_backward", x, directions, (x, dt, *inputs, dx, dbc, dA, dD, dbias, bc.stride(-2)))
+        dprojected = torch.empty_like(projected)
         dlow_view, dbc_view = _split(dprojected, directions)
         _sum(dbc, dbc_view)
-        dx_sum = _sum(dx, torch.empty_like(x)) if directions > 1 else dx.squeeze(0)
+        del dbc  # a third of the memory
+        dx = _sum(dx, torch.empty_like(x)) if directions > 1 else dx.squeeze(0)
         if dt_weight is None:
             dlow_view.copy_(dt)
             dweight = dt.new_empty(0)
         else:
             dweight = widen_backward(dt, dt_weight, low, dlow_view)
-        return dx_sum, dprojected, dA.sum(2), dweight, dvectors.sum(3)
+        return dx, dprojected, dA.sum(2), dweight, dvectors.sum(3)
 
 
 @ss2d_backward.register_fake
