@@ -1,5 +1,6 @@
 // CUDA's threads on one CPU thread, so that tests can run a kernel's own source without a GPU: every CUDA thread is a
-// fiber, and fibers take turns at each barrier and shuffle.
+// fiber, and fibers take turns at each barrier and shuffle; from the last to the first where the environment has
+// EMULATOR_REVERSED.
 #include <ucontext.h>
 
 #include <cmath>
@@ -100,7 +101,8 @@ inline void launch(Index grid, int threads, size_t shared, std::function<void()>
                     makecontext(&fibers[i], start, 0);
                 }
                 for (int left = threads; left > 0;)
-                    for (int i = 0; i < threads; i++) {
+                    for (int turn = 0; turn < threads; turn++) {
+                        const int i = std::getenv("EMULATOR_REVERSED") ? threads - 1 - turn : turn;
                         if (finished[i]) continue;
                         current = i;
                         threadIdx = {static_cast<unsigned>(i), 0, 0};

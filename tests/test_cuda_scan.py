@@ -127,6 +127,18 @@ def test_equals_the_recurrence(
 
 
 @pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("channels", [1, 2])
+def test_no_thread_reads_what_another_has_yet_to_write(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between barriers threads run in any order: from the last to the first, the results have the same bits."""
+    monkeypatch.setattr(cuda_operators, "FORWARD", (Shape(channels, 4),))
+    monkeypatch.setattr(cuda_operators, "BACKWARD", (Shape(channels, 4),))
+    inputs = make(1, 1, 9, 11, 40)  # seven saved states
+    in_order, _ = both(inputs, torch.float32)
+    monkeypatch.setenv("EMULATOR_REVERSED", "1")
+    assert all(torch.equal(a, b) for a, b in zip(both(inputs, torch.float32)[0], in_order, strict=True))
+
+
+@pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize(("size", "r", "n"), [((1, 1, 1, 1, 1), 1, 16), ((1, 2, 3, 2, 11), 9, 5)])
 def test_channels_states_and_ranks_that_the_kernel_fills_up(size: tuple[int, ...], r: int, n: int) -> None:
     assert_close(*both(make(*size, r=r, n=n), torch.float32), torch.float32)
