@@ -81,6 +81,7 @@ inline void start() {
     swapcontext(&fibers[current], &scheduler);
 }
 inline void launch(Index grid, int threads, size_t shared, std::function<void()> body) {
+    const bool reversed = std::getenv("EMULATOR_REVERSED");
     kernel = body;
     gridDim = grid;
     dynamic_shared.resize(shared);
@@ -102,7 +103,7 @@ inline void launch(Index grid, int threads, size_t shared, std::function<void()>
                 }
                 for (int left = threads; left > 0;)
                     for (int turn = 0; turn < threads; turn++) {
-                        const int i = std::getenv("EMULATOR_REVERSED") ? threads - 1 - turn : turn;
+                        const int i = reversed ? threads - 1 - turn : turn;
                         if (finished[i]) continue;
                         current = i;
                         threadIdx = {static_cast<unsigned>(i), 0, 0};

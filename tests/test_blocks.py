@@ -24,6 +24,7 @@ from mtmamba.models.blocks import (
 )
 from mtmamba.models.layers import seed_drop_path
 from mtmamba.models.ss2d import SS2D
+from triton_runs import gpu
 
 PAPER = {"mfe": MFE, "gate": LinearGate}
 VARIANTS = [PAPER, {"mfe": AttentionMFE, "gate": LinearGate}, {"mfe": MFE, "gate": AttentionGate}]
@@ -181,7 +182,7 @@ def test_own_and_shared_maps_go_through_one_scan():
     assert scanned == [((3, 3, 4, 5, 24), (3, 3, 4, 5, 24))]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@gpu
 @pytest.mark.parametrize("kind", [STM, CTM, OwnCTM, SharedCTM, SCTM])
 @tf32(False)  # which PyTorch allows convolutions unless told otherwise
 def test_block_on_a_gpu_is_the_block_on_a_cpu(kind):

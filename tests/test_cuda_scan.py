@@ -17,12 +17,11 @@ from mtmamba.benchmarks.timing import tf32
 from mtmamba.scan import cuda_operators, nvrtc, selective_scan, ss2d
 from mtmamba.scan.cuda import scan_cuda, ss2d_cuda
 from mtmamba.scan.cuda_operators import Shape
+from triton_runs import gpu
 
 HERE = Path(__file__).parent
 FORWARD, BACKWARD = {torch.float32: 1e-5, torch.bfloat16: 1e-2}, {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 NAMES = ("x", "x_proj", "dt_weight", "dt_bias", "A_log", "D")
-
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 class Grid(ctypes.Structure):
@@ -73,8 +72,7 @@ def device(request: pytest.FixtureRequest) -> str:
     """Where the kernels run: in the emulator or on a GPU."""
     if request.param == "cpu":
         request.getfixturevalue("emulated")
-    device: str = request.param
-    return device
+    return str(request.param)
 
 
 def make(

@@ -22,6 +22,7 @@ from mtmamba.models.layers import (
     seed_drop_path,
 )
 from mtmamba.models.ss2d import SS2D
+from triton_runs import gpu
 
 T = 3
 
@@ -260,7 +261,7 @@ def test_heads_must_divide_the_width():
         WindowAttention(1, 12, heads=5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@gpu
 def test_the_processor_does_not_wait_to_send_stochastic_depths_factors():
     drop = DropPath(rate=0.5).cuda()
     torch.cuda.set_sync_debug_mode("error")

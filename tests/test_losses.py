@@ -17,6 +17,7 @@ from mtmamba.losses import (
     normals_l1,
 )
 from mtmamba.types import IGNORE
+from triton_runs import gpu
 
 HEIGHT, WIDTH = 5, 4
 LOSSES = {cross_entropy: 6, balanced_cross_entropy: 2, edge_cross_entropy: 1, depth_l1: 1, normals_l1: 3}
@@ -119,7 +120,7 @@ def test_half_precision_is_widened(loss, outputs):
     torch.testing.assert_close(result, loss(half.double(), target).float())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@gpu
 @each_loss
 def test_the_processor_waits_for_no_result(loss, outputs):
     logits, target = (x.cuda() for x in sample(loss, outputs))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mtmamba.benchmarks.scan import benchmark_scan
 from mtmamba.scan import available_backends, chunked, interface, selective_scan, ss2d
+from triton_runs import gpu
 
 SRC = Path(__file__).parents[1] / "src"
 NAMES = ("u", "delta", "A", "B", "C", "D", "delta_bias")
@@ -236,7 +237,7 @@ def test_backend_choice(caplog: pytest.LogCaptureFixture) -> None:
         selective_scan(*inputs, backend="fast")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@gpu
 @pytest.mark.parametrize("backend", ["mamba_ssm", "torch"])
 @pytest.mark.parametrize("size", [(2, 4, 24, 100, 16), (1, 3, 5, 2049, 4)])
 def test_cuda_parity(size: tuple[int, ...], backend: str) -> None:

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from mtmamba.files import replacing
 from mtmamba.lit_module import compute_scores
 from mtmamba.tasks import Task, constant_prediction, relative_gain
-from mtmamba.types import Batch
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -101,8 +100,8 @@ def git_revision() -> str | None:
 def constant_scores(
     tasks: Sequence[Task],
     num_outputs: Mapping[str, int],
-    train: Iterable[Batch],
-    val: Iterable[Batch],
+    train: Iterable[Mapping[str, Any]],
+    val: Iterable[Mapping[str, Any]],
     device: torch.device,
 ) -> dict[str, dict[str, float]]:
     """Score the best constant prediction: fitted to the training targets, measured on the validation set.
@@ -117,12 +116,12 @@ def constant_scores(
     sums: dict[str, Tensor] = {}
     for batch in train:
         for task in tasks:
-            found = task.statistics(batch[task.name].to(device))  # type: ignore[literal-required]
+            found = task.statistics(batch[task.name].to(device))
             sums[task.name] = sums[task.name] + found if task.name in sums else found
     metrics = {task.name: task.metric(num_outputs[task.name]).to(device) for task in tasks}
     for batch in val:
         for task in tasks:
-            target = batch[task.name].to(device)  # type: ignore[literal-required]
+            target = batch[task.name].to(device)
             metrics[task.name].update(constant_prediction(task, sums[task.name], target), target)
     return compute_scores(metrics)
 

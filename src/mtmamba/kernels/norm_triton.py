@@ -220,7 +220,8 @@ def forward(
         launch: how the rows are shared out.
     """
     programs, tasks, rows = _grid(x, weight, launch)
-    channels, tile = weight.shape[-1], launch.tile(weight.shape[-1])
+    channels = weight.shape[-1]
+    tile = launch.tile(channels)
     y = x.new_empty(tasks * rows, channels)
     statistics = x.new_empty(2, tasks, rows, dtype=torch.float32)
     gate = None if gate is None else as_rows(gate)

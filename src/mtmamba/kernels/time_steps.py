@@ -20,7 +20,7 @@ def widen(low: Tensor, weight: Tensor) -> Tensor:
     Returns:
         ``(T, K, N, e)``.
     """
-    if has_kernel(low) and low.dtype != torch.float32:
+    if _has_kernel(low):
         from mtmamba.kernels import time_steps_triton as kernels
 
         return kernels.widen(low, weight.contiguous())
@@ -42,10 +42,14 @@ def widen_backward(dt: Tensor, weight: Tensor, low: Tensor, dlow: Tensor) -> Ten
     Returns:
         ``(T, K, e, r)``, in the dtype of ``weight``. Its sums are in float32 and reproducible bit for bit.
     """
-    if has_kernel(dt) and dt.dtype != torch.float32:
+    if _has_kernel(dt):
         from mtmamba.kernels import time_steps_triton as kernels
 
         return kernels.gradients(dt, weight.contiguous(), low, dlow).to(weight.dtype)
     for k in range(dt.shape[1]):
         torch.bmm(dt[:, k], weight[:, k], out=dlow[:, k])
     return dt.mT @ low
+
+
+def _has_kernel(x: Tensor) -> bool:
+    return has_kernel(x) and x.dtype != torch.float32

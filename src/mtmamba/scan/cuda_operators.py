@@ -38,6 +38,10 @@ class Shape(NamedTuple):
         """Channels of a block."""
         return THREADS // self.parts * self.channels
 
+    def blocks(self, e: int) -> int:
+        """Return how many blocks share a sequence's ``e`` channels."""
+        return -(-e // self.width)
+
 
 FORWARD = Shape(2, 2), Shape(1, 2), Shape(1, 4), Shape(1, 8)
 BACKWARD = Shape(2, 4), Shape(1, 4)
@@ -79,7 +83,7 @@ def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | int 
         source(kernel),
         kernel,
         options(x.dtype, directions, sharing),
-        (-(-e // sharing.width), batch * directions, tasks),
+        (sharing.blocks(e), batch * directions, tasks),
         THREADS,
         shared,
         (*arguments, tasks, batch, height, width, e),
@@ -169,7 +173,7 @@ def ss2d_backward(
     """Return the gradients of x, projected, A, dt_weight (empty where it is None), and of dt_bias and D in one."""
     tasks, batch, height, width, e = x.shape
     directions = A.shape[1]
-    blocks = -(-e // shape("ss2d_backward", tasks * batch * directions, e).width)
+    blocks = shape("ss2d_backward", tasks * batch * directions, e).blocks(e)
     dx = x.new_empty(directions, *x.shape)
     dbc = x.new_empty(blocks, tasks, batch, height * width, directions * 2 * STATES)
     dA = A.new_empty(tasks, directions, batch, e, STATES)

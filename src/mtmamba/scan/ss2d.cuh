@@ -31,22 +31,20 @@ __device__ __forceinline__ unsigned round_to_bf16(float low, float high) {
     return bits;
 }
 // A copy to shared memory that needs no register and is waited for by its own thread.
+#if __CUDA_ARCH__ >= 800
 template <typename T>
 __device__ __forceinline__ void copy_later(T& to, const T& from) {
-#if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
                      static_cast<unsigned>(__cvta_generic_to_shared(&to))),
                  "l"(__cvta_generic_to_global(&from)), "n"(sizeof(T))
                  : "memory");
+}
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #else
-    to = from;
+template <typename T>
+__device__ __forceinline__ void copy_later(T& to, const T& from) { to = from; }
+__device__ __forceinline__ void wait_for_copies() {}
 #endif
-}
-__device__ __forceinline__ void wait_for_copies() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
-}
 #endif
 
 constexpr int N = 16;
@@ -170,9 +168,9 @@ struct Row {
     __device__ float4& half(int quad, int i) { return *reinterpret_cast<float4*>(&both[quad / 2 + i * HALF]); }
 };
 
-// What a thread has of its block. Pairs of groups take turns thread by thread, so that of four neighbours two share a part,
-// hence B and C, and two others the channels: the shared memory serves 64-bit reads of either in one pass, not two.
-// Channels are in an order that depends on the thread: what it gives away in a sum over the parts is always in slot 1.
+// What a thread has of its block. Pairs of groups take turns thread by thread, so that of four neighbours two share a
+// part, hence B and C, and two others the channels: the shared memory serves 64-bit reads of either in one pass, not
+// two. Channels are in an order that depends on the thread: what it gives away in a sum over the parts is always in slot 1.
 struct Slots {
     int part, own;                              // own: the channel (within the block) of slot 0
     int index[CHANNELS];                        // of each slot's channel in a Row

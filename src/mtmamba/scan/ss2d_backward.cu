@@ -250,8 +250,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
                     }
                     din[0] += __shfl_xor_sync(ALL, din[1], 8);
                     dout[0] += __shfl_xor_sync(ALL, dout[1], 8);
-                    sums[s] =
-                        (bit0 ? dout[0] : din[0]) + __shfl_xor_sync(ALL, bit0 ? din[0] : dout[0], 1);
+                    sums[s] = (bit0 ? dout[0] : din[0]) + __shfl_xor_sync(ALL, bit0 ? din[0] : dout[0], 1);
                 }
                 const float to_input = sum_over_parts(dinput, slots.part);
                 const float to_exponent = sum_over_parts(dexponent, slots.part) * LN2;
