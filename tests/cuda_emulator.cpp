@@ -1,29 +1,19 @@
-// Runs a kernel of the fused scan, whose source is the file KERNEL, through the emulator; C functions for ctypes.
+// Runs the kernel NAME of the fused scan, from the file SOURCE, through the emulator; C functions for ctypes.
 #include "cuda_emulator.h"
-#include KERNEL
 
-#if defined(ss2d_forward_cu)
-extern "C" void run(const REAL* x, const REAL* dt, const REAL* bc, const float* A2, const float* bias, const float* D,
-                    REAL* y, REAL* states, int bc_stride, int tasks, int images, int height, int width, int channels,
-                    Index grid, size_t shared_bytes) {
-    emulator::launch(grid, THREADS, shared_bytes, [&] {
-        ss2d_forward(x, dt, bc, A2, bias, D, y, states, bc_stride, tasks, images, height, width, channels);
-    });
+#include <utility>
+#include SOURCE
+
+template <typename... Arguments, size_t... I>
+void call(void (*kernel)(Arguments...), void** arguments, std::index_sequence<I...>) {
+    kernel(*static_cast<Arguments*>(arguments[I])...);
 }
-#elif defined(ss2d_backward_cu)
-extern "C" size_t chunk_bytes() { return sizeof(Chunk); }
-extern "C" void run(const REAL* x, REAL* dt, const REAL* bc, const float* A2, const float* bias, const float* D,
-                    const REAL* states, const REAL* dy, REAL* dx, REAL* dbc, float* dA, float* dD, float* dbias,
-                    int bc_stride, int tasks, int images, int height, int width, int channels, Index grid,
-                    size_t shared_bytes) {
-    emulator::launch(grid, THREADS, shared_bytes, [&] {
-        ss2d_backward(x, dt, bc, A2, bias, D, states, dy, dx, dbc, dA, dD, dbias, bc_stride, tasks, images, height,
-                      width, channels);
-    });
+template <typename... Arguments>
+void call(void (*kernel)(Arguments...), void** arguments) {
+    call(kernel, arguments, std::index_sequence_for<Arguments...>{});
 }
-#else
-extern "C" void run(const REAL* parts, REAL* out, int count, int rows, int columns, int stride, Index grid,
-                    size_t shared_bytes) {
-    emulator::launch(grid, THREADS, shared_bytes, [&] { sum_parts(parts, out, count, rows, columns, stride); });
+
+// arguments: a pointer to each, as for cuLaunchKernel.
+extern "C" void run(void** arguments, Index grid, size_t shared_bytes) {
+    emulator::launch(grid, THREADS, shared_bytes, [&] { call(NAME, arguments); });
 }
-#endif

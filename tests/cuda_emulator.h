@@ -18,7 +18,9 @@
 #define __launch_bounds__(...)
 #define __restrict__
 #define __builtin_assume(condition)
-#define DYNAMIC_SHARED(name) char* const name = emulator::dynamic_shared.data()
+#define DYNAMIC_SHARED(Type)                                      \
+    static char* const& shared_memory = emulator::dynamic_shared; \
+    extern "C" unsigned shared_bytes = sizeof(Type)
 
 struct Index {
     unsigned x, y, z;
@@ -30,6 +32,7 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+using std::max;
 using std::min;
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
@@ -44,6 +47,18 @@ inline unsigned round_to_bf16(float low, float high) {
     for (unsigned& x : bits) x += 0x7fff + (x >> 16 & 1);
     return bits[0] >> 16 | (bits[1] & 0xffff0000u);
 }
+inline unsigned add_bf16(unsigned x, unsigned y) {
+    const auto sum = [&](int shift) { return __uint_as_float(x << shift & 0xffff0000u) + __uint_as_float(y << shift & 0xffff0000u); };
+    return round_to_bf16(sum(16), sum(0));
+}
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+    unsigned result = 0;
+    for (int i = 0; i < 4; i++) {
+        const unsigned byte = selector >> 4 * i & 7;
+        result |= ((byte < 4 ? x : y) >> byte % 4 * 8 & 0xff) << 8 * i;
+    }
+    return result;
+}
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float reciprocal_fast(float x) { return 1 / x; }
 template <typename T>
@@ -51,7 +66,9 @@ inline void copy_later(T& to, const T& from) { to = from; }
 inline void wait_for_copies() {}
 
 namespace emulator {
-static std::vector<char> dynamic_shared;
+
+static std::vector<char> memory;
+static char* dynamic_shared;
 
 struct Barrier {
     int waiting = 0, passed = 0;
@@ -61,7 +78,7 @@ static std::vector<ucontext_t> fibers;
 static std::vector<std::vector<char>> stacks;
 static std::vector<bool> finished;
 static std::vector<Barrier> warp_barriers;
-static std::vector<float> exchanged;
+static std::vector<unsigned> exchanged;
 static Barrier block_barrier;
 static std::function<void()> kernel;
 static int current;
@@ -84,7 +101,8 @@ inline void launch(Index grid, int threads, size_t shared, std::function<void()>
     const bool reversed = std::getenv("EMULATOR_REVERSED");
     kernel = body;
     gridDim = grid;
-    dynamic_shared.resize(shared);
+    memory.resize(shared);
+    dynamic_shared = memory.data();
     stacks.resize(threads, std::vector<char>(1 << 16));
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)
@@ -116,10 +134,12 @@ inline void launch(Index grid, int threads, size_t shared, std::function<void()>
 
 inline void __syncthreads() { emulator::wait(emulator::block_barrier, static_cast<int>(emulator::fibers.size())); }
 inline void __syncwarp() { emulator::wait(emulator::warp_barriers[threadIdx.x / 32], 32); }
-inline float __shfl_xor_sync(unsigned, float value, int mask) {
-    emulator::exchanged[threadIdx.x] = value;
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+    std::memcpy(&emulator::exchanged[threadIdx.x], &value, 4);
     __syncwarp();
-    const float received = emulator::exchanged[threadIdx.x ^ mask];
+    T received;
+    std::memcpy(&received, &emulator::exchanged[threadIdx.x ^ mask], 4);
     __syncwarp();
     return received;
 }

@@ -13,10 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mtmamba.benchmarks.cases import OPERATORS
 from mtmamba.benchmarks.timing import tf32
 from mtmamba.scan import cuda_operators, nvrtc, selective_scan, ss2d
 from mtmamba.scan.cuda import scan_cuda, ss2d_cuda
-from mtmamba.scan.cuda_operators import Shape
+from mtmamba.scan.cuda_operators import Shape, Walk
+from mtmamba.scan.order import padded_order
+from mtmamba.scan.ss2d import _walk
+from mtmamba.stats.speed import peak_bytes
 from triton_runs import gpu
 
 HERE = Path(__file__).parent
@@ -43,21 +47,23 @@ def emulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
         options: tuple[str, ...],
         grid: tuple[int, int, int],
         threads: int,
-        shared_bytes: int,
         arguments: tuple[Any, ...],
     ) -> None:
         key = (name, *options)
         if key not in libraries:
             library, kernel = folder / f"{len(libraries)}.so", folder / f"{name}.cu"
             kernel.write_text(source, encoding="utf-8")
-            own = [f'-DKERNEL="{kernel}"', f"-D{name}_cu"]
+            own = [f'-DSOURCE="{kernel}"', f"-DNAME={name}"]
             command = [compiler, "-O2", "-w", "-shared", "-fPIC", *options, *own, str(HERE / "cuda_emulator.cpp")]
             subprocess.run([*command, "-o", str(library)], check=True)
             libraries[key] = ctypes.CDLL(str(library))
-        if name == "ss2d_backward":
-            assert shared_bytes == libraries[key].chunk_bytes()
-        values = [x if isinstance(x, int) else ctypes.c_void_p(None if x is None else x.data_ptr()) for x in arguments]
-        libraries[key].run(*values, Grid(*grid), ctypes.c_size_t(shared_bytes))
+        values = [
+            ctypes.c_int(x) if isinstance(x, int) else ctypes.c_void_p(None if x is None else x.data_ptr())
+            for x in arguments
+        ]
+        pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        shared = 0 if name == "sum_of_steps" else ctypes.c_uint.in_dll(libraries[key], "shared_bytes").value
+        libraries[key].run(pointers, Grid(*grid), ctypes.c_size_t(shared))
 
     return launch
 
@@ -113,7 +119,7 @@ def assert_close(results: list[Tensor], expected: list[Tensor], dtype: torch.dty
 
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize(
-    ("forward", "backward"), zip_longest(cuda_operators.FORWARD, cuda_operators.BACKWARD, fillvalue=Shape(1, 4))
+    ("forward", "backward"), list(zip_longest(cuda_operators.FORWARD, cuda_operators.BACKWARD, fillvalue=Shape(1, 4)))
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_equals_the_recurrence(
@@ -134,6 +140,51 @@ def test_no_thread_reads_what_another_has_yet_to_write(channels: int, monkeypatc
     in_order, _ = both(inputs, torch.float32)
     monkeypatch.setenv("EMULATOR_REVERSED", "1")
     assert all(torch.equal(a, b) for a, b in zip(both(inputs, torch.float32)[0], in_order, strict=True))
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stretches_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight launches instead of two, the last with steps that have no pixel: the same bits but for sums over steps."""
+    inputs = make(1, 2, 9, 23, 8)
+    two, _ = both(inputs, dtype)
+    monkeypatch.setattr(cuda_operators, "STRETCH_STEPS", 32)
+    monkeypatch.setattr(cuda_operators, "STRETCH_BYTES", 1)
+    walk = Walk(inputs[0].to(dtype), 4)
+    assert [stretch.first for stretch in walk.stretches(backwards=True)] == [*range(224, -1, -32)]
+    eight, expected = both(inputs, dtype)
+    assert all(torch.equal(a, b) for a, b in zip(two[:3], eight[:3], strict=True))
+    assert_close(eight, expected, dtype)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 7), (8, 8), (13, 37)])
+def test_order_of_steps(height: int, width: int) -> None:
+    """As the reference walks; a direction and its reverse visit different pixels in the same half of their steps."""
+    order = padded_order(height, width, 4, 64, torch.device("cpu"))
+    pixels = torch.arange(height * width).view(height, width)
+    for k, row in enumerate(order):
+        assert torch.equal(row[row >= 0].long(), _walk(pixels, k))
+    for half in order.view(4, 2, -1).unbind(1):
+        for k in range(2):
+            assert sorted(half[k::2][half[k::2] >= 0].tolist()) == pixels.flatten().tolist()
+
+
+def test_a_backward_pass_holds_one_stretch_of_time_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Besides its results, in maps like x: the columns' sum, and an eighth of time steps and shares."""
+    x = torch.zeros(1, 1, 64, 64, 64, dtype=torch.bfloat16)
+    projected, states = torch.zeros(1, 1, 4096, 4 * 40, dtype=x.dtype), torch.zeros(1, 4, 1, 128, 64, 16, dtype=x.dtype)
+    A, vector, weight = -torch.ones(1, 4, 64, 16), torch.zeros(1, 4, 64), torch.zeros(1, 4, 64, 8, dtype=x.dtype)
+    monkeypatch.setattr(nvrtc, "launch", lambda *arguments: None)
+    monkeypatch.setattr(cuda_operators, "STRETCH_STEPS", 512)
+    monkeypatch.setattr(cuda_operators, "STRETCH_BYTES", 1)
+    results = cuda_operators.ss2d_backward(x, x, projected, A, weight, vector, vector, states)  # warms up, too
+    held = sum(t.nbytes for t in results)
+
+    def backward() -> None:
+        cuda_operators.ss2d_backward(x, x, projected, A, weight, vector, vector, states)
+
+    shares = 2 * 32 * 4 / 64  # of two blocks, for B and C of each direction
+    assert peak_bytes(backward, torch.device("cpu")) - held < (1 + (4 + shares) / 8 + 0.4) * x.nbytes
 
 
 @pytest.mark.usefixtures("emulated")
@@ -168,8 +219,8 @@ def test_autocast_leaves_a_float32_signal_its_precision() -> None:
     assert torch.equal(y, ss2d_cuda(*inputs, inputs[0]))
 
 
-@pytest.mark.parametrize(("length", "d"), [(2**22, 8), (2**21, 512)])
-def test_sequences_beyond_what_the_kernel_counts_are_refused(length: int, d: int) -> None:
+def test_maps_beyond_what_the_kernels_count_are_refused() -> None:
+    length, d = 2**21, 512
     shapes = ((1, d, length), (1, d, length), (d, 16), (1, 1, 16, length), (1, 1, 16, length), (d,), (d,))
     with pytest.raises(ValueError, match="smaller images"):
         scan_cuda(*(torch.empty(shape, device="meta") for shape in shapes))
@@ -219,11 +270,18 @@ def test_operators_keep_their_promises() -> None:
 
 
 @pytest.mark.skipif(nvrtc.why_unavailable() is not None, reason=f"{nvrtc.why_unavailable()}")
-@pytest.mark.parametrize("kernel", ["ss2d_forward", "ss2d_backward", "sum_parts"])
+def test_older_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert "capability" in str(nvrtc.why_unavailable())
+
+
+@pytest.mark.skipif(nvrtc.why_unavailable() is not None, reason=f"{nvrtc.why_unavailable()}")
+@pytest.mark.parametrize("kernel", ["ss2d_forward", "ss2d_backward", "steps"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiles_for_a_gpu(kernel: str, dtype: torch.dtype) -> None:
     for shape in {"ss2d_forward": cuda_operators.FORWARD}.get(kernel, cuda_operators.BACKWARD):
-        options = ("--gpu-architecture=sm_90", *cuda_operators.options(dtype, 4, shape))
+        options = ("--gpu-architecture=sm_90", *cuda_operators.options(dtype, 4, shape, 32 // shape.channels))
         assert nvrtc.compile_source(cuda_operators.source(kernel), options).startswith(b"\x7fELF")
     with pytest.raises(RuntimeError, match="error: "):
         nvrtc.compile_source(f"{cuda_operators.source(kernel)} oops", options)
@@ -238,6 +296,22 @@ def test_on_a_gpu(size: tuple[int, ...], dtype: torch.dtype) -> None:
     results, expected = both(inputs, dtype)
     assert_close(results, expected, dtype)
     assert all(torch.equal(a, b) for a, b in zip(both(inputs, dtype)[0], results, strict=True))
+
+
+@gpu
+def test_a_core_of_the_largest_stage_takes_a_gibibyte() -> None:
+    core = OPERATORS["ss2d"](1, 384, "cuda").cuda()
+    x = torch.randn(1, 8, 112, 144, 384, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    dy, inputs = torch.randn_like(x), [x, *core.parameters()]
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            y = core(x)
+        torch.autograd.grad(y, inputs, dy.to(y.dtype))
+
+    step()
+    held = x.nbytes + dy.nbytes
+    assert held + peak_bytes(step, x.device) < 2**30
 
 
 @gpu

@@ -20,6 +20,8 @@ def test_kernel_sums_are_exact_for_whole_numbers(shape, axis):
     parts = torch.arange(torch.Size(shape).numel(), device=DEVICE).view(shape) % 17
     found = sum_parts(parts.float(), axis)
     assert torch.equal(found, parts.sum(axis).float())
+    assert sum_parts(parts.float(), axis, found) is found
+    assert torch.equal(found, 2 * parts.sum(axis).float())
 
 
 @gpu
@@ -41,7 +43,7 @@ def test_kernel_compiles_for_hopper_without_spills(count, tmp_path, monkeypatch)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     tile = kernels.tile_for(count)
     types, aligned = dict.fromkeys(("parts_ptr", "out_ptr"), "*fp32"), ("parts_ptr", "out_ptr", "columns")
-    constants = {"PARTS": tile[0], "COLUMNS": tile[1]}
+    constants = {"ADD": True, "PARTS": tile[0], "COLUMNS": tile[1]}
     compiled = compile_for_hopper(kernels._sum_parts, types, constants, aligned, num_warps=4)
     assert compiled.stack + compiled.local == 0
     assert "ld.global.v" in compiled.ptx

@@ -1,5 +1,8 @@
 """The low-rank time steps and their gradients, the kernels in Triton's interpreter, against products in float64."""
 
+from functools import partial
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,32 +18,62 @@ if not INTERPRETED:  # which multiplies the bits of bfloat16 as integers
 BESIDE = 5
 """Channels of the map that holds the ranks, after these."""
 SHAPES = [(1, 1, 1, 8, 8), (2, 4, 70, 40, 8), (3, 2, 33, 300, 24), (1, 4, 130, 520, 48)]
-"""T, K, N, e and r."""
+"""T, K, S, e and r."""
 
 
-def inputs(tasks: int, directions: int, rows: int, e: int, r: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """dt, the weight, and the ranks where they lie in a wider map."""
-    generator = torch.Generator().manual_seed(rows)
-    shapes = ((tasks, directions, rows, e), (tasks, directions, e, r), (tasks, rows, directions * r + BESIDE))
-    dt, weight, low = (torch.randn(shape, generator=generator).to(DEVICE, dtype) for shape in shapes)
-    return dt, weight, ranks(low, directions)
+class Inputs(NamedTuple):
+    """Of two images: a gradient of time steps, and what they are projected from."""
+
+    dt: Tensor
+    weight: Tensor
+    low: Tensor
+    pixels: Tensor
 
 
-def ranks(wide: Tensor, directions: int) -> Tensor:
-    return wide[..., :-BESIDE].unflatten(-1, (directions, -1)).transpose(1, 2)
+def inputs(tasks: int, directions: int, steps: int, e: int, r: int, dtype: torch.dtype, images: int = 2) -> Inputs:
+    """Maps of seven pixels more than steps, of which each direction visits others; the last step has no pixel."""
+    generator = torch.Generator().manual_seed(steps)
+    length = steps + 7
+    shapes = (
+        (tasks, directions, images, steps, e),
+        (tasks, directions, e, r),
+        (tasks, images, length, directions * r + BESIDE),
+    )
+    dt, weight, wide = (torch.randn(shape, generator=generator).to(DEVICE, dtype) for shape in shapes)
+    order = torch.stack([torch.randperm(length, generator=generator) for _ in range(directions)]).to(torch.int32)
+    order[:, steps - 1] = -1
+    dt[..., -1, :] = 0
+    return Inputs(dt, weight, wide[..., :-BESIDE], order.to(DEVICE)[:, :steps])
 
 
-def assert_gradients(function, dt: Tensor, weight: Tensor, low: Tensor, precision: float) -> list[Tensor]:
-    """Errors below ``precision`` of the largest value of float64's, and nothing written beside."""
-    tasks, directions, rows, r = low.shape
-    wide = torch.full((tasks, rows, directions * r + BESIDE), 7.0, device=dt.device, dtype=dt.dtype)
-    dlow = ranks(wide, directions)
-    dweight = function(dt, weight, low, dlow)
-    assert (wide[..., -BESIDE:] == 7).all()
-    exact = dt.double() @ weight.double(), dt.double().mT @ low.double()
-    for result, expected in zip((dlow, dweight), exact, strict=True):
-        torch.testing.assert_close(result.double(), expected, rtol=0, atol=precision * expected.abs().max().item())
-    return [dlow, dweight]
+def exact_ranks(low: Tensor, pixels: Tensor) -> Tensor:
+    """Ranks of each step in float64, zero where there is no pixel: direction by direction."""
+    parts = low.double().chunk(len(pixels), dim=-1)
+    found = torch.stack([part[:, :, row.long()] for part, row in zip(parts, pixels, strict=True)], dim=1)
+    return found * (pixels >= 0)[:, None, :, None]
+
+
+def assert_widened(function, given: Inputs, precision: float) -> None:
+    time_steps, ranks = (result.double() for result in function(given.low, given.weight, given.pixels))
+    expected = exact_ranks(given.low, given.pixels)
+    there = given.pixels >= 0
+    torch.testing.assert_close((ranks * there[:, None, :, None]), expected, rtol=0, atol=0)
+    product = expected @ given.weight.double().mT[:, :, None]
+    atol = precision * product.abs().max().item()
+    torch.testing.assert_close(time_steps * there[:, None, :, None], product, rtol=0, atol=atol)
+
+
+def assert_gradients(function, given: Inputs, precision: float) -> list[Tensor]:
+    """Errors below ``precision`` of the largest value of float64's; the weight's gradient is added to what there is."""
+    dt, weight, low, pixels = given
+    ranks = exact_ranks(low, pixels)
+    dweight = torch.ones(weight.shape, device=dt.device)
+    parts = function(dt, weight, ranks.to(dt.dtype), dweight)
+    results = [parts.double().sum(0), dweight.double() - 1]
+    exact = dt.double() @ weight.double()[:, :, None], (dt.double().mT @ ranks).sum(2)
+    for result, expected in zip(results, exact, strict=True):
+        torch.testing.assert_close(result, expected, rtol=0, atol=precision * expected.abs().max().item())
+    return results
 
 
 def test_in_the_interpreter():
@@ -49,9 +82,17 @@ def test_in_the_interpreter():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_where_there_is_no_kernel(shape):
-    dt, weight, low = inputs(*shape, torch.float32)
-    torch.testing.assert_close(time_steps.widen(low, weight), low.contiguous() @ weight.mT)
-    assert_gradients(time_steps.widen_backward, dt, weight, low, 1e-5)
+    given = inputs(*shape, torch.float32)
+    assert_widened(time_steps.widen, given, 1e-5)
+    assert_gradients(time_steps.widen_backward, given, 1e-5)
+
+
+def test_the_identity_takes_the_ranks_as_time_steps():
+    given = inputs(2, 1, 9, 8, 8, torch.float32)
+    dt, ranks = time_steps.widen(given.low, None, given.pixels)
+    assert dt is ranks
+    assert torch.equal(dt[0, 0, 1, :8].double(), exact_ranks(given.low, given.pixels)[0, 0, 1, :8])
+    assert torch.equal(time_steps.widen_backward(dt, None, ranks, torch.zeros(0)), dt[None])
 
 
 @kernel
@@ -61,10 +102,7 @@ def test_products_where_there_is_no_kernel(shape):
 def test_kernel_widens(shape, dtype, rows, chunk):
     from mtmamba.kernels import time_steps_triton as kernels
 
-    _, weight, low = inputs(*shape, dtype)
-    expected = low.double() @ weight.double().mT
-    result = kernels.widen(low, weight, rows, chunk).double()
-    torch.testing.assert_close(result, expected, rtol=0, atol=PRECISION[dtype] * expected.abs().max().item())
+    assert_widened(partial(kernels.widen, rows=rows, chunk=chunk), inputs(*shape, dtype), PRECISION[dtype])
 
 
 @kernel
@@ -73,7 +111,7 @@ def test_kernel_widens(shape, dtype, rows, chunk):
 def test_kernel_gradients(shape, dtype):
     from mtmamba.kernels import time_steps_triton as kernels
 
-    assert_gradients(kernels.gradients, *inputs(*shape, dtype), PRECISION[dtype])
+    assert_gradients(kernels.gradients, inputs(*shape, dtype), PRECISION[dtype])
 
 
 @kernel
@@ -82,25 +120,20 @@ def test_kernel_gradients_do_not_depend_on_how_they_are_shared(rows, chunk, chun
     from mtmamba.kernels import time_steps_triton as kernels
 
     launch = kernels.Launch(rows, chunk, chunks, warps=8, stages=2, programs=programs)
-    dt, weight, low = (t.sign() for t in inputs(2, 2, 150, 260, 24, torch.float16))  # sums of few ones are exact
-
-    def shared(*tensors: Tensor) -> Tensor:
-        return kernels.gradients(*tensors, launch)
-
-    assert_gradients(shared, dt, weight, low, 0)
+    given = inputs(2, 2, 75, 260, 24, torch.float16)
+    ones = given._replace(dt=given.dt.sign(), weight=given.weight.sign(), low=given.low.sign())  # whose sums are exact
+    assert_gradients(partial(kernels.gradients, launch=launch), ones, 0)
 
 
 @gpu
-@pytest.mark.parametrize("shape", [(5, 4, 3 * 1009, 384, 16), (4, 4, 999, 768, 24), (1, 4, 2016, 1536, 48)])
+@pytest.mark.parametrize("shape", [(5, 4, 1009, 384, 16), (4, 4, 333, 768, 24), (1, 4, 672, 1536, 48)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @tf32(False)
 def test_on_a_gpu(shape, dtype):
-    tensors = inputs(*shape, dtype)
-    runs = [assert_gradients(time_steps.widen_backward, *tensors, PRECISION[dtype]) for _ in range(2)]
+    given = inputs(*shape, dtype, images=3)
+    assert_widened(time_steps.widen, given, PRECISION[dtype])
+    runs = [assert_gradients(time_steps.widen_backward, given, PRECISION[dtype]) for _ in range(2)]
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
-    _, weight, low = tensors
-    expected = low.double() @ weight.double().mT
-    torch.testing.assert_close(time_steps.widen(low, weight).double(), expected, rtol=PRECISION[dtype], atol=1e-4)
 
 
 @pytest.mark.slow
@@ -115,9 +148,9 @@ def test_kernel_compiles_for_hopper_without_spills(e, r, tmp_path, monkeypatch):
     chunks = min(chunks, triton.cdiv(e, chunk))
     constants = {"R": r, "RANKS": max(16, triton.next_power_of_2(r))}
     constants |= {"ROWS": rows, "CHUNK": chunk, "CHUNKS": chunks, "STAGES": stages}
-    types = {f"{name}_ptr": "*bf16" for name in ("dt", "weight", "low", "dlow")} | {"partial_ptr": "*fp32"}
+    types = {f"{name}_ptr": "*bf16" for name in ("dt", "weight", "ranks", "dranks")} | {"partial_ptr": "*fp32"}
     names = [p.name for p in kernels._gradients.params]
-    aligned = [name for name in names if name not in constants and name != "tasks"]
+    aligned = [name for name in names if name not in constants]
     compiled = compile_for_hopper(kernels._gradients, types, constants, aligned, num_warps=warps)
     assert compiled.stack + compiled.local == 0
     assert "wgmma" in compiled.ptx  # the matrix unit reads tiles where the copies put them

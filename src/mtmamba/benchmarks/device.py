@@ -97,7 +97,7 @@ def _gpu_exponential_rate(device: torch.device) -> float:
     x = torch.zeros(2 * threads * blocks, device=device)
 
     def chain() -> None:
-        nvrtc.launch(_EXPONENTIALS, "exponentials", (f"-DCHAIN={_CHAIN}",), (blocks, 1, 1), threads, 0, (x,))
+        nvrtc.launch(_EXPONENTIALS, "exponentials", (f"-DCHAIN={_CHAIN}",), (blocks, 1, 1), threads, (x,))
 
     return _CHAIN * x.numel() / _seconds(device, chain)
 

@@ -13,8 +13,8 @@ PARTS, COLUMNS = 256, 256
 
 
 @triton.jit
-def _sum_parts(parts_ptr, out_ptr, parts, columns, PARTS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Sum some columns over all parts, PARTS at a time."""
+def _sum_parts(parts_ptr, out_ptr, parts, columns, ADD: tl.constexpr, PARTS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Sum some columns over all parts, PARTS at a time, or ADD the sums to what there is."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     outer = tl.program_id(1).to(tl.int64)
     parts_ptr += outer * parts * columns
@@ -25,18 +25,22 @@ def _sum_parts(parts_ptr, out_ptr, parts, columns, PARTS: tl.constexpr, COLUMNS:
         live = (first + part < parts) & (column < columns)
         sums += tl.load(parts_ptr + (first + part).to(tl.int64) * columns + column, mask=live, other=0.0)
         first += PARTS
-    tl.store(out_ptr + outer * columns + column, tl.sum(sums, 0, keep_dims=True), mask=column < columns)
+    out_ptr += outer * columns + column
+    total = tl.sum(sums, 0, keep_dims=True)
+    if ADD:
+        total += tl.load(out_ptr, mask=column < columns)
+    tl.store(out_ptr, total, mask=column < columns)
 
 
-def sum_parts(parts: Tensor, axis: int = 0) -> Tensor:
-    """Return the sums over an axis of a contiguous float32 tensor, added in a fixed order."""
+def sum_parts(parts: Tensor, axis: int = 0, to: Tensor | None = None) -> Tensor:
+    """Return the sums over an axis of a contiguous float32 tensor, added in a fixed order, or add them to a tensor."""
     shape = parts.shape[:axis] + parts.shape[axis + 1 :]
     count, columns = parts.shape[axis], parts.shape[axis + 1 :].numel()
-    out = parts.new_empty(shape)
+    out = parts.new_empty(shape) if to is None else to
     tile = tile_for(count)
     grid = triton.cdiv(columns, tile[1]), parts.shape[:axis].numel()
     with torch.cuda.device_of(parts):
-        _sum_parts[grid](parts, out, count, columns, PARTS=tile[0], COLUMNS=tile[1])
+        _sum_parts[grid](parts, out, count, columns, ADD=to is not None, PARTS=tile[0], COLUMNS=tile[1])
     return out
 
 

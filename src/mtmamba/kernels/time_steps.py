@@ -1,7 +1,8 @@
 """The product that widens low-rank time steps to all channels, and its gradients: one map outweighs all others.
 
-On CUDA maps of half precision the product is one Triton kernel, and so are both gradients, which read this map once
-(`time_steps_triton`). Elsewhere, and in float32, where the arithmetic outweighs the reads, they are PyTorch's products.
+The ranks lie in maps, and the time steps in the order in which a scan visits the pixels. On CUDA maps of half precision
+the product is one Triton kernel, and so are both gradients, which read the time steps' once (`time_steps_triton`).
+Elsewhere, and in float32, where the arithmetic outweighs the reads, they are PyTorch's products.
 """
 
 import torch
@@ -10,45 +11,47 @@ from torch import Tensor
 from mtmamba.kernels.dispatch import has_kernel
 
 
-def widen(low: Tensor, weight: Tensor) -> Tensor:
-    """Return ``low weightᵀ``, contiguous.
+def widen(low: Tensor, weight: Tensor | None, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the time steps ``ranks weightᵀ`` at the pixels of some steps, and the ranks.
 
     Args:
-        low: ``(T, K, N, r)``, a view of a map ``(T, N, ...)`` whose rows have the ranks of all directions side by side.
-        weight: ``(T, K, e, r)``.
+        low: the ranks of every pixel, ``(T, B, L, K r)``, channels of a wider map.
+        weight: ``(T, K, e, r)``; None for the identity.
+        pixels: each step's, -1 for none, which leaves its results undefined; ``(K, S)``, int32, a part of longer walks.
 
     Returns:
-        ``(T, K, N, e)``.
+        ``(T, K, B, S, e)`` and ``(T, K, B, S, r)``, contiguous; with the identity the same tensor twice.
     """
-    if _has_kernel(low):
+    if weight is not None and _has_kernel(low):
         from mtmamba.kernels import time_steps_triton as kernels
 
-        return kernels.widen(low, weight.contiguous())
-    out = low.new_empty(*low.shape[:3], weight.shape[2])
-    for k in range(low.shape[1]):  # a single product would copy what lies apart
-        torch.bmm(low[:, k], weight[:, k].mT, out=out[:, k])
-    return out
+        return kernels.widen(low, weight.contiguous(), pixels)
+    directions = torch.arange(len(pixels), device=low.device)[:, None]
+    ranks = low.unflatten(-1, (len(pixels), -1))[:, :, pixels, directions]  # (T, B, K, S, r)
+    ranks = ranks.transpose(1, 2).contiguous()
+    return ranks if weight is None else ranks @ weight.mT[:, :, None], ranks
 
 
-def widen_backward(dt: Tensor, weight: Tensor, low: Tensor, dlow: Tensor) -> Tensor:
-    """Write the gradient of ``low`` to ``dlow`` and return that of ``weight``.
+def widen_backward(dt: Tensor, weight: Tensor | None, ranks: Tensor, dweight: Tensor) -> Tensor:
+    """Return the gradient of ``ranks`` in parts yet to be summed, and add that of ``weight`` to ``dweight``.
 
     Args:
-        dt: gradient of the result of :func:`widen`, ``(T, K, N, e)``, contiguous.
-        weight: ``(T, K, e, r)``.
-        low: as for :func:`widen`.
-        dlow: like ``low``, of a map of its own.
+        dt: gradient of the time steps, ``(T, K, B, S, e)``, contiguous; zero where there is no pixel.
+        weight: as for :func:`widen`.
+        ranks: ``(T, K, B, S, r)``, contiguous.
+        dweight: like ``weight``, float32.
 
     Returns:
-        ``(T, K, e, r)``, in the dtype of ``weight``. Its sums are in float32 and reproducible bit for bit.
+        ``(parts, T, K, B, S, r)``. Sums are in float32 and reproducible bit for bit.
     """
+    if weight is None:
+        return dt[None]
     if _has_kernel(dt):
         from mtmamba.kernels import time_steps_triton as kernels
 
-        return kernels.gradients(dt, weight.contiguous(), low, dlow).to(weight.dtype)
-    for k in range(dt.shape[1]):
-        torch.bmm(dt[:, k], weight[:, k], out=dlow[:, k])
-    return dt.mT @ low
+        return kernels.gradients(dt, weight.contiguous(), ranks, dweight)
+    dweight += dt.flatten(2, 3).mT @ ranks.flatten(2, 3)
+    return (dt @ weight[:, :, None])[None]
 
 
 def _has_kernel(x: Tensor) -> bool:

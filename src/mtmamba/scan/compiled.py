@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mtmamba.scan import compiled_kernels
+from mtmamba.scan.order import pixels_in_order
 
 
 def why_unavailable(device_type: str, dtype: torch.dtype) -> str | None:
@@ -45,7 +46,7 @@ def ss2d_compiled(
         bc.float().view(tasks, batch, height * width, directions, -1),
         -torch.exp(A_log.float()),
         D.float().sum(1),
-        _order(height, width),
+        pixels_in_order(height, width),
     )
     return y.view(x.shape).to(x.dtype)
 
@@ -74,13 +75,6 @@ def scan_compiled(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: 
 
 @cache
 @torch.inference_mode(False)  # validation may ask first, and training then keeps it for its backward pass
-def _order(height: int, width: int) -> Tensor:
-    """Pixels of a map in the order of each of the four directions, ``(4, H W)``."""
-    rows = torch.arange(height * width)
-    columns = rows.view(height, width).mT.flatten()
-    return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])
-
-
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="mtmamba-scan")

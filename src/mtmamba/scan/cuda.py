@@ -1,9 +1,9 @@
 """The four-direction scan fused into one CUDA kernel each for forward and backward (``ss2d.cuh``).
 
 Maps are read where they lie, channels last, in float32 or bfloat16; states are float32. Time steps are projected in
-here, so that the map of all of them, four times the signal's size, is not kept for the backward pass. Saved are the
-inputs and the states before every 16th step, in the maps' precision. Every sum has one fixed order: results are the
-same bits from run to run.
+here, for a stretch of every sequence at a time, so that the map of all of them, four times the signal's size, never
+exists. Saved for the backward pass are the inputs and the states before every 16th or 32nd step, in the maps'
+precision. Every sum has one fixed order: results are the same bits from run to run.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from mtmamba.kernels.products import weight_gradient
 from mtmamba.scan import nvrtc
-from mtmamba.scan.cuda_operators import PACK, STATES, ss2d_forward
+from mtmamba.scan.cuda_operators import PACK, PAD, STATES, ss2d_forward
 
-MOST_PIXELS, MOST_BYTES = 2**22, 2**32
-"""Pixels from which the kernel's division by the height may err; bytes that its 32-bit offsets reach."""
+MOST_BYTES = 2**32
+"""Of an image's map: what the kernels' 32-bit offsets reach."""
 
 
 def why_unavailable(device_type: str, dtype: torch.dtype) -> str | None:
@@ -150,14 +150,14 @@ def _scan_maps(x: Tensor, projected: Tensor, A: Tensor, dt_weight: Tensor | None
         D: skip connections, ``(T, K, e)``.
 
     Raises:
-        ValueError: an image has more pixels or bytes than the kernel counts.
+        ValueError: an image's map has more bytes than the kernels count.
     """
     e, directions = x.shape[-1], A.shape[1]
     pixels, row = x.shape[2] * x.shape[3], max(e, projected.shape[-1]) * x.element_size()
-    if pixels >= MOST_PIXELS or pixels * row >= MOST_BYTES:
+    if (pixels + PAD) * row >= MOST_BYTES:
         raise ValueError(
-            f"Expected fewer than {MOST_PIXELS} pixels and {MOST_BYTES} bytes of an image's maps, got {pixels} of "
-            f"{row} bytes each: use smaller images, or backend=mamba_ssm."
+            f"Expected fewer than {MOST_BYTES} bytes of an image's maps, got {pixels} pixels of {row} bytes each: use "
+            "smaller images, or backend=mamba_ssm."
         )
     wide = -(-e // PACK) * PACK
     A = _pad(_pad(A, -1, STATES), -2, wide)

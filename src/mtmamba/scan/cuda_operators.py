@@ -5,6 +5,7 @@ directions. Without ``dt_weight``, which has the maps' dtype, these are the time
 """
 
 import math
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +15,20 @@ from torch import Tensor
 
 from mtmamba.kernels.time_steps import widen, widen_backward
 from mtmamba.scan import nvrtc
+from mtmamba.scan.order import padded_order
 
 STATES = 16
 """States of a channel in the kernel."""
 PACK = 8
 """Channels are filled up to a multiple of this: rows of maps are then aligned for matrix products."""
-THREADS, STRIDE = 128, 16
-"""Threads of a block; steps from one saved state to the next."""
+THREADS = 128
+"""Of a block."""
+PAD = 64
+"""Walks are filled up to a multiple of so many steps."""
 SATURATED = 2.5 * 4 * 132
 """Warps that keep a large GPU busy: some for each of the four schedulers of 132 multiprocessors."""
+STRETCH_STEPS, STRETCH_BYTES = 2**11, 2**25
+"""Where sequences are longer and the map of their time steps is larger, one more launch of the backward pass pays."""
 
 
 class Shape(NamedTuple):
@@ -48,74 +54,113 @@ BACKWARD = Shape(2, 4), Shape(1, 4)
 """What a kernel can do, with ever more threads."""
 
 
-def shape(kernel: str, sequences: int, e: int) -> Shape:
-    """Return how so many sequences of ``e`` channels are shared: with the fewest threads that keep a GPU busy."""
-    shapes = FORWARD if kernel == "ss2d_forward" else BACKWARD
-    busy = (s for s in shapes if sequences * e / s.channels * s.parts / 32 >= SATURATED)
+def shape(shapes: tuple[Shape, ...], channels: int) -> Shape:
+    """Return how so many channels, of all sequences, are shared: with the fewest threads that keep a GPU busy."""
+    busy = (s for s in shapes if channels / s.channels * s.parts / 32 >= SATURATED)
     return next(busy, shapes[-1])
 
 
 @cache
-def source(kernel: str) -> str:
-    """The CUDA C++ of a kernel: what the two share, then its own."""
-    return "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("ss2d.cuh", f"{kernel}.cu"))
+def source(name: str) -> str:
+    """The CUDA C++ of a file: what all share, then its own."""
+    return "".join(Path(__file__).with_name(file).read_text(encoding="utf-8") for file in ("ss2d.cuh", f"{name}.cu"))
 
 
-def options(dtype: torch.dtype, directions: int, shape: Shape) -> tuple[str, ...]:
-    """What the compiler is told for maps of a precision and so many directions."""
+@cache
+def options(dtype: torch.dtype, directions: int, shape: Shape, stride: int = 16) -> tuple[str, ...]:
+    """What the compiler is told for maps of a precision, so many directions and states saved every ``stride`` steps."""
     real = "bf16" if dtype == torch.bfloat16 else "float"
     sizes = {"REAL": real, "DIRECTIONS": directions, "CHANNELS": shape.channels, "PARTS": shape.parts}
-    sizes |= {"THREADS": THREADS, "STRIDE": STRIDE}
+    sizes |= {"THREADS": THREADS, "STRIDE": stride}
     return ("--std=c++17", *(f"-D{name}={value}" for name, value in sizes.items()))
 
 
-def _run(kernel: str, x: Tensor, directions: int, arguments: tuple[Tensor | int | None, ...]) -> None:
-    """Launch a scan kernel for maps like ``x``."""
-    tasks, batch, height, width, e = x.shape
-    sharing = shape(kernel, tasks * batch * directions, e)
-    shared = 0
-    if kernel == "ss2d_backward":  # struct Chunk of ss2d_backward.cu
-        sub, real = 8 // sharing.channels, x.element_size()
-        kept = THREADS // sub * STATES // sharing.parts * max(sharing.channels * real, sub)
-        brought = (STRIDE * (3 * sharing.width + 2 * STATES) + sharing.width * STATES) * real
-        shared = STRIDE * (16 * (sharing.width + 20) + 4 * STATES * 4 + kept + 16) + brought + 6 * 8
-    nvrtc.launch(
-        source(kernel),
-        kernel,
-        options(x.dtype, directions, sharing),
-        (sharing.blocks(e), batch * directions, tasks),
-        THREADS,
-        shared,
-        (*arguments, tasks, batch, height, width, e),
-    )
+class Walk:
+    """The launches that scan maps ``(T, B, H, W, e)`` in K directions."""
+
+    def __init__(self, x: Tensor, directions: int) -> None:
+        self.x, self.directions = x, directions
+        tasks, batch, height, width, e = x.shape
+        self.sizes = tasks, batch, height * width, e
+        self.forward, self.backward = (shape(s, tasks * batch * directions * e) for s in (FORWARD, BACKWARD))
+        self.steps = -(-height * width // PAD) * PAD
+        """Of a sequence, filled up."""
+        self.stride = 32 if self.backward.channels == 1 and x.element_size() == 2 else 16
+        """Steps from one saved state to the next: what the backward pass's shared memory has room for."""
+
+    def per_sequence(self, *more: int) -> tuple[int, ...]:
+        """Shape of what each sequence has: ``(T, K, B, more...)``."""
+        tasks, batch, _, _ = self.sizes
+        return (tasks, self.directions, batch, *more)
+
+    def states_shape(self, save: bool) -> tuple[int, ...]:
+        """Shape of the states that are saved for the backward pass."""
+        return self.per_sequence(self.steps // self.stride if save else 0, self.sizes[3], STATES)
+
+    def stretches(self, *, backwards: bool = False) -> Iterator["Stretch"]:
+        """Cut the walk into stretches, in order: two forwards, more backwards, where more memory is held besides.
+
+        Those of the second half come second to their pixels, after the reversed direction, and add to what is there.
+        """
+        half = self.steps // 2
+        size = math.prod(self.per_sequence(half, self.sizes[3])) * self.x.element_size()
+        count = min(-(-half // STRETCH_STEPS), -(-size // STRETCH_BYTES)) if backwards else 1
+        length = -(-half // (count * PAD // 2)) * (PAD // 2)
+        firsts = [first for start in (0, half) for first in range(start, start + half, length)]
+        order = padded_order(*self.x.shape[2:4], self.directions, PAD, self.x.device)
+        for index, first in enumerate(reversed(firsts) if backwards else firsts):
+            steps = min(length, (1 if first < half else 2) * half - first)
+            yield Stretch(self, order, first, steps, self.directions > 1 and index >= len(firsts) // 2)
 
 
-def _sum(parts: Tensor, out: Tensor) -> Tensor:
-    """Sum over the first axis into ``out``, whose rows may lie apart; in float32, always in the same order."""
-    count, columns = len(parts), parts.shape[-1]
-    rows = out.numel() // columns
-    grid = (-(-rows * columns // (PACK * THREADS)), 1, 1)
-    nvrtc.launch(
-        source("sum_parts"),
-        "sum_parts",
-        options(parts.dtype, 1, BACKWARD[-1]),
-        grid,
-        THREADS,
-        0,
-        (parts, out, count, rows, columns, out.stride(-2)),
-    )
-    return out
+class Stretch(NamedTuple):
+    """Steps of a walk that one launch takes."""
+
+    walk: Walk
+    order: Tensor
+    """The pixels of all the walk's steps, ``(K, steps)``."""
+    first: int
+    steps: int
+    adds: bool
+    """Whether the sums of directions have results already."""
+
+    @property
+    def pixels(self) -> Tensor:
+        """Of this stretch, ``(K, steps)``."""
+        return self.order[:, self.first : self.first + self.steps]
+
+    def scan(self, kernel: str, bc: Tensor, sharing: Shape, *arguments: Tensor | None) -> None:
+        """Launch a scan kernel."""
+        tasks, batch, pixels, e = self.walk.sizes
+        directions, stride, x = self.walk.directions, self.walk.stride, self.walk.x
+        steps = self.order, bc.stride(-2), self.walk.steps, self.first, self.steps, self.adds
+        nvrtc.launch(
+            source(kernel),
+            kernel,
+            options(x.dtype, directions, sharing, stride),
+            (sharing.blocks(e), batch * directions, tasks),
+            THREADS,
+            (*arguments, *steps, tasks, batch, pixels, e),
+        )
+
+    def sum(self, parts: Tensor, maps: Tensor) -> None:
+        """Write to the pixels of maps ``(T, B, L, K c)`` the sums of parts ``(parts, T, K, B, steps, c)``."""
+        columns = parts.shape[-1]
+        steps = self.order, len(parts), columns, maps.stride(-2), self.walk.steps, self.first, self.steps
+        nvrtc.launch(
+            source("steps"),
+            "sum_of_steps",
+            options(parts.dtype, self.walk.directions, BACKWARD[-1]),
+            (-(-self.steps * columns // (PACK * THREADS)), math.prod(self.walk.per_sequence()), 1),
+            THREADS,
+            (parts, maps, *steps, *self.walk.sizes[1:3]),
+        )
 
 
-def _split(projected: Tensor, directions: int) -> tuple[Tensor, Tensor]:
-    """Time steps ``(T, K, B L, r)``, and B and C ``(T, B, L, K 2n)``, both views."""
-    low, bc = projected.split((projected.shape[-1] - directions * 2 * STATES, directions * 2 * STATES), dim=-1)
-    return low.unflatten(-1, (directions, -1)).flatten(1, 2).transpose(1, 2), bc
-
-
-def _time_steps(low: Tensor, dt_weight: Tensor | None) -> Tensor:
-    """Time steps of every channel before bias and softplus, ``(T, K, B L, e)``, in memory of their own."""
-    return low.clone(memory_format=torch.contiguous_format) if dt_weight is None else widen(low, dt_weight)
+def _split(projected: Tensor, directions: int) -> list[Tensor]:
+    """Time steps ``(T, B, L, K r)``, and B and C ``(T, B, L, K 2n)``, both views."""
+    bc = directions * 2 * STATES
+    return list(projected.split((projected.shape[-1] - bc, bc), dim=-1))
 
 
 @torch.library.custom_op("mtmamba::ss2d_forward", mutates_args=())
@@ -130,19 +175,19 @@ def ss2d_forward(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of the directions, like ``x``, and the saved states (none unless ``save``)."""
-    y = x.new_empty(directions, *x.shape)
-    states = x.new_empty(_states_shape(x, directions, save))
+    walk = Walk(x, directions)
+    states = x.new_empty(walk.states_shape(save))
+    rows, columns = torch.empty_like(x), torch.empty_like(x) if directions > 1 else None
+    carry = A.new_zeros(walk.per_sequence(x.shape[4], STATES))
     with torch.autocast(x.device.type, enabled=False):
         low, bc = _split(projected, directions)
-        saved = states if save else None
         inputs = bc, A * math.log2(math.e), dt_bias, D
-        _run("ss2d_forward", x, directions, (x, _time_steps(low, dt_weight), *inputs, y, saved, bc.stride(-2)))
-        return (_sum(y, torch.empty_like(x)) if directions > 1 else y.squeeze(0)), states
-
-
-def _states_shape(x: Tensor, directions: int, save: bool) -> tuple[int, ...]:
-    tasks, batch, height, width, e = x.shape
-    return (tasks, directions, batch, -(-height * width // STRIDE) if save else 0, e, STATES)
+        results = rows, columns, states if save else None, carry
+        for stretch in walk.stretches():
+            dt, _ = widen(low, dt_weight, stretch.pixels)
+            stretch.scan("ss2d_forward", bc, walk.forward, x, dt, *inputs, *results)
+            del dt  # before there is the next
+    return (rows if columns is None else rows.add_(columns)), states
 
 
 @ss2d_forward.register_fake
@@ -156,7 +201,7 @@ def _(
     directions: int,
     save: bool,
 ) -> Any:
-    return torch.empty_like(x), x.new_empty(_states_shape(x, directions, save))
+    return torch.empty_like(x), x.new_empty(Walk(x, directions).states_shape(save))
 
 
 @torch.library.custom_op("mtmamba::ss2d_backward", mutates_args=())
@@ -171,30 +216,28 @@ def ss2d_backward(
     states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, projected, A, dt_weight (empty where it is None), and of dt_bias and D in one."""
-    tasks, batch, height, width, e = x.shape
-    directions = A.shape[1]
-    blocks = shape("ss2d_backward", tasks * batch * directions, e).blocks(e)
-    dx = x.new_empty(directions, *x.shape)
-    dbc = x.new_empty(blocks, tasks, batch, height * width, directions * 2 * STATES)
-    dA = A.new_empty(tasks, directions, batch, e, STATES)
-    dvectors = A.new_empty(2, tasks, directions, batch, e)
+    walk, e = Walk(x, A.shape[1]), x.shape[4]
+    rows, columns = torch.empty_like(x), torch.empty_like(x) if walk.directions > 1 else None
+    carry, dA = A.new_zeros(2, *walk.per_sequence(e, STATES))
+    dvectors = A.new_zeros(2, *walk.per_sequence(e))
     dbias, dD = dvectors
+    dprojected = torch.empty_like(projected)
+    dweight = A.new_zeros(0 if dt_weight is None else dt_weight.shape)
     with torch.autocast(x.device.type, enabled=False):
-        low, bc = _split(projected, directions)
-        dt = _time_steps(low, dt_weight)  # becomes its gradient
+        (low, bc), (dlow, dbc) = _split(projected, walk.directions), _split(dprojected, walk.directions)
         inputs = bc, A * math.log2(math.e), dt_bias, D, states, dy.contiguous()
-        _run("ss2d_backward", x, directions, (x, dt, *inputs, dx, dbc, dA, dD, dbias, bc.stride(-2)))
-        dprojected = torch.empty_like(projected)
-        dlow_view, dbc_view = _split(dprojected, directions)
-        _sum(dbc, dbc_view)
-        del dbc  # a third of the memory
-        dx = _sum(dx, torch.empty_like(x)) if directions > 1 else dx.squeeze(0)
-        if dt_weight is None:
-            dlow_view.copy_(dt)
-            dweight = dt.new_empty(0)
-        else:
-            dweight = widen_backward(dt, dt_weight, low, dlow_view)
-        return dx, dprojected, dA.sum(2), dweight, dvectors.sum(3)
+        for stretch in walk.stretches(backwards=True):
+            dt, ranks = widen(low, dt_weight, stretch.pixels)  # dt becomes its gradient
+            shares = x.new_empty(walk.backward.blocks(e), *walk.per_sequence(stretch.steps, 2 * STATES))
+            stretch.scan(
+                "ss2d_backward", bc, walk.backward, x, dt, *inputs, rows, columns, shares, carry, dA, dD, dbias
+            )
+            stretch.sum(shares, dbc)
+            del shares
+            stretch.sum(widen_backward(dt, dt_weight, ranks, dweight), dlow)
+            del dt, ranks  # before there are the next
+        dx = rows if columns is None else rows.add_(columns)
+        return dx, dprojected, dA.sum(2), dweight.to(x.dtype), dvectors.sum(3)
 
 
 @ss2d_backward.register_fake

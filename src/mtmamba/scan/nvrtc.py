@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LEAST_CAPABILITY = (8, 0)
+"""Of a GPU: asynchronous copies and arithmetic on pairs of bfloat16."""
+
 
 def why_unavailable() -> str | None:
     """Why kernels cannot be compiled and launched here, or None if they can."""
@@ -16,6 +19,8 @@ def why_unavailable() -> str | None:
         from cuda.bindings import driver, nvrtc  # noqa: F401
     except ImportError as error:
         return f"the package cuda-bindings cannot be imported ({error}); install it with: pip install cuda-bindings"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
+        return f"it needs a GPU of compute capability {LEAST_CAPABILITY}, got {torch.cuda.get_device_capability()}"
     return None
 
 
@@ -41,7 +46,8 @@ def compile_source(source: str, options: tuple[str, ...]) -> bytes:
 
 
 @cache
-def _kernel(source: str, name: str, options: tuple[str, ...], shared_bytes: int, device: int) -> Any:
+def _kernel(source: str, name: str, options: tuple[str, ...], device: int) -> tuple[Any, int]:
+    """A kernel, and the bytes of dynamic shared memory that its source gives as ``shared_bytes``, or none."""
     from cuda.bindings import driver
 
     with torch.cuda.device(device):
@@ -50,9 +56,15 @@ def _kernel(source: str, name: str, options: tuple[str, ...], shared_bytes: int,
         code = compile_source(source, (f"--gpu-architecture=sm_{major}{minor}", *options))
         module = _check(driver.cuModuleLoadData(code))
         kernel = _check(driver.cuModuleGetFunction(module, name.encode()))
+        status, address, _ = driver.cuModuleGetGlobal(module, b"shared_bytes")
+        if status == driver.CUresult.CUDA_ERROR_NOT_FOUND:
+            return kernel, 0
+        shared = ctypes.c_uint()
+        _check((status,))
+        _check(driver.cuMemcpyDtoH(ctypes.addressof(shared), address, ctypes.sizeof(shared)))
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        _check(driver.cuFuncSetAttribute(kernel, attribute, shared_bytes))
-        return kernel
+        _check(driver.cuFuncSetAttribute(kernel, attribute, shared.value))
+        return kernel, shared.value
 
 
 def launch(
@@ -61,18 +73,17 @@ def launch(
     options: tuple[str, ...],
     grid: tuple[int, int, int],
     threads: int,
-    shared_bytes: int,
     arguments: tuple[Tensor | int | None, ...],
 ) -> None:
     """Launch a kernel on the current stream of the first argument's device.
 
     Args:
-        source: CUDA C++ with ``name`` declared ``extern "C"``.
+        source: CUDA C++ with ``name`` declared ``extern "C"`` and, if blocks get dynamic shared memory, a global
+            variable ``shared_bytes`` that says how much.
         name: the kernel.
         options: the compiler's, such as ``-DTHREADS=128``.
         grid: blocks along x, y, z.
         threads: threads of a block.
-        shared_bytes: dynamic shared memory of a block, bytes.
         arguments: tensors (passed as pointers, None as a null pointer) and 32-bit integers.
     """
     from cuda.bindings import driver
@@ -80,12 +91,22 @@ def launch(
     first = arguments[0]
     assert isinstance(first, Tensor)
     index = first.device.index
-    kernel = _kernel(source, name, options, shared_bytes, index)
-    values = tuple(x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in arguments)
-    types = tuple(ctypes.c_int if isinstance(x, int) else ctypes.c_void_p for x in arguments)
-    with torch.cuda.device(index):
+    kernel, shared_bytes = _kernel(source, name, options, index)
+    layout, offsets = _layout(tuple(isinstance(x, int) for x in arguments))
+    values = layout(*(x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in arguments))
+    pointers = (ctypes.c_void_p * len(offsets))(*(ctypes.addressof(values) + offset for offset in offsets))
+    with torch.cuda.device_of(first):
         stream = torch.cuda.current_stream().cuda_stream
-        _check(driver.cuLaunchKernel(kernel, *grid, threads, 1, 1, shared_bytes, stream, (values, types), 0))
+        where = ctypes.addressof(pointers)
+        _check(driver.cuLaunchKernel(kernel, *grid, threads, 1, 1, shared_bytes, stream, where, 0))
+
+
+@cache
+def _layout(integers: tuple[bool, ...]) -> tuple[type[ctypes.Structure], tuple[int, ...]]:
+    """A structure for arguments that are integers or pointers, and where in it each lies."""
+    fields = [(f"x{i}", ctypes.c_int if integer else ctypes.c_void_p) for i, integer in enumerate(integers)]
+    layout = type("Arguments", (ctypes.Structure,), {"_fields_": fields})
+    return layout, tuple(getattr(layout, name).offset for name, _ in fields)
 
 
 def _check(returned: tuple[Any, ...]) -> Any:

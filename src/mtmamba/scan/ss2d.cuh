@@ -1,20 +1,30 @@
 // The four-direction selective scan of maps (SS2D): what its forward and backward kernels share.
 //
-// One thread walks the whole sequence for CHANNELS channels and a share of their 16 states, which stay in registers;
-// PARTS neighbouring threads share the channels. Nothing is split along the sequence, so there is no scan tree
-// and every sum has one fixed order. Maps are read in their own layout, pixel by pixel, whatever the direction.
+// One thread walks a stretch of every sequence, of CHANNELS channels and a share of their 16 states, which stay in
+// registers; PARTS neighbouring threads share the channels. One launch after another walks the sequences to their end:
+// there is no scan tree, every sum has one fixed order, and what has a row for each step lives for a stretch only. Maps
+// are read in their own layout, pixel by pixel, whatever the direction.
 //
-// Shapes, channels last, L = H W pixels in row-major order whatever the direction, k the direction:
-//   x, dy (T, B, L, E); dt, y, dx: see each kernel; bc (T, B, L, K, 2 N), B before C, with bc_stride from pixel to
-//   pixel; A2 (T, K, E, N), A2 = A log2 e;
-//   bias, D (T, K, E); states (T, K, B, chunks, E, N): those before every STRIDE-th step. E is a multiple of 4. A plain
-//   scan has one direction and H = 1.
+// Steps: `order` (K, all steps) has the pixel of each direction's steps, -1 where there is none. Such steps fill walks up
+// to halves of whole chunks, and change nothing.
+// Sums of directions: a direction and its reverse meet in one map, rows' and columns' apart. Who comes second to a
+// pixel is in the second half of its walk, and adds.
+//
+// Shapes, channels last, L = H W pixels in row-major order, k the direction:
+//   x, dy, rows, columns (T, B, L, E); bc (T, B, L, K, 2 N), B before C, with bc_stride from pixel to pixel;
+//   dt (T, K, B, steps, E), of the stretch that begins at step `first`, in the order of the walk;
+//   A2 (T, K, E, N), A2 = A log2 e; bias, D (T, K, E); carry (T, K, B, E, N), from stretch to stretch;
+//   states (T, K, B, chunks, E, N): those before every STRIDE-th step. E is a multiple of 4. A plain scan has one
+//   direction.
 //
 // Given at compile time: REAL (float or bf16), DIRECTIONS (K: 4 or 1), CHANNELS (1 or 2), PARTS (2 to 8), THREADS,
 // STRIDE. Outside CUDA, the names that CUDA defines must have been defined before: tests run these files on a CPU so.
 
 #ifdef __CUDACC__
-#define DYNAMIC_SHARED(name) extern __shared__ char name[]
+// A block's dynamic shared memory, and how much of it a launch asks for.
+#define DYNAMIC_SHARED(Type)               \
+    extern __shared__ char shared_memory[]; \
+    extern "C" __device__ unsigned shared_bytes = sizeof(Type)
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -30,8 +40,12 @@ __device__ __forceinline__ unsigned round_to_bf16(float low, float high) {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
     return bits;
 }
+__device__ __forceinline__ unsigned add_bf16(unsigned x, unsigned y) {  // both halves
+    unsigned sum;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(x), "r"(0x3f803f80u), "r"(y));
+    return sum;
+}
 // A copy to shared memory that needs no register and is waited for by its own thread.
-#if __CUDA_ARCH__ >= 800
 template <typename T>
 __device__ __forceinline__ void copy_later(T& to, const T& from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
@@ -40,11 +54,6 @@ __device__ __forceinline__ void copy_later(T& to, const T& from) {
                  : "memory");
 }
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-#else
-template <typename T>
-__device__ __forceinline__ void copy_later(T& to, const T& from) { to = from; }
-__device__ __forceinline__ void wait_for_copies() {}
-#endif
 #endif
 
 constexpr int N = 16;
@@ -106,45 +115,37 @@ __device__ __forceinline__ float softplus_slope(float value) {
 struct Place {
     int task, direction, image, first;          // first: the block's first channel
     int map, sequence;                          // numbers of the (task, image) and of the (task, direction, image)
-    int length, height, channels;
-    int origin_step, sign;                      // a reversed walk counts its steps from the end
-    int down, right;                            // pixels from one step to the next, and more at a column's end
-    float per_height;
+    int length, channels;
 
-    __device__ Place(int images, int height, int width, int channels)
-        : length(height * width), height(height), channels(channels), per_height(1.f / height) {
+    __device__ Place(int images, int length, int channels) : length(length), channels(channels) {
         first = blockIdx.x * WIDTH;
         direction = blockIdx.y % DIRECTIONS;
         image = blockIdx.y / DIRECTIONS;
         task = blockIdx.z;
         map = task * images + image;
         sequence = (task * DIRECTIONS + direction) * images + image;
-        origin_step = direction >= 2 ? length - 1 : 0, sign = direction >= 2 ? -1 : 1;
-        down = direction & 1 ? width : 1, right = direction & 1 ? 1 - length : 0;
     }
-    // The pixel that step l visits, the last one's after the end. The quotient is exact below 2^22 pixels.
-    __device__ int pixel(int l) const {
-        l = origin_step + sign * min(l, length - 1);
-        return l * down + static_cast<int>((l + 0.5f) * per_height) * right;
+    // Where the block's channels of a map's or sequence's first row lie in an array (numbers, rows, E).
+    __device__ size_t origin(int number, int rows) const {
+        return static_cast<size_t>(number) * rows * channels + first;
     }
-    // Where the block's channels of a map's or sequence's first pixel lie in an array (numbers, L, E).
-    __device__ size_t origin(int number) const { return static_cast<size_t>(number) * length * channels + first; }
-    __device__ size_t parameter(int c) const {
-        return static_cast<size_t>(task * DIRECTIONS + direction) * channels + first + c;
+    __device__ size_t parameter(int c) const { return origin(task * DIRECTIONS + direction, 1) + c; }
+    // Where B and C of the first pixel lie.
+    __device__ size_t inputs(int stride) const {
+        return static_cast<size_t>(map) * length * stride + direction * (2 * N);
     }
-    // Where B and C of a pixel lie.
-    __device__ size_t inputs(int pixel, int stride = DIRECTIONS * 2 * N) const {
-        return (static_cast<size_t>(map) * length + pixel) * stride + direction * (2 * N);
-    }
+    // Which of all sequences' channels c is, in an array (T, K, B, E).
+    __device__ size_t channel(int c) const { return origin(sequence, 1) + c; }
     // Where a channel's states before chunk `number` lie.
-    __device__ size_t states(int number, int c) const {
-        const size_t chunk = static_cast<size_t>(sequence) * ((length + STRIDE - 1) / STRIDE) + number;
-        return (chunk * channels + first + c) * N;
+    __device__ size_t states(int number, int steps, int c) const {
+        return (origin(sequence * (steps / STRIDE) + number, 1) + c) * N;
     }
     __device__ bool has(int c) const { return first + c < channels; }
-    // The time step at step l, none after the end, from its value before bias and softplus.
-    __device__ float delta(int l, float dt, float bias) const { return softplus(l < length ? dt + bias : -1e30f); }
 };
+
+// What is added to a time step before softplus, lest there be one where there is no pixel. A sum: compilers would branch
+// around softplus.
+__device__ __forceinline__ float stop(int pixel) { return pixel >= 0 ? 0.f : -1e30f; }
 
 // What lies so many bytes after a place that all threads share.
 template <typename T>

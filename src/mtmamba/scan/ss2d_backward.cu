@@ -8,7 +8,7 @@
 constexpr int WARPS = THREADS / 32;
 constexpr int SUB = 8 / CHANNELS, SUBS = STRIDE / SUB;
 constexpr int VISITS = STRIDE / ROWS;           // of a chunk's rows: how often a thread brings a quad
-static_assert(STRIDE * 2 * N == THREADS * 4);   // it also brings one quad of B and C
+constexpr int BC_ROWS = THREADS * 4 / (2 * N), BC_VISITS = STRIDE / BC_ROWS;  // the same for B and C
 
 struct Chunk {
     Row steps[STRIDE];                          // delta, delta x; become the gradients of dt and x
@@ -21,14 +21,16 @@ struct Chunk {
     } kept[SUBS][WARPS];
     // What each thread will bring to the next chunk, copied here by itself meanwhile.
     struct {
-        Quad x[VISITS][THREADS], dt[VISITS][THREADS], dy[VISITS][THREADS], bc[THREADS];
+        Quad x[VISITS][THREADS], dt[VISITS][THREADS], dy[VISITS][THREADS], bc[BC_VISITS][THREADS];
         Reals<STATES> states[CHANNELS][THREADS];
     } next;
+    Quad earlier[VISITS][THREADS];              // what this chunk's gradients of x are added to
     int pixels[4][STRIDE];                      // of the steps of this chunk and of those to come
     // The block's first channel at the first pixel: read from here, lest the compiler compute them in every chunk.
     const char *x, *dy, *bc;
     char *dt, *dx, *dbc;
 };
+DYNAMIC_SHARED(Chunk);
 
 // The order of a thread's states: what it gives away first in a sum over the groups is always in slots 2 and 3, what it
 // gives away next in slot 1.
@@ -44,13 +46,34 @@ struct Order {
     }
 };
 
+// What a thread has for B and for C, to be summed over threads: in the map's precision, bf16 both at once.
+template <typename T = REAL>
+struct Both {
+    float b, c;
+    __device__ Both(float b, float c) : b(b), c(c) {}
+    // Add what another thread has as `other`.
+    __device__ void add(const Both& other, int lanes) {
+        b += __shfl_xor_sync(ALL, other.b, lanes), c += __shfl_xor_sync(ALL, other.c, lanes);
+    }
+    __device__ float get(bool second) const { return second ? c : b; }
+};
+template <>
+struct Both<bf16> {
+    unsigned bits;
+    __device__ Both(float b, float c) : bits(round_to_bf16(b, c)) {}
+    __device__ void add(const Both& other, int lanes) {
+        bits = add_bf16(__shfl_xor_sync(ALL, other.bits, lanes), bits);
+    }
+    __device__ float get(bool second) const { return __uint_as_float(__byte_perm(bits, 0, second ? 0x3244 : 0x1044)); }
+};
+
 // Take the states one step on, having shown each decay to each(channel slot, state slot, decay).
 template <typename Each>
-__device__ __forceinline__ void advance(const Chunk& chunk, int l, const Slots& slots, const Order& order,
+__device__ __forceinline__ void advance(const Chunk& chunk, int l, const Slots& slots, const Order& turn,
                                         const float (&rate)[CHANNELS][STATES], float (&h)[CHANNELS][STATES],
                                         const Each& each) {
     float in[STATES];
-    order.read(chunk.inputs[l][0], in);
+    turn.read(chunk.inputs[l][0], in);
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++) {
         const float2 step = chunk.steps[l].both[slots.index[c]];
@@ -63,17 +86,18 @@ __device__ __forceinline__ void advance(const Chunk& chunk, int l, const Slots& 
     }
 }
 
-// dt (T, K, B, L, E) is overwritten with its gradient; dx (K, T, B, L, E); dbc (blocks, T, B, L, K, 2 N), blocks along
-// E; dA (T, K, B, E, N), with respect to A; dD, dbias (T, K, B, E).
+// dt is overwritten with its gradient; rows, columns: sums of their directions' gradients of x, to which this stretch adds
+// (or not yet); dbc (blocks, T, K, B, steps, 2 N), blocks along E; dA (T, K, B, E, N), with respect to A, and dD, dbias
+// (T, K, B, E): to these, too, this stretch adds.
 extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
     const REAL* __restrict__ x, REAL* dt, const REAL* __restrict__ bc, const float* __restrict__ A2,
     const float* __restrict__ bias, const float* __restrict__ D, const REAL* __restrict__ states,
-    const REAL* __restrict__ dy, REAL* __restrict__ dx, REAL* __restrict__ dbc, float* __restrict__ dA,
-    float* __restrict__ dD, float* __restrict__ dbias, int bc_stride, int tasks, int images, int height, int width,
-    int channels) {
-    DYNAMIC_SHARED(memory);
-    Chunk& chunk = *reinterpret_cast<Chunk*>(memory);
-    const Place place(images, height, width, channels);
+    const REAL* __restrict__ dy, REAL* __restrict__ rows, REAL* __restrict__ columns, REAL* __restrict__ dbc,
+    float* __restrict__ carried, float* __restrict__ dA, float* __restrict__ dD, float* __restrict__ dbias,
+    const int* __restrict__ order, int bc_stride, int all, int first, int here, int adds, int tasks, int images,
+    int length, int channels) {
+    Chunk& chunk = *reinterpret_cast<Chunk*>(shared_memory);
+    const Place place(images, length, channels);
     const Slots slots;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int bit0 = lane & 1, bit1 = lane >> 3 & 1, bit2 = lane >> 4 & 1;  // of the group within the warp
@@ -81,20 +105,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
     const bool inside = place.has(quad);
     const int column = inside ? quad : 0;       // what is read
     const int bc_row = threadIdx.x / (2 * N / 4), bc_quad = threadIdx.x % (2 * N / 4) * 4;
-    const int chunks = (place.length + STRIDE - 1) / STRIDE;
-    const int result = (place.direction * tasks + place.task) * images + place.image;
+    const int first_chunk = first / STRIDE, last_chunk = (first + here) / STRIDE - 1;
     const unsigned row_bytes = channels * sizeof(REAL), column_bytes = column * sizeof(REAL);
-    const unsigned bc_bytes = bc_stride * sizeof(REAL), dbc_bytes = DIRECTIONS * 2 * N * sizeof(REAL);
+    const unsigned bc_bytes = bc_stride * sizeof(REAL), dbc_bytes = 2 * N * sizeof(REAL);
     if (threadIdx.x == 0) {
-        const size_t dbc_size = static_cast<size_t>(tasks) * images * place.length * DIRECTIONS * (2 * N);
-        chunk.x = reinterpret_cast<const char*>(x + place.origin(place.map));
-        chunk.dy = reinterpret_cast<const char*>(dy + place.origin(place.map));
-        chunk.bc = reinterpret_cast<const char*>(bc + place.inputs(0, bc_stride));
-        chunk.dt = reinterpret_cast<char*>(dt + place.origin(place.sequence));
-        chunk.dx = reinterpret_cast<char*>(dx + place.origin(result));
-        chunk.dbc = reinterpret_cast<char*>(dbc + blockIdx.x * dbc_size + place.inputs(0));
+        const size_t dbc_first = static_cast<size_t>(blockIdx.x) * tasks * DIRECTIONS * images + place.sequence;
+        const size_t map = place.origin(place.map, length);
+        chunk.x = reinterpret_cast<const char*>(x + map);
+        chunk.dy = reinterpret_cast<const char*>(dy + map);
+        chunk.bc = reinterpret_cast<const char*>(bc + place.inputs(bc_stride));
+        chunk.dt = reinterpret_cast<char*>(dt + place.origin(place.sequence, here));
+        chunk.dx = reinterpret_cast<char*>((place.direction & 1 ? columns : rows) + map);
+        chunk.dbc = reinterpret_cast<char*>(dbc + dbc_first * here * (2 * N));
     }
-    const Order order{slots.part, 2 * bit2 + bit1};
+    const Order turn{slots.part, 2 * bit2 + bit1};
 
     float offset[4];
 #pragma unroll
@@ -105,66 +129,78 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
 #pragma unroll
         for (int i = 0; i < STATES; i++) {
             const int channel = slots.channel(c);
-            rate[c][i] = place.has(channel) ? A2[place.parameter(channel) * N + order.state(i)] : 0;
-            carry[c][i] = drate[c][i] = 0;
+            rate[c][i] = place.has(channel) ? A2[place.parameter(channel) * N + turn.state(i)] : 0;
+            carry[c][i] = place.has(channel) ? carried[place.channel(channel) * N + turn.state(i)] : 0;
+            drate[c][i] = 0;
         }
     const int own = slots.channel(0);
     const float skip = place.has(own) ? D[place.parameter(own)] : 0;
     float dskip = 0, doffset = 0;
 
-    const REAL* saved = states + place.states(chunks - 1, place.has(own) ? own : 0) + slots.part * STATES;
+    const REAL* saved = states + place.states(last_chunk, all, place.has(own) ? own : 0) + slots.part * STATES;
     const int other = place.has(own) ? (slots.channel(CHANNELS - 1) - own) * N : 0;
     const auto locate = [&](int number) {
-        if (threadIdx.x < STRIDE) chunk.pixels[number % 4][threadIdx.x] = place.pixel(number * STRIDE + threadIdx.x);
+        if (threadIdx.x < STRIDE)
+            copy_later(chunk.pixels[number & 3][threadIdx.x], order[place.direction * all + number * STRIDE + threadIdx.x]);
     };
     const auto fetch = [&](int number) {
-        const int* const pixels = chunk.pixels[number % 4];
-        unsigned here[VISITS];
+        const int* const pixels = chunk.pixels[number & 3];
+        unsigned from[VISITS], bc_from[BC_VISITS];
 #pragma unroll
-        for (int i = 0; i < VISITS; i++) here[i] = pixels[row0 + i * ROWS] * row_bytes + column_bytes;
-        const unsigned bc_here = pixels[bc_row] * bc_bytes + bc_quad * sizeof(REAL);
+        for (int i = 0; i < VISITS; i++) from[i] = max(pixels[row0 + i * ROWS], 0) * row_bytes + column_bytes;
+#pragma unroll
+        for (int i = 0; i < BC_VISITS; i++)
+            bc_from[i] = max(pixels[bc_row + i * BC_ROWS], 0) * bc_bytes + bc_quad * sizeof(REAL);
+        const unsigned dt_from = (number * STRIDE - first + row0) * row_bytes + column_bytes;
         const char *const x = chunk.x, *const dt = chunk.dt, *const dy = chunk.dy, *const bc = chunk.bc;
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
-            copy_later(chunk.next.x[i][threadIdx.x], at<Quad>(x, here[i]));
-            copy_later(chunk.next.dt[i][threadIdx.x], at<Quad>(dt, here[i]));
-            copy_later(chunk.next.dy[i][threadIdx.x], at<Quad>(dy, here[i]));
+            copy_later(chunk.next.x[i][threadIdx.x], at<Quad>(x, from[i]));
+            copy_later(chunk.next.dt[i][threadIdx.x], at<Quad>(dt, dt_from + i * ROWS * row_bytes));
+            copy_later(chunk.next.dy[i][threadIdx.x], at<Quad>(dy, from[i]));
         }
-        copy_later(chunk.next.bc[threadIdx.x], at<Quad>(bc, bc_here));
+#pragma unroll
+        for (int i = 0; i < BC_VISITS; i++) copy_later(chunk.next.bc[i][threadIdx.x], at<Quad>(bc, bc_from[i]));
 #pragma unroll
         for (int c = 0; c < CHANNELS; c++)
             copy_later(chunk.next.states[c][threadIdx.x], *reinterpret_cast<const Reals<STATES>*>(saved + c * other));
         saved -= channels * N;
     };
-    locate(chunks - 1);
-    if (chunks > 1) locate(chunks - 2);
+#pragma unroll
+    for (int i = 0; i < VISITS; i++) chunk.earlier[i][threadIdx.x] = Quad{};
+    locate(last_chunk);
+    if (last_chunk > first_chunk) locate(last_chunk - 1);
+    wait_for_copies();
     __syncthreads();
-    fetch(chunks - 1);
-    for (int number = chunks - 1; number >= 0; number--) {
+    fetch(last_chunk);
+    for (int number = last_chunk; number >= first_chunk; number--) {
         const int start = number * STRIDE;
-        const int* const pixels = chunk.pixels[number % 4];
+        const int* const pixels = chunk.pixels[number & 3];
         wait_for_copies();
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
-            const int row = row0 + i * ROWS;
+            const int row = row0 + i * ROWS, pixel = pixels[row];
             const Quad x = chunk.next.x[i][threadIdx.x], dt = chunk.next.dt[i][threadIdx.x];
             const Quad dy = chunk.next.dy[i][threadIdx.x];
-            const float here = start + row < place.length && inside ? 1 : 0;
+            const float counts = pixel >= 0 && inside ? 1 : 0, stopped = stop(pixel);
 #pragma unroll
             for (int j = 0; j < 4; j += 2) {
                 float4 step, signal;
-                signal.x = x[j], signal.y = here * dy[j];
-                signal.z = x[j + 1], signal.w = here * dy[j + 1];
-                step.x = place.delta(start + row, dt[j], offset[j]), step.y = step.x * signal.x;
-                step.z = place.delta(start + row, dt[j + 1], offset[j + 1]), step.w = step.z * signal.z;
+                signal.x = x[j], signal.y = counts * dy[j];
+                signal.z = x[j + 1], signal.w = counts * dy[j + 1];
+                step.x = softplus(dt[j] + (offset[j] + stopped)), step.y = step.x * signal.x;
+                step.z = softplus(dt[j + 1] + (offset[j + 1] + stopped)), step.w = step.z * signal.z;
                 chunk.steps[row].half(quad, j / 2) = step;
                 chunk.signals[row].half(quad, j / 2) = signal;
             }
         }
-        const Quad bc = chunk.next.bc[threadIdx.x];
-        float(&to)[2][N] = chunk.inputs[bc_row][bc_quad / N];
-        *reinterpret_cast<float4*>(&to[0][bc_quad % N]) = make_float4(bc[0], bc[1], bc[2], bc[3]);
-        *reinterpret_cast<float4*>(&to[1][bc_quad % N]) = make_float4(bc[1], bc[0], bc[3], bc[2]);
+#pragma unroll
+        for (int i = 0; i < BC_VISITS; i++) {
+            const Quad bc = chunk.next.bc[i][threadIdx.x];
+            float(&to)[2][N] = chunk.inputs[bc_row + i * BC_ROWS][bc_quad / N];
+            *reinterpret_cast<float4*>(&to[0][bc_quad % N]) = make_float4(bc[0], bc[1], bc[2], bc[3]);
+            *reinterpret_cast<float4*>(&to[1][bc_quad % N]) = make_float4(bc[1], bc[0], bc[3], bc[2]);
+        }
 #pragma unroll
         for (int c = 0; c < CHANNELS; c++) {
             const Reals<STATES> pack = chunk.next.states[c][threadIdx.x];
@@ -176,8 +212,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
             }
         }
         __syncthreads();
-        if (number > 0) fetch(number - 1);
-        if (number > 1) locate(number - 2);
+        if (adds)
+#pragma unroll
+            for (int i = 0; i < VISITS; i++)
+                copy_later(chunk.earlier[i][threadIdx.x],
+                           at<Quad>(chunk.dx, max(pixels[row0 + i * ROWS], 0) * row_bytes + column_bytes));
+        if (number > first_chunk) fetch(number - 1);
+        if (number > first_chunk + 1) locate(number - 2);
 
         Reals<STATES> packs[SUBS - 1][CHANNELS];
 #pragma unroll
@@ -187,7 +228,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
 #pragma unroll
                 for (int i = 0; i < STATES; i += 2) packs[sub][c].put(i, h[c][i], h[c][i + 1]);
 #pragma unroll
-            for (int s = 0; s < SUB; s++) advance(chunk, sub * SUB + s, slots, order, rate, h, [](int, int, float) {});
+            for (int s = 0; s < SUB; s++) advance(chunk, sub * SUB + s, slots, turn, rate, h, [](int, int, float) {});
         }
 #pragma unroll
         for (int sub = 0; sub < SUBS - 1; sub++)
@@ -195,7 +236,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
             for (int c = 0; c < CHANNELS; c++) chunk.kept[sub][warp].states[c][lane] = packs[sub][c];
 
         Reals<STATES> pack[CHANNELS];
-#pragma unroll (CHANNELS == 1 ? SUBS : 1)       // more would not fit the cache for instructions
+#pragma unroll CHANNELS                         // more would not fit the cache for instructions
         for (int sub = SUBS - 1; sub >= 0; sub--) {
             if (sub < SUBS - 1)
 #pragma unroll
@@ -209,7 +250,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
             float before[SUB][CHANNELS][STATES], decays[SUB][CHANNELS][STATES];
 #pragma unroll
             for (int s = 0; s < SUB; s++)
-                advance(chunk, sub * SUB + s, slots, order, rate, h, [&](int c, int i, float decay) {
+                advance(chunk, sub * SUB + s, slots, turn, rate, h, [&](int c, int i, float decay) {
                     before[s][c][i] = h[c][i];
                     decays[s][c][i] = decay;
                 });
@@ -222,8 +263,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
                 for (int q = BATCH - 1; q >= 0; q--) {
                     const int s = batch + q, l = sub * SUB + s;
                     float in[STATES], out[STATES], din[STATES] = {}, dout[STATES] = {};
-                    order.read(chunk.inputs[l][0], in);
-                    order.read(chunk.inputs[l][1], out);
+                    turn.read(chunk.inputs[l][0], in);
+                    turn.read(chunk.inputs[l][1], out);
 #pragma unroll
                     for (int c = 0; c < CHANNELS; c++) {
                         const float2 step = chunk.steps[l].both[slots.index[c]];
@@ -243,14 +284,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
                         }
                     }
                     // Sum what B and C get over the warp's eight groups; each lane ends with one of the 2 N sums.
-#pragma unroll
-                    for (int i = 0; i < 2; i++) {
-                        din[i] += __shfl_xor_sync(ALL, din[i + 2], 16);
-                        dout[i] += __shfl_xor_sync(ALL, dout[i + 2], 16);
-                    }
-                    din[0] += __shfl_xor_sync(ALL, din[1], 8);
-                    dout[0] += __shfl_xor_sync(ALL, dout[1], 8);
-                    sums[s] = (bit0 ? dout[0] : din[0]) + __shfl_xor_sync(ALL, bit0 ? din[0] : dout[0], 1);
+                    Both<> both[STATES] = {{din[0], dout[0]}, {din[1], dout[1]}, {din[2], dout[2]}, {din[3], dout[3]}};
+                    both[0].add(both[2], 16), both[1].add(both[3], 16);
+                    both[0].add(both[1], 8);
+                    both[0].add(both[0], 1);
+                    sums[s] = both[0].get(bit0);
                 }
                 const float to_input = sum_over_parts(dinput, slots.part);
                 const float to_exponent = sum_over_parts(dexponent, slots.part) * LN2;
@@ -263,54 +301,56 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
                 results[batch / BATCH] = make_float2(ddt, fmaf(to_input, delta, skip * signal.y));
             }
 #pragma unroll
-            for (int s = 0; s < SUB; s++) chunk.kept[sub][warp].sums[s][bit0 * N + order.state(0)] = sums[s];
+            for (int s = 0; s < SUB; s++) chunk.kept[sub][warp].sums[s][bit0 * N + turn.state(0)] = sums[s];
 #pragma unroll
             for (int batch = 0; batch < SUB; batch += BATCH)
                 chunk.steps[sub * SUB + batch + own_step(slots.part)].both[slots.index[0]] = results[batch / BATCH];
         }
         __syncthreads();
+        wait_for_copies();
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
-            const int row = row0 + i * ROWS;
-            const unsigned bytes = pixels[row] * row_bytes + column_bytes;
+            const int row = row0 + i * ROWS, pixel = pixels[row];
+            const unsigned to = max(pixel, 0) * row_bytes + column_bytes;
+            const Quad other = chunk.earlier[i][threadIdx.x];
             Quad ddt, ddx;
 #pragma unroll
             for (int j = 0; j < 4; j += 2) {
                 const float4 two = chunk.steps[row].half(quad, j / 2);
-                ddt.put(j, two.x, two.z), ddx.put(j, two.y, two.w);
+                ddt.put(j, two.x, two.z), ddx.put(j, two.y + other[j], two.w + other[j + 1]);
             }
-            if (start + row < place.length && inside) {
-                at<Quad>(chunk.dt, bytes) = ddt;
-                at<Quad>(chunk.dx, bytes) = ddx;
+            if (inside) at<Quad>(chunk.dt, (start - first + row) * row_bytes + column_bytes) = ddt;
+            if (inside && pixel >= 0) at<Quad>(chunk.dx, to) = ddx;
+        }
+#pragma unroll
+        for (int i = 0; i < BC_VISITS; i++) {
+            const int row = bc_row + i * BC_ROWS;
+            float sums[4] = {};
+#pragma unroll
+            for (int w = 0; w < WARPS; w++) {
+                const float* const part = &chunk.kept[row / SUB][w].sums[row % SUB][bc_quad];
+#pragma unroll
+                for (int j = 0; j < 4; j++) sums[j] += part[j];
             }
+            Quad all;
+            all.put(0, sums[0], sums[1]), all.put(2, sums[2], sums[3]);
+            at<Quad>(chunk.dbc, (start - first + row) * dbc_bytes + bc_quad * sizeof(REAL)) = all;
         }
-        float sums[4] = {};
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) {
-            const float* const part = &chunk.kept[bc_row / SUB][w].sums[bc_row % SUB][bc_quad];
-#pragma unroll
-            for (int i = 0; i < 4; i++) sums[i] += part[i];
-        }
-        Quad all;
-        all.put(0, sums[0], sums[1]), all.put(2, sums[2], sums[3]);
-        if (start + bc_row < place.length)
-            at<Quad>(chunk.dbc, pixels[bc_row] * dbc_bytes + bc_quad * sizeof(REAL)) = all;
     }
 
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++)
 #pragma unroll
         for (int i = 0; i < STATES; i++) {
-            const size_t channel = static_cast<size_t>(place.sequence) * channels + place.first + slots.channel(c);
-            if (place.has(slots.channel(c))) dA[channel * N + order.state(i)] = drate[c][i];
+            const size_t number = place.channel(slots.channel(c)) * N + turn.state(i);
+            if (place.has(slots.channel(c))) dA[number] += drate[c][i], carried[number] = carry[c][i];
         }
     // The parts that share a channel have each seen some of its steps.
     dskip += __shfl_xor_sync(ALL, dskip, 4), doffset += __shfl_xor_sync(ALL, doffset, 4);
     if constexpr (CHANNELS == 1)
         dskip += __shfl_xor_sync(ALL, dskip, 2), doffset += __shfl_xor_sync(ALL, doffset, 2);
     if (place.has(own) && slots.part < CHANNELS) {
-        const size_t channel = static_cast<size_t>(place.sequence) * channels + place.first + own;
-        dD[channel] = dskip;
-        dbias[channel] = doffset;
+        dD[place.channel(own)] += dskip;
+        dbias[place.channel(own)] += doffset;
     }
 }

@@ -1,38 +1,51 @@
 // The forward scan. See ss2d.cuh.
 
 constexpr int TILE = WIDTH < 64 ? 32 : 16;      // steps whose inputs are in shared memory
+constexpr int PIECE = 16;                       // of those: steps that are walked in one straight line
 constexpr int VISITS = TILE / ROWS;             // of a tile's rows: how often a thread brings a quad
-constexpr int SHARE = TILE * 2 * N / THREADS;   // of a tile's B and C: what each thread brings
+constexpr int BC_ROWS = THREADS * 4 / (2 * N), BC_VISITS = TILE / BC_ROWS;  // the same for B and C
 constexpr int Y_ROW = WIDTH + (BATCH > 1 ? 32 / BATCH : 0);  // rows of y are padded against bank conflicts
 
 // Where B or C of a state lies in its row: two by two, in turn for each part, as threads read them (128 bits at a time
 // would keep the shared memory four times as busy, however few addresses differ).
 __device__ constexpr int in_turn(int state) { return state % STATES / 2 * (2 * PARTS) + state / STATES * 2 + state % 2; }
 
-// y (K, T, B, L, E): each direction's own result. dt (T, K, B, L, E): time steps before bias and softplus. states may
-// be null.
+struct Tile {
+    Row steps[TILE];                            // delta, delta x
+    alignas(16) float inputs[TILE][2][N];
+    alignas(16) float outputs[TILE][Y_ROW];
+    // What each thread will bring to the next tile, copied here by itself meanwhile.
+    struct {
+        Quad x[VISITS][THREADS], dt[VISITS][THREADS], bc[BC_VISITS][THREADS];
+    } next;
+    Quad earlier[VISITS][THREADS];              // what this tile's results are added to
+    int pixels[4][TILE];                        // of the steps of this tile and of those to come
+};
+DYNAMIC_SHARED(Tile);
+
+// dt: time steps before bias and softplus. rows, columns: sums of their directions' results, to which this stretch
+// adds (or not yet). states may be null.
 extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_forward(
     const REAL* __restrict__ x, const REAL* __restrict__ dt, const REAL* __restrict__ bc,
     const float* __restrict__ A2, const float* __restrict__ bias, const float* __restrict__ D,
-    REAL* __restrict__ y, REAL* __restrict__ states, int bc_stride, int tasks, int images, int height, int width,
-    int channels) {
-    __shared__ Row steps[TILE];                 // delta, delta x
-    alignas(16) __shared__ float inputs[TILE][2][N];
-    alignas(16) __shared__ float outputs[TILE][Y_ROW];
-    __shared__ int pixels[4][TILE];             // of the steps of this tile and of those to come
-    const Place place(images, height, width, channels);
+    REAL* __restrict__ rows, REAL* __restrict__ columns, REAL* __restrict__ states, float* __restrict__ carry,
+    const int* __restrict__ order, int bc_stride, int all, int first, int here, int adds, int tasks, int images,
+    int length, int channels) {
+    Tile& tile = *reinterpret_cast<Tile*>(shared_memory);
+    const Place place(images, length, channels);
     const Slots slots;
     const int row0 = threadIdx.x / QUADS, quad = threadIdx.x % QUADS * 4;
-    const int bc_row = threadIdx.x / (2 * N / SHARE), bc_column = threadIdx.x % (2 * N / SHARE) * SHARE;
+    const int bc_row = threadIdx.x / (2 * N / 4), bc_column = threadIdx.x % (2 * N / 4) * 4;
     const int bc_place = in_turn(bc_column % N);
     const bool inside = place.has(quad);
     const int column = inside ? quad : 0;       // what is read
-    const int result = (place.direction * tasks + place.task) * images + place.image;
+    const int end = first + here;
     const unsigned row_bytes = channels * sizeof(REAL), bc_bytes = bc_stride * sizeof(REAL);
-    const char* const x_here = reinterpret_cast<const char*>(x + place.origin(place.map) + column);
-    const char* const dt_here = reinterpret_cast<const char*>(dt + place.origin(place.sequence) + column);
-    char* const y_here = reinterpret_cast<char*>(y + place.origin(result) + column);
-    const char* const bc_here = reinterpret_cast<const char*>(bc + place.inputs(0, bc_stride) + bc_column);
+    const char* const x_here = reinterpret_cast<const char*>(x + place.origin(place.map, length) + column);
+    const char* const dt_here = reinterpret_cast<const char*>(dt + place.origin(place.sequence, here) + column);
+    REAL* const y = place.direction & 1 ? columns : rows;
+    char* const y_here = reinterpret_cast<char*>(y + place.origin(place.map, length) + column);
+    const char* const bc_here = reinterpret_cast<const char*>(bc + place.inputs(bc_stride) + bc_column);
 
     float offset[4], skip[4], rate[CHANNELS][STATES], h[CHANNELS][STATES];
 #pragma unroll
@@ -41,27 +54,37 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
     for (int c = 0; c < CHANNELS; c++)
 #pragma unroll
         for (int i = 0; i < STATES; i++) {
-            const int channel = slots.channel(c);
-            rate[c][i] = place.has(channel) ? A2[place.parameter(channel) * N + slots.part * STATES + i] : 0;
-            h[c][i] = 0;
+            const int channel = slots.channel(c), state = slots.part * STATES + i;
+            rate[c][i] = place.has(channel) ? A2[place.parameter(channel) * N + state] : 0;
+            h[c][i] = place.has(channel) ? carry[place.channel(channel) * N + state] : 0;
         }
 
     const bool saves = states != nullptr && place.has(slots.own);
-    REAL* saved = states + place.states(0, slots.own) + slots.part * STATES;
-    Reals<SHARE> next_bc;
-    Quad next_x[VISITS], next_dt[VISITS];
+    REAL* saved = states + place.states(first / STRIDE, all, slots.own) + slots.part * STATES;
+    int next_pixels[VISITS];
+    const auto table = [&](int start) -> int* { return tile.pixels[start / TILE & 3]; };
     const auto locate = [&](int start) {
-        if (threadIdx.x < TILE) pixels[start / TILE % 4][threadIdx.x] = place.pixel(start + threadIdx.x);
+        if (threadIdx.x < TILE && start < end)
+            copy_later(table(start)[threadIdx.x], order[place.direction * all + start + threadIdx.x]);
     };
     const auto fetch = [&](int start) {
-        const int* const here = pixels[start / TILE % 4];
+        const int* const pixels = table(start);
+        unsigned from[VISITS], bc_from[BC_VISITS];
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
-            const unsigned bytes = here[row0 + i * ROWS] * row_bytes;
-            next_x[i] = at<Quad>(x_here, bytes);
-            next_dt[i] = at<Quad>(dt_here, bytes);
+            next_pixels[i] = pixels[row0 + i * ROWS];
+            from[i] = max(next_pixels[i], 0) * row_bytes;
         }
-        next_bc = at<Reals<SHARE>>(bc_here, here[bc_row] * bc_bytes);
+#pragma unroll
+        for (int i = 0; i < BC_VISITS; i++) bc_from[i] = max(pixels[bc_row + i * BC_ROWS], 0) * bc_bytes;
+        const unsigned dt_from = (start - first + row0) * row_bytes;
+#pragma unroll
+        for (int i = 0; i < VISITS; i++) {
+            copy_later(tile.next.x[i][threadIdx.x], at<Quad>(x_here, from[i]));
+            copy_later(tile.next.dt[i][threadIdx.x], at<Quad>(dt_here, dt_from + i * ROWS * row_bytes));
+        }
+#pragma unroll
+        for (int i = 0; i < BC_VISITS; i++) copy_later(tile.next.bc[i][threadIdx.x], at<Quad>(bc_here, bc_from[i]));
     };
     struct Inputs {
         float2 steps[CHANNELS], b[STATES / 2], c[STATES / 2];
@@ -69,42 +92,57 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
     const auto read = [&](int l) {
         Inputs in;
 #pragma unroll
-        for (int c = 0; c < CHANNELS; c++) in.steps[c] = steps[l].both[slots.index[c]];
+        for (int c = 0; c < CHANNELS; c++) in.steps[c] = tile.steps[l].both[slots.index[c]];
 #pragma unroll
         for (int i = 0; i < STATES / 2; i++) {
-            in.b[i] = *reinterpret_cast<const float2*>(&inputs[l][0][(i * PARTS + slots.part) * 2]);
-            in.c[i] = *reinterpret_cast<const float2*>(&inputs[l][1][(i * PARTS + slots.part) * 2]);
+            in.b[i] = *reinterpret_cast<const float2*>(&tile.inputs[l][0][(i * PARTS + slots.part) * 2]);
+            in.c[i] = *reinterpret_cast<const float2*>(&tile.inputs[l][1][(i * PARTS + slots.part) * 2]);
         }
         return in;
     };
-    locate(0);
+#pragma unroll
+    for (int i = 0; i < VISITS; i++) tile.earlier[i][threadIdx.x] = Quad{};
+    locate(first);
+    wait_for_copies();
     __syncthreads();
-    fetch(0);
-    locate(TILE);
-    for (int start = 0; start < place.length; start += TILE) {
-        Quad here[VISITS];
+    fetch(first);
+    locate(first + TILE);
+    for (int start = first; start < end; start += TILE) {
+        int pixels[VISITS];
+        Quad signal[VISITS];
+        wait_for_copies();
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
-            here[i] = next_x[i];
             const int row = row0 + i * ROWS;
+            const Quad dt = tile.next.dt[i][threadIdx.x];
+            signal[i] = tile.next.x[i][threadIdx.x], pixels[i] = next_pixels[i];
+            const float stopped = stop(pixels[i]);
 #pragma unroll
             for (int j = 0; j < 4; j += 2) {
                 float4 two;
-                two.x = place.delta(start + row, next_dt[i][j], offset[j]), two.y = two.x * here[i][j];
-                two.z = place.delta(start + row, next_dt[i][j + 1], offset[j + 1]), two.w = two.z * here[i][j + 1];
-                steps[row].half(quad, j / 2) = two;
+                two.x = softplus(dt[j] + (offset[j] + stopped)), two.y = two.x * signal[i][j];
+                two.z = softplus(dt[j + 1] + (offset[j + 1] + stopped)), two.w = two.z * signal[i][j + 1];
+                tile.steps[row].half(quad, j / 2) = two;
             }
         }
-        float* const bc_to = inputs[bc_row][bc_column / N] + bc_place;
 #pragma unroll
-        for (int i = 0; i < SHARE; i += 2)
-            *reinterpret_cast<float2*>(bc_to + in_turn(i)) = make_float2(next_bc[i], next_bc[i + 1]);
+        for (int i = 0; i < BC_VISITS; i++) {
+            const Quad bc = tile.next.bc[i][threadIdx.x];
+            float* const to = tile.inputs[bc_row + i * BC_ROWS][bc_column / N] + bc_place;
+#pragma unroll
+            for (int j = 0; j < 4; j += 2)
+                *reinterpret_cast<float2*>(to + in_turn(j)) = make_float2(bc[j], bc[j + 1]);
+        }
         __syncthreads();
-        fetch(start + TILE);
+        if (adds)
+#pragma unroll
+            for (int i = 0; i < VISITS; i++)
+                copy_later(tile.earlier[i][threadIdx.x], at<Quad>(y_here, max(pixels[i], 0) * row_bytes));
+        if (start + TILE < end) fetch(start + TILE);
         locate(start + 2 * TILE);
 #pragma unroll 1
-        for (int stretch = 0; stretch < TILE; stretch += STRIDE) {
-            if (saves && start + stretch < place.length) {
+        for (int piece = 0; piece < TILE; piece += PIECE) {
+            if (saves && (start + piece) % STRIDE == 0) {
 #pragma unroll
                 for (int c = 0; c < CHANNELS; c++) {
                     Reals<STATES> pack;
@@ -112,11 +150,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
                     for (int i = 0; i < STATES; i += 2) pack.put(i, h[c][i], h[c][i + 1]);
                     *reinterpret_cast<Reals<STATES>*>(saved + (slots.channel(c) - slots.own) * N) = pack;
                 }
+                saved += channels * N;
             }
-            saved += channels * N;
-            Inputs in = read(stretch);
+            Inputs in = read(piece);
 #pragma unroll
-            for (int batch = stretch; batch < stretch + STRIDE; batch += BATCH) {
+            for (int batch = piece; batch < piece + PIECE; batch += BATCH) {
                 float sums[BATCH][CHANNELS];
 #pragma unroll
                 for (int s = 0; s < BATCH; s++) {
@@ -134,19 +172,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
                         }
                     }
                 }
-                outputs[batch + own_step(slots.part)][slots.own] = sum_over_parts(sums, slots.part);
+                tile.outputs[batch + own_step(slots.part)][slots.own] = sum_over_parts(sums, slots.part);
             }
         }
         __syncthreads();
+        wait_for_copies();
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
-            const int row = row0 + i * ROWS;
-            const unsigned bytes = pixels[start / TILE % 4][row] * row_bytes;
-            const float4 sum = *reinterpret_cast<const float4*>(&outputs[row][quad]);
-            Quad all;
-            all.put(0, fmaf(skip[0], here[i][0], sum.x), fmaf(skip[1], here[i][1], sum.y));
-            all.put(2, fmaf(skip[2], here[i][2], sum.z), fmaf(skip[3], here[i][3], sum.w));
-            if (start + row < place.length && inside) at<Quad>(y_here, bytes) = all;
+            const float4 sum = *reinterpret_cast<const float4*>(&tile.outputs[row0 + i * ROWS][quad]);
+            const Quad other = tile.earlier[i][threadIdx.x];
+            Quad result;
+            result.put(0, fmaf(skip[0], signal[i][0], sum.x + other[0]), fmaf(skip[1], signal[i][1], sum.y + other[1]));
+            result.put(2, fmaf(skip[2], signal[i][2], sum.z + other[2]), fmaf(skip[3], signal[i][3], sum.w + other[3]));
+            const unsigned to = max(pixels[i], 0) * row_bytes;
+            if (pixels[i] >= 0 && inside) at<Quad>(y_here, to) = result;
         }
     }
+#pragma unroll
+    for (int c = 0; c < CHANNELS; c++)
+#pragma unroll
+        for (int i = 0; i < STATES; i++) {
+            const int channel = slots.channel(c), state = slots.part * STATES + i;
+            if (place.has(channel)) carry[place.channel(channel) * N + state] = h[c][i];
+        }
 }
