@@ -143,6 +143,15 @@ def test_choosing_cases():
     assert len(blocks) == 6
 
 
+def test_an_operator_is_captured_whole_a_step_is_not():
+    core, step, inference = (
+        next(iter(cases_of(part, f'only="{name}"', f"cuda.{part}.cuda_graph=[true]")))
+        for part, name in (("ops", "ss2d.*backward"), ("model", "^train"), ("model", "^infer"))
+    )
+    assert core.name.endswith("_backward_graph")
+    assert [case.captured_whole for case in (core, step, inference)] == [True, False, True]
+
+
 def test_ways_to_run_a_network_are_not_measured_twice():
     ways = ("compile=[none,blocks]", "cuda_graph=[false,true]", "checkpointing=[none,blocks]", "loss=[mean_square]")
     overrides = [f"cuda.model.{way}" for way in ways]
@@ -171,6 +180,7 @@ def test_ways_to_run_a_network_are_not_measured_twice():
         ("model", "cpu.model.checkpointing=[most]", "Expected model.checkpointing to be one of"),
         ("model", "cpu.model.networks=[huge]", "Expected model.networks among nyud, pascal, tiny, got"),
         ("model", "cpu.model.cuda_graph=[true]", "Expected a GPU for cuda_graph"),
+        ("ops", "cpu.ops.cuda_graph=[true]", "Expected a GPU for cuda_graph"),
     ],
 )
 def test_choices_that_make_no_sense_are_refused(what, override, message):

@@ -44,7 +44,12 @@ class Case(ABC):
     optimizer: bool = False
     """Whether a step of AdamW belongs to it."""
     cuda_graph: bool = False
-    """Whether it is replayed from a CUDA graph; one with a backward pass holds its own."""
+    """Whether it is replayed from CUDA graphs."""
+
+    @property
+    def captured_whole(self) -> bool:
+        """Whether the call is one graph; otherwise it holds its own, if any."""
+        return self.cuda_graph
 
     @abstractmethod
     def prepare(self, device: torch.device) -> Callable[[], object]:
@@ -92,7 +97,8 @@ def operator_cases(cfg: DictConfig, backend: str) -> Iterator[Case]:
     """Yield the cases of single operators.
 
     Args:
-        cfg: ``maps`` (operator, tasks, channels and size of each), ``batch_sizes``, ``precisions`` and ``passes``.
+        cfg: ``maps`` (operator, tasks, channels and size of each), ``batch_sizes``, ``precisions``, ``passes`` and
+            ``cuda_graph``.
         backend: the selective scan's.
     """
     _require_settings(cfg)
@@ -108,7 +114,7 @@ def block_cases(cfg: DictConfig, networks: Mapping[str, str], backend: str) -> I
     """Yield the cases of each kind of block in each decoder stage.
 
     Args:
-        cfg: ``networks`` (names), ``batch_sizes``, ``precisions`` and ``passes``.
+        cfg: ``networks`` (names), ``batch_sizes``, ``precisions``, ``passes`` and ``cuda_graph``.
         networks: overrides of the training configuration, by name.
         backend: the selective scan's.
     """
@@ -162,22 +168,24 @@ def require(key: str, values: Iterable[Any], choices: Iterable[Any]) -> None:
 def _require_settings(cfg: DictConfig) -> None:
     require("precisions", cfg.precisions, PRECISIONS)
     require("passes", cfg.passes, PASSES)
+    require("cuda_graph", cfg.cuda_graph, (False, True))
 
 
 def _map_cases(
     group: str, name: str, build: Callable[[str], nn.Module], shape: Sequence[int], cfg: DictConfig, backend: str
 ) -> Iterator[Case]:
     tasks, *rest = shape
-    for batch, precision, passes in product(cfg.batch_sizes, cfg.precisions, cfg.passes):
+    for batch, precision, passes, graph in product(cfg.batch_sizes, cfg.precisions, cfg.passes, cfg.cuda_graph):
         full_name = f"{name}_b{batch}_{precision}_{passes}"
         yield MapCase(
-            name=full_name,
+            name=f"{full_name}_graph" if graph else full_name,
             group=group,
             release_name=full_name,
             precision=precision,
             batch_size=batch,
             backend=backend,
             backward=passes == "backward",
+            cuda_graph=graph,
             build=build,
             shape=(tasks, batch, *rest),
         )

@@ -35,6 +35,11 @@ class NetworkCase(Case):
     checkpointing: str
     loss: str
 
+    @property
+    def captured_whole(self) -> bool:
+        """A step is not: its optimiser runs by itself, as in training."""
+        return self.cuda_graph and not self.backward
+
     def work(self) -> Work:
         """Count a forward pass."""
         return _work(self.overrides, self.part, self.batch_size)

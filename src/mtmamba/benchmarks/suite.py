@@ -137,8 +137,7 @@ def _measured(case: Case, device: torch.device, rates: Device, seconds: float, m
     try:
         with tf32(case.precision == "tf32"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "You are trying to `self.log", category=UserWarning)  # no trainer here
-            whole = case.cuda_graph and not case.backward
-            timing = measure(case.prepare(device), device, seconds, min_repeats, whole)
+            timing = measure(case.prepare(device), device, seconds, min_repeats, case.captured_whole)
     except torch.OutOfMemoryError:
         record["status"] = "out of memory"
     except Exception as error:  # the other cases are worth measuring; the run fails at its end
