@@ -5,14 +5,15 @@
 // there is no scan tree, every sum has one fixed order, and what has a row for each step lives for a stretch only. Maps
 // are read in their own layout, pixel by pixel, whatever the direction.
 //
-// Steps: `order` (K, all steps) has the pixel of each direction's steps, -1 where there is none. Such steps fill walks up
-// to halves of whole chunks, and change nothing.
+// Steps: `all` of a walk, of which a launch takes as many as `here` from `first` on. `order` (K, all) has their pixels, -1
+// where there is none: such steps fill walks up to halves of whole chunks, and change nothing.
+//
 // Sums of directions: a direction and its reverse meet in one map, rows' and columns' apart. Who comes second to a
 // pixel is in the second half of its walk, and adds.
 //
 // Shapes, channels last, L = H W pixels in row-major order, k the direction:
 //   x, dy, rows, columns (T, B, L, E); bc (T, B, L, K, 2 N), B before C, with bc_stride from pixel to pixel;
-//   dt (T, K, B, steps, E), of the stretch that begins at step `first`, in the order of the walk;
+//   dt (T, K, B, here, E), in the order of the walk;
 //   A2 (T, K, E, N), A2 = A log2 e; bias, D (T, K, E); carry (T, K, B, E, N), from stretch to stretch;
 //   states (T, K, B, chunks, E, N): those before every STRIDE-th step. E is a multiple of 4. A plain scan has one
 //   direction.
@@ -22,7 +23,7 @@
 
 #ifdef __CUDACC__
 // A block's dynamic shared memory, and how much of it a launch asks for.
-#define DYNAMIC_SHARED(Type)               \
+#define DYNAMIC_SHARED(Type)                \
     extern __shared__ char shared_memory[]; \
     extern "C" __device__ unsigned shared_bytes = sizeof(Type)
 __device__ __forceinline__ float exp2_fast(float x) {

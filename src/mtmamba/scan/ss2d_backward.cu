@@ -34,7 +34,7 @@ DYNAMIC_SHARED(Chunk);
 
 // The order of a thread's states: what it gives away first in a sum over the groups is always in slots 2 and 3, what it
 // gives away next in slot 1.
-struct Order {
+struct Turn {
     int part, flip;
     __device__ int state(int i) const { return part * STATES + (i ^ flip); }
     __device__ void read(const float (&from)[2][N], float (&to)[STATES]) const {
@@ -69,7 +69,7 @@ struct Both<bf16> {
 
 // Take the states one step on, having shown each decay to each(channel slot, state slot, decay).
 template <typename Each>
-__device__ __forceinline__ void advance(const Chunk& chunk, int l, const Slots& slots, const Order& turn,
+__device__ __forceinline__ void advance(const Chunk& chunk, int l, const Slots& slots, const Turn& turn,
                                         const float (&rate)[CHANNELS][STATES], float (&h)[CHANNELS][STATES],
                                         const Each& each) {
     float in[STATES];
@@ -87,7 +87,7 @@ __device__ __forceinline__ void advance(const Chunk& chunk, int l, const Slots& 
 }
 
 // dt is overwritten with its gradient; rows, columns: sums of their directions' gradients of x, to which this stretch adds
-// (or not yet); dbc (blocks, T, K, B, steps, 2 N), blocks along E; dA (T, K, B, E, N), with respect to A, and dD, dbias
+// (or not yet); dbc (blocks, T, K, B, here, 2 N), blocks along E; dA (T, K, B, E, N), with respect to A, and dD, dbias
 // (T, K, B, E): to these, too, this stretch adds.
 extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
     const REAL* __restrict__ x, REAL* dt, const REAL* __restrict__ bc, const float* __restrict__ A2,
@@ -118,7 +118,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
         chunk.dx = reinterpret_cast<char*>((place.direction & 1 ? columns : rows) + map);
         chunk.dbc = reinterpret_cast<char*>(dbc + dbc_first * here * (2 * N));
     }
-    const Order turn{slots.part, 2 * bit2 + bit1};
+    const Turn turn{slots.part, 2 * bit2 + bit1};
 
     float offset[4];
 #pragma unroll
