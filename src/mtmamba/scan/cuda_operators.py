@@ -109,7 +109,7 @@ class Walk:
         firsts = [first for start in (0, half) for first in range(start, start + half, length)]
         order = padded_order(*self.x.shape[2:4], self.directions, PAD, self.x.device)
         for index, first in enumerate(reversed(firsts) if backwards else firsts):
-            steps = min(length, (1 if first < half else 2) * half - first)
+            steps = min(length, half - first % half)
             yield Stretch(self, order, first, steps, self.directions > 1 and index >= len(firsts) // 2)
 
 
@@ -129,8 +129,8 @@ class Stretch(NamedTuple):
         """Of this stretch, ``(K, steps)``."""
         return self.order[:, self.first : self.first + self.steps]
 
-    def scan(self, kernel: str, bc: Tensor, sharing: Shape, *arguments: Tensor | None) -> None:
-        """Launch a scan kernel."""
+    def scan(self, kernel: str, sharing: Shape, dt: Tensor, bc: Tensor, *arguments: Tensor | None) -> None:
+        """Launch a scan kernel, which takes ``arguments`` after the maps, their time steps, B and C."""
         tasks, batch, pixels, e = self.walk.sizes
         directions, stride, x = self.walk.directions, self.walk.stride, self.walk.x
         steps = self.order, bc.stride(-2), self.walk.steps, self.first, self.steps, self.adds
@@ -140,7 +140,7 @@ class Stretch(NamedTuple):
             options(x.dtype, directions, sharing, stride),
             (sharing.blocks(e), batch * directions, tasks),
             THREADS,
-            (*arguments, *steps, tasks, batch, pixels, e),
+            (x, dt, bc, *arguments, *steps, tasks, batch, pixels, e),
         )
 
     def sum(self, parts: Tensor, maps: Tensor) -> None:
@@ -181,11 +181,11 @@ def ss2d_forward(
     carry = A.new_zeros(walk.per_sequence(x.shape[4], STATES))
     with torch.autocast(x.device.type, enabled=False):
         low, bc = _split(projected, directions)
-        inputs = bc, A * math.log2(math.e), dt_bias, D
+        inputs = A * math.log2(math.e), dt_bias, D
         results = rows, columns, states if save else None, carry
         for stretch in walk.stretches():
             dt, _ = widen(low, dt_weight, stretch.pixels)
-            stretch.scan("ss2d_forward", bc, walk.forward, x, dt, *inputs, *results)
+            stretch.scan("ss2d_forward", walk.forward, dt, bc, *inputs, *results)
             del dt  # before there is the next
     return (rows if columns is None else rows.add_(columns)), states
 
@@ -225,15 +225,14 @@ def ss2d_backward(
     dweight = A.new_zeros(0 if dt_weight is None else dt_weight.shape)
     with torch.autocast(x.device.type, enabled=False):
         (low, bc), (dlow, dbc) = _split(projected, walk.directions), _split(dprojected, walk.directions)
-        inputs = bc, A * math.log2(math.e), dt_bias, D, states, dy.contiguous()
+        inputs = A * math.log2(math.e), dt_bias, D, states, dy.contiguous()
         for stretch in walk.stretches(backwards=True):
             dt, ranks = widen(low, dt_weight, stretch.pixels)  # dt becomes its gradient
             shares = x.new_empty(walk.backward.blocks(e), *walk.per_sequence(stretch.steps, 2 * STATES))
-            stretch.scan(
-                "ss2d_backward", bc, walk.backward, x, dt, *inputs, rows, columns, shares, carry, dA, dD, dbias
-            )
+            results = rows, columns, shares, carry, dA, dD, dbias
+            stretch.scan("ss2d_backward", walk.backward, dt, bc, *inputs, *results)
             stretch.sum(shares, dbc)
-            del shares
+            del shares, results
             stretch.sum(widen_backward(dt, dt_weight, ranks, dweight), dlow)
             del dt, ranks  # before there are the next
         dx = rows if columns is None else rows.add_(columns)

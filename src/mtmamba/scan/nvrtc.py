@@ -15,12 +15,12 @@ def why_unavailable() -> str | None:
     """Why kernels cannot be compiled and launched here, or None if they can."""
     if torch.version.cuda is None:
         return "this PyTorch has no CUDA"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
+        return f"it needs a GPU of compute capability {LEAST_CAPABILITY}, got {torch.cuda.get_device_capability()}"
     try:
         from cuda.bindings import driver, nvrtc  # noqa: F401
     except ImportError as error:
         return f"the package cuda-bindings cannot be imported ({error}); install it with: pip install cuda-bindings"
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
-        return f"it needs a GPU of compute capability {LEAST_CAPABILITY}, got {torch.cuda.get_device_capability()}"
     return None
 
 
@@ -56,11 +56,11 @@ def _kernel(source: str, name: str, options: tuple[str, ...], device: int) -> tu
         code = compile_source(source, (f"--gpu-architecture=sm_{major}{minor}", *options))
         module = _check(driver.cuModuleLoadData(code))
         kernel = _check(driver.cuModuleGetFunction(module, name.encode()))
-        status, address, _ = driver.cuModuleGetGlobal(module, b"shared_bytes")
-        if status == driver.CUresult.CUDA_ERROR_NOT_FOUND:
+        found = driver.cuModuleGetGlobal(module, b"shared_bytes")
+        if found[0] == driver.CUresult.CUDA_ERROR_NOT_FOUND:
             return kernel, 0
+        address, _ = _check(found)
         shared = ctypes.c_uint()
-        _check((status,))
         _check(driver.cuMemcpyDtoH(ctypes.addressof(shared), address, ctypes.sizeof(shared)))
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _check(driver.cuFuncSetAttribute(kernel, attribute, shared.value))
@@ -92,21 +92,11 @@ def launch(
     assert isinstance(first, Tensor)
     index = first.device.index
     kernel, shared_bytes = _kernel(source, name, options, index)
-    layout, offsets = _layout(tuple(isinstance(x, int) for x in arguments))
-    values = layout(*(x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in arguments))
-    pointers = (ctypes.c_void_p * len(offsets))(*(ctypes.addressof(values) + offset for offset in offsets))
-    with torch.cuda.device_of(first):
+    values = tuple(x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in arguments)
+    types = tuple(ctypes.c_int if isinstance(x, int) else ctypes.c_void_p for x in arguments)
+    with torch.cuda.device(index):
         stream = torch.cuda.current_stream().cuda_stream
-        where = ctypes.addressof(pointers)
-        _check(driver.cuLaunchKernel(kernel, *grid, threads, 1, 1, shared_bytes, stream, where, 0))
-
-
-@cache
-def _layout(integers: tuple[bool, ...]) -> tuple[type[ctypes.Structure], tuple[int, ...]]:
-    """A structure for arguments that are integers or pointers, and where in it each lies."""
-    fields = [(f"x{i}", ctypes.c_int if integer else ctypes.c_void_p) for i, integer in enumerate(integers)]
-    layout = type("Arguments", (ctypes.Structure,), {"_fields_": fields})
-    return layout, tuple(getattr(layout, name).offset for name, _ in fields)
+        _check(driver.cuLaunchKernel(kernel, *grid, threads, 1, 1, shared_bytes, stream, (values, types), 0))
 
 
 def _check(returned: tuple[Any, ...]) -> Any:

@@ -22,4 +22,4 @@ def padded_order(height: int, width: int, directions: int, multiple: int, device
     """
     forwards = pixels_in_order(height, width)[: min(directions, 2)].to(torch.int32)
     forwards = F.pad(forwards, (0, -height * width % multiple), value=-1)
-    return torch.cat([forwards, forwards.flip(1)])[:directions].contiguous().to(device)
+    return torch.cat([forwards, forwards.flip(1)])[:directions].to(device)

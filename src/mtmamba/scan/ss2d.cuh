@@ -63,6 +63,7 @@ constexpr int GROUPS = THREADS / PARTS;         // of CHANNELS channels
 constexpr int WIDTH = GROUPS * CHANNELS;        // channels of a block
 constexpr int QUADS = WIDTH / 4;                // neighbouring channels travel together, four by four
 constexpr int ROWS = THREADS / QUADS;           // steps of which the block's threads bring a quad each
+constexpr int BC_ROWS = THREADS * 4 / (2 * N);  // the same, of B and C
 constexpr int BATCH = PARTS / CHANNELS;         // steps whose sums over the parts are exchanged together
 constexpr unsigned ALL = 0xffffffffu;
 constexpr float LN2 = 0.6931471805599453f, LOG2E = 1.4426950408889634f;

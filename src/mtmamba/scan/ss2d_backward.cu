@@ -8,7 +8,7 @@
 constexpr int WARPS = THREADS / 32;
 constexpr int SUB = 8 / CHANNELS, SUBS = STRIDE / SUB;
 constexpr int VISITS = STRIDE / ROWS;           // of a chunk's rows: how often a thread brings a quad
-constexpr int BC_ROWS = THREADS * 4 / (2 * N), BC_VISITS = STRIDE / BC_ROWS;  // the same for B and C
+constexpr int BC_VISITS = STRIDE / BC_ROWS;       // the same for B and C
 
 struct Chunk {
     Row steps[STRIDE];                          // delta, delta x; become the gradients of dt and x

@@ -3,7 +3,7 @@
 constexpr int TILE = WIDTH < 64 ? 32 : 16;      // steps whose inputs are in shared memory
 constexpr int PIECE = 16;                       // of those: steps that are walked in one straight line
 constexpr int VISITS = TILE / ROWS;             // of a tile's rows: how often a thread brings a quad
-constexpr int BC_ROWS = THREADS * 4 / (2 * N), BC_VISITS = TILE / BC_ROWS;  // the same for B and C
+constexpr int BC_VISITS = TILE / BC_ROWS;       // the same for B and C
 constexpr int Y_ROW = WIDTH + (BATCH > 1 ? 32 / BATCH : 0);  // rows of y are padded against bank conflicts
 
 // Where B or C of a state lies in its row: two by two, in turn for each part, as threads read them (128 bits at a time
