@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 import mtmamba
-from mtmamba.config_checks import ConfigError, check_cuda_graph, check_resumed
+from mtmamba.config_checks import ConfigError, check_resumed, settle_auto
 from mtmamba.models.pretrained import WeightsError
 from mtmamba.models.ss2d import SS2D
 from mtmamba.run import config_dir, config_of, describe, plain
@@ -202,7 +202,7 @@ def test_an_unknown_backend_is_refused_at_once():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainer.accelerator=cpu"], r"a GPU for cuda_graph=true, got trainer\.accelerator=cpu: leave it"),
+        (["trainer.accelerator=cpu"], r"a GPU for cuda_graph=true, got trainer\.accelerator=cpu: leave it at auto"),
         (["trainer.devices=2"], r"one device for cuda_graph=true, got trainer\.devices=2 and .*: use"),
         (["trainer.devices=auto"], "one device"),
         (["trainer.devices=[0,1]"], "one device"),
@@ -212,21 +212,35 @@ def test_an_unknown_backend_is_refused_at_once():
 )
 def test_what_cannot_go_with_a_cuda_graph_is_refused(overrides, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    check_cuda_graph(mtmamba.load_config(overrides))
+    assert settled("trainer.precision=32-true", *overrides).cuda_graph is False
     with pytest.raises(ConfigError, match=message):
-        check_cuda_graph(mtmamba.load_config(["cuda_graph=true", *overrides]))
+        settled("trainer.precision=32-true", "cuda_graph=true", *overrides)
+
+
+def settled(*overrides, script="train"):
+    cfg = mtmamba.load_config([*overrides, *(["ckpt=last.ckpt"] if script == "eval" else [])], script)
+    settle_auto(cfg)
+    return cfg
 
 
 @pytest.mark.parametrize("script", ["train", "eval"])
-def test_a_cuda_graph_needs_a_gpu(script, monkeypatch):
-    needed = ["cuda_graph=true", *(["ckpt=last.ckpt"] if script == "eval" else [])]
-    for devices in ("1", "[0]"):
-        cfg = mtmamba.load_config([*needed, f"trainer.devices={devices}"], script)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        check_cuda_graph(cfg)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        with pytest.raises(ConfigError, match="Expected a GPU for cuda_graph=true, got none that PyTorch can use"):
-            check_cuda_graph(cfg)
+@pytest.mark.parametrize("devices", ["1", "[0]"])
+def test_auto_takes_what_the_machine_has(script, devices, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for bfloat16, precision in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=bfloat16: native)
+        cfg = settled(f"trainer.devices={devices}", script=script)
+        assert (cfg.trainer.precision, cfg.cuda_graph) == (precision, True)
+    on_cpu = settled("trainer.accelerator=cpu", script=script)
+    chosen = settled("trainer.precision=16-mixed", "cuda_graph=false", script=script)
+    assert (chosen.trainer.precision, chosen.cuda_graph) == ("16-mixed", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for cfg in (on_cpu, settled(script=script)):
+        assert (cfg.trainer.precision, cfg.cuda_graph) == ("32-true", False)
+    with pytest.raises(ConfigError, match="Expected a GPU for cuda_graph=true, got none that PyTorch can use"):
+        settled("cuda_graph=true", script=script)
+    with pytest.raises(ConfigError, match=r"Expected cuda_graph=auto\|true\|false, got yes"):
+        settled("cuda_graph='yes'", script=script)
 
 
 def test_a_run_goes_on_with_its_own_network_only():

@@ -180,6 +180,20 @@ def test_a_training_graphs_warm_up_leaves_no_trace_in_buffers(graph_device):
     assert model.num_batches_tracked == (1 if noted_down else 2)
 
 
+class Normalised(nn.Module):
+    """Images over their sum, for which the processor waits."""
+
+    def forward(self, images):
+        return images / images.sum().item()
+
+
+def test_a_network_that_waits_for_its_results_is_refused(graph_device):
+    graphed, images = GraphedModel(Normalised().eval()), torch.ones(1, 1, 2, 2, device=graph_device)
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"cannot be captured \(.*: use cuda_graph=false"):
+        graphed(images)
+    assert torch.ones(2, device=graph_device).sum() == 2  # the device goes on
+
+
 def test_views_of_an_image_are_replayed(graph_device, replays):
     module, _ = micro_module(graph_device)
     module.eval()

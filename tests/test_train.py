@@ -15,7 +15,7 @@ import torch
 
 import mtmamba
 from fake_data import write_nyud
-from mtmamba import workflows
+from mtmamba import config_checks, workflows
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import CheckpointError, LastCheckpoint, find_checkpoint, read_checkpoint
 from mtmamba.evaluation.checkpoint import evaluate
@@ -163,13 +163,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(dataset, finished, tmp_pat
 def test_a_run_with_cuda_graphs_is_a_run_without(dataset, tmp_path, monkeypatch, graph_device, replays):
     """Accumulating, with averaged weights, interrupted and resumed, its validation and its scores too."""
     options = ["data.device_batch_size=2", "data.num_workers=2", "ema_decay=0.5", "encoder.drop_path=0.2"]
+    options += ["trainer.precision=32-true"]
     if graph_device.type == "cpu":
         options += ["backend=torch"]
-        monkeypatch.setattr(workflows, "check_cuda_graph", lambda cfg: None)
+        monkeypatch.setattr(config_checks, "_refuse_cuda_graph", lambda cfg: None)
     else:
         options += ["trainer.accelerator=gpu"]
     plain, graphed = tmp_path / "plain", tmp_path / "graphed"
-    expected = train(dataset, plain, *options)
+    expected = train(dataset, plain, *options, "cuda_graph=false")
+    assert not replays
     original = LastCheckpoint.on_train_batch_end
 
     def stop_at_step(self, trainer, *arguments):
@@ -179,8 +181,8 @@ def test_a_run_with_cuda_graphs_is_a_run_without(dataset, tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(LastCheckpoint, "on_train_batch_end", stop_at_step)
         with pytest.raises(SystemExit):
-            train(dataset, graphed, *options, "cuda_graph=true")
-    found = train(dataset, graphed, *options, "cuda_graph=true", f"resume={graphed}")
+            train(dataset, graphed, *options)
+    found = train(dataset, graphed, *options, f"resume={graphed}")
     # Forward and backward passes of 2 micro-batches in 5 steps; the first 2 of 3 images in validations after steps 2, 4
     # and 5, and of the best weights.
     assert len(replays) == 2 * 2 * 5 + 4

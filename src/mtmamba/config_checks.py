@@ -47,29 +47,51 @@ def check_config(cfg: DictConfig) -> None:
         )
 
 
-def check_cuda_graph(cfg: DictConfig) -> None:
-    """Refuse what cannot go with ``cuda_graph=true`` in training or evaluation.
+def settle_auto(cfg: DictConfig) -> None:
+    """Write into a configuration what ``auto`` means here, for training or evaluation.
+
+    ``trainer.precision=auto`` becomes ``bf16-mixed`` on a GPU that computes in bfloat16, else ``32-true``;
+    ``cuda_graph=auto`` becomes ``true`` where it could be.
 
     Raises:
-        ConfigError: no GPU; several devices; activations that are computed again, which reads the random generator.
+        ConfigError: ``cuda_graph=true`` without a GPU, with several devices, or with activations that are computed
+            again, which reads the random generator; a ``cuda_graph`` that is neither ``auto``, ``true`` nor ``false``.
     """
-    if not cfg.cuda_graph:
-        return
-    accelerator, devices, strategy = (cfg.trainer[key] for key in ("accelerator", "devices", "strategy"))
-    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+    if cfg.trainer.precision == "auto":
+        bfloat16 = _on_gpu(cfg) and torch.cuda.is_bf16_supported(including_emulation=False)
+        cfg.trainer.precision = "bf16-mixed" if bfloat16 else "32-true"
+    if cfg.cuda_graph not in ("auto", True, False):
+        raise ConfigError(f"Expected cuda_graph=auto|true|false, got {cfg.cuda_graph}: choose one of those.")
+    if cfg.cuda_graph:
+        refusal = _refuse_cuda_graph(cfg)
+        if refusal is not None and cfg.cuda_graph != "auto":
+            raise ConfigError(refusal)
+        cfg.cuda_graph = refusal is None
+
+
+def _on_gpu(cfg: DictConfig) -> bool:
+    return cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def _refuse_cuda_graph(cfg: DictConfig) -> str | None:
+    """Why a run cannot be replayed from CUDA graphs, or None if it can."""
+    if not _on_gpu(cfg):
+        accelerator = cfg.trainer.accelerator
         found = f"trainer.accelerator={accelerator}" if torch.cuda.is_available() else "none that PyTorch can use"
-        raise ConfigError(f"Expected a GPU for cuda_graph=true, got {found}: leave it at false, or use a GPU.")
+        return f"Expected a GPU for cuda_graph=true, got {found}: leave it at auto, or use a GPU."
+    devices, strategy = cfg.trainer.devices, cfg.trainer.strategy
     count = len(devices) if isinstance(devices, ListConfig) else devices
     if str(count) != "1" or strategy != "auto":
-        raise ConfigError(
+        return (
             f"Expected one device for cuda_graph=true, got trainer.devices={devices} and trainer.strategy={strategy}: "
-            "use trainer.devices=1 and trainer.strategy=auto, or leave it at false."
+            "use trainer.devices=1 and trainer.strategy=auto, or leave it at auto."
         )
     if (part := OmegaConf.select(cfg, "model.checkpointing", default="none")) != "none":
-        raise ConfigError(
+        return (
             f"Expected model.checkpointing=none with cuda_graph=true, got {part}: give up one of the two, or lower "
             "data.device_batch_size."
         )
+    return None
 
 
 def check_resumed(mine: Mapping[str, Any], its: Mapping[str, Any]) -> None:

@@ -35,6 +35,9 @@ class GraphedModel:
         model: images on a GPU → tensors, as one, a list or a dict. It recomputes nothing in the backward pass, and the
             processor waits for none of its results. Stochastic depth is its only input besides the images.
 
+    Raises:
+        RuntimeError: at the first batch, where the network cannot be captured.
+
     Source: the PyTorch manual's partial-network capture.
     """
 
@@ -83,7 +86,7 @@ class _InferenceGraph:
                 for _ in range(WARM_UP):
                     _run(model, self.images)
             self.forward = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.forward, pool, capture_error_mode=OTHER_THREADS_GO_ON):
+            with _capture(self.forward, pool):
                 self.outputs = _run(model, self.images)
 
     def __call__(self, inputs: list[Tensor]) -> Any:
@@ -105,11 +108,11 @@ class _TrainingGraph:
                 self._differentiate(outputs, [torch.ones_like(x) for x in outputs])
                 del outputs
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.forward, pool, capture_error_mode=OTHER_THREADS_GO_ON):
+        with _capture(self.forward, pool):
             result = _run(model, self.inputs[0])
         outputs, self.structure = pytree.tree_flatten(result)
         self.output_gradients = [torch.zeros_like(x) for x in outputs]
-        with torch.cuda.graph(self.backward, self.forward.pool(), capture_error_mode=OTHER_THREADS_GO_ON):
+        with _capture(self.backward, self.forward.pool()):
             self.gradients = _apart(self._differentiate(outputs, self.output_gradients))
         self.outputs = [x.detach() for x in outputs]
 
@@ -163,6 +166,21 @@ def side_stream() -> Iterator[None]:
     with torch.cuda.stream(stream):
         yield
     torch.cuda.current_stream().wait_stream(stream)
+
+
+@contextmanager
+def _capture(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+    """Capture what is launched, or say that it cannot be."""
+    try:
+        with torch.cuda.graph(graph, pool, capture_error_mode=OTHER_THREADS_GO_ON):
+            yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"Expected a network that a CUDA graph can hold, got one that cannot be captured ({error}), as where the "
+            "processor waits for a result: use cuda_graph=false."
+        ) from error
 
 
 @contextmanager

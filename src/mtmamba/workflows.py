@@ -17,7 +17,7 @@ from torch import nn
 from mtmamba import results, run
 from mtmamba.callbacks import PicturePanel, ProgressBar, Throughput
 from mtmamba.checkpoints import BEST, FOLDER, AtomicCheckpointIO, LastCheckpoint, read_checkpoint
-from mtmamba.config_checks import ConfigError, check_cuda_graph, check_resumed
+from mtmamba.config_checks import ConfigError, check_resumed, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.files import remove_partial
 from mtmamba.lit_module import MultiTaskModule, NonFiniteLossError
@@ -46,7 +46,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         NonFiniteLossError: a loss became NaN or infinite; ``nonfinite_batch.json`` names the images.
     """
     start = time.perf_counter()
-    check_cuda_graph(cfg)
+    settle_auto(cfg)
     resume = resumed_checkpoint(cfg)
     if resume is not None:
         check_resumed(run.describe(cfg), read_checkpoint(resume)["mtmamba"])
@@ -54,6 +54,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         run_dir = resume.parents[1]
         rank_zero_only(remove_partial)(run_dir)
     begin(cfg, run_dir)
+    log.info("Precision: %s; CUDA graphs: %s", cfg.trainer.precision, "yes" if cfg.cuda_graph else "no")
 
     seed_everything(cfg.seed, verbose=False)
     data = run.build_datamodule(cfg)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mtmamba import results, run
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint
-from mtmamba.config_checks import ConfigError, check_cuda_graph
+from mtmamba.config_checks import ConfigError, settle_auto
 from mtmamba.data.layouts import get_layout, read_ids
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
 from mtmamba.evaluation.formats import save_prediction
@@ -100,7 +100,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             f"Expected the checkpoint's own dataset, got data={cfg.choices.data}: leave it out; data.root=FOLDER says "
             "where the dataset is."
         )
-    check_cuda_graph(cfg)
+    settle_auto(cfg)
     path = find_checkpoint(Path(cfg.ckpt))
     checkpoint = read_checkpoint(path)
     settings = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
@@ -108,6 +108,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     full = run.config_of(checkpoint["mtmamba"], [f"{key}={value}" for key, value in settings.items()])
     with open_dict(full):
         full.evaluation = {key: cfg[key] for key in OPTIONS}
+        full.trainer, full.cuda_graph = cfg.trainer, cfg.cuda_graph
     layout = get_layout(full.data.dataset)
     chosen = choose_protocol(cfg.boundaries, layout.name)
     begin(full, run_dir)
