@@ -240,12 +240,20 @@ def test_errors_of_checkpoints_name_what_came(tmp_path):
         read_checkpoint(tmp_path / "bare.ckpt")
 
 
+TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+
 @pytest.mark.slow
-def test_two_processes_equal_one(dataset, tmp_path):
-    """Metrics and weights of two gloo processes against one, up to rounding."""
-    for devices in (1, 2):
-        options = overrides(dataset, tmp_path, f"trainer.devices={devices}", f"hydra.run.dir={tmp_path}/{devices}")
-        run_script(*options, *(["trainer.strategy=ddp"] if devices > 1 else []))
+@pytest.mark.parametrize("accelerator", ["cpu", pytest.param("gpu", marks=TWO_GPUS)])
+@pytest.mark.parametrize("options", [[], ["data.device_batch_size=1", "model.checkpointing=blocks"]])
+def test_two_processes_equal_one(dataset, tmp_path, accelerator, options):
+    """Metrics and weights of two processes, on GPUs with graphs, against one without, up to rounding."""
+    options = [*options, f"trainer.accelerator={accelerator}", "trainer.precision=32-true"]
+    for devices, way in ((1, ["cuda_graph=false"]), (2, ["trainer.strategy=ddp"])):
+        place = [f"trainer.devices={devices}", f"hydra.run.dir={tmp_path}/{devices}"]
+        run_script(*overrides(dataset, tmp_path, *options, *place, *way))
+    graphs = "cuda_graph: true" in (tmp_path / "2/config.yaml").read_text().splitlines()
+    assert graphs == (accelerator == "gpu")
     one, two = (json.loads((tmp_path / f"{devices}/metrics.json").read_text()) for devices in (1, 2))
     for task, scores in one["tasks"].items():
         for name, value in scores.items():

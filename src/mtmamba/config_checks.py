@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mtmamba.scan.interface import BACKENDS
 from mtmamba.tasks import select_tasks
@@ -54,8 +54,8 @@ def settle_auto(cfg: DictConfig) -> None:
     ``cuda_graph=auto`` becomes ``true`` where it could be.
 
     Raises:
-        ConfigError: ``cuda_graph=true`` without a GPU, with several devices, or with activations that are computed
-            again, which reads the random generator; a ``cuda_graph`` that is neither ``auto``, ``true`` nor ``false``.
+        ConfigError: ``cuda_graph=true`` without a GPU, or with a strategy that may move weights; a ``cuda_graph`` that
+            is neither ``auto``, ``true`` nor ``false``.
     """
     if cfg.trainer.precision == "auto":
         bfloat16 = _on_gpu(cfg) and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -75,22 +75,12 @@ def _on_gpu(cfg: DictConfig) -> bool:
 
 def _refuse_cuda_graph(cfg: DictConfig) -> str | None:
     """Why a run cannot be replayed from CUDA graphs, or None if it can."""
+    accelerator, strategy = cfg.trainer.accelerator, cfg.trainer.strategy
     if not _on_gpu(cfg):
-        accelerator = cfg.trainer.accelerator
         found = f"trainer.accelerator={accelerator}" if torch.cuda.is_available() else "none that PyTorch can use"
         return f"Expected a GPU for cuda_graph=true, got {found}: leave it at auto, or use a GPU."
-    devices, strategy = cfg.trainer.devices, cfg.trainer.strategy
-    count = len(devices) if isinstance(devices, ListConfig) else devices
-    if str(count) != "1" or strategy != "auto":
-        return (
-            f"Expected one device for cuda_graph=true, got trainer.devices={devices} and trainer.strategy={strategy}: "
-            "use trainer.devices=1 and trainer.strategy=auto, or leave it at auto."
-        )
-    if (part := OmegaConf.select(cfg, "model.checkpointing", default="none")) != "none":
-        return (
-            f"Expected model.checkpointing=none with cuda_graph=true, got {part}: give up one of the two, or lower "
-            "data.device_batch_size."
-        )
+    if strategy not in ("auto", "ddp"):
+        return f"Expected trainer.strategy=auto|ddp with cuda_graph=true, got {strategy}: use one of those, or auto."
     return None
 
 

@@ -32,8 +32,8 @@ class GraphedModel:
     accumulated over calls.
 
     Args:
-        model: images on a GPU → tensors, as one, a list or a dict. It recomputes nothing in the backward pass, and the
-            processor waits for none of its results. Stochastic depth is its only input besides the images.
+        model: images on a GPU → tensors, as one, a list or a dict. The processor waits for none of its results.
+            Stochastic depth is its only input besides the images.
 
     Raises:
         RuntimeError: at the first batch, where the network cannot be captured.
@@ -177,8 +177,9 @@ def _capture(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
         raise RuntimeError(
-            f"Expected a network that a CUDA graph can hold, got one that cannot be captured ({error}), as where the "
+            f"Expected a network that a CUDA graph can hold, got one that cannot be captured ({reason}), as where the "
             "processor waits for a result: use cuda_graph=false."
         ) from error
 

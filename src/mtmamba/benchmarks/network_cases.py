@@ -155,10 +155,10 @@ class _Way(NamedTuple):
 
 
 def _ways(cfg: DictConfig, passes: str) -> Iterable[_Way]:
-    """Return the ways that differ and can be: no graph computes activations again, inference has no backward pass."""
+    """Return the ways that differ: inference has no backward pass."""
     ways = starmap(_Way, product(cfg.compile, cfg.cuda_graph, cfg.checkpointing, cfg.loss))
     if passes.endswith("train"):
-        return [way for way in ways if way.checkpointing == "none" or not way.cuda_graph]
+        return ways
     return dict.fromkeys(way._replace(checkpointing="none", loss="training") for way in ways)
 
 

@@ -9,11 +9,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.head import norm_project
 from mtmamba.models.blocks import Factory
-from mtmamba.models.layers import DropPath, PatchExpand, SkipFuse, TaskConv2d
+from mtmamba.models.layers import DropPath, PatchExpand, SkipFuse, TaskConv2d, recomputed
 from mtmamba.models.ss2d import SS2D
 from mtmamba.types import Logits
 
@@ -72,7 +71,7 @@ class ExpandHead(nn.Module):
 
     def forward(self, z: Tensor) -> Logits:
         """Predict every pixel of every task."""
-        predict = partial(checkpoint, self._logits, use_reentrant=False) if self.recompute else self._logits
+        predict = partial(recomputed, self._logits) if self.recompute else self._logits
         expand, norm = self.expand.expand, self.expand.norm
         own = zip(self.project, z, expand.weight, norm.weight, norm.bias, strict=True)
         return {task: predict(task, *tensors) for task, *tensors in own}

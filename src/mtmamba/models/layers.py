@@ -4,12 +4,14 @@ Feature maps are ``(T, B, H, W, C)``, channels last. A first axis of 1 means one
 Parameters start as PyTorch's own ``Linear``, ``Conv2d`` and ``LayerNorm`` would start for each task.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.dispatch import autocast
 from mtmamba.kernels.norm import joint_layer_norm, layer_norm, scale_samples
@@ -219,3 +221,13 @@ def seed_drop_path(model: nn.Module, keys: Sequence[int], device: torch.device) 
     factors = _keep(torch.stack(draws, dim=1), rates[:, None]).to(device, non_blocking=True)  # behind what is queued
     for drop, rows in zip(drops, factors.split(slots), strict=True):
         drop.seeded = rows[0] if drop.tasks is None else rows
+
+
+def recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function now, and once more in the backward pass, instead of keeping its activations.
+
+    What is random in it is drawn alike again, unless a CUDA graph is being captured, which has no generator to set
+    back: then its only draws may be those of `seed_drop_path`.
+    """
+    captured = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=not captured)

@@ -6,10 +6,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from mtmamba.models.decoders import Decoder, ExpandHead
 from mtmamba.models.encoders import Encoder
+from mtmamba.models.layers import recomputed
 from mtmamba.models.precision import rounded_parameters
 from mtmamba.types import Logits
 
@@ -50,7 +50,7 @@ class MultiTaskModel(nn.Module):
             self.decoder.head.recompute = True
         if part == "blocks":
             for block in (*self.encoder.blocks(), *self.decoder.blocks()):
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+                block.forward = partial(recomputed, block.forward)
 
     def compile_blocks(self) -> None:
         """Let ``torch.compile`` fuse what is left in the encoder's blocks; the decoder's operators are fused already.
