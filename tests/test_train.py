@@ -267,18 +267,32 @@ def test_two_processes_equal_one(dataset, tmp_path, accelerator, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_goes_on_where_it_was(dataset, tmp_path, number):
-    options = overrides(dataset, tmp_path, "callbacks.checkpoint_every=1", "trainer.max_steps=12")
+@pytest.mark.parametrize(
+    ("number", "send", "devices"),
+    [
+        (signal.SIGKILL, os.killpg, 1),
+        (signal.SIGINT, os.killpg, 1),
+        (signal.SIGTERM, os.killpg, 1),
+        (signal.SIGTERM, os.killpg, 2),
+        (signal.SIGTERM, os.kill, 2),
+    ],
+)
+def test_a_killed_run_goes_on_where_it_was(dataset, tmp_path, number, send, devices):
+    """Whether all its processes are sent the signal, as by Ctrl-C and clusters, or the first one alone."""
+    options = ["callbacks.checkpoint_every=1", "trainer.max_steps=12", "data.num_workers=2"]
+    options += [f"trainer.devices={devices}", "trainer.strategy=ddp"] if devices > 1 else []
+    options = overrides(dataset, tmp_path, *options)
     whole = tmp_path / "whole"
     run_script(*options, f"hydra.run.dir={whole}")
     run_dir = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, str(TRAIN), *options, f"hydra.run.dir={run_dir}"])
+    command = [sys.executable, str(TRAIN), *options, f"hydra.run.dir={run_dir}"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     while not (run_dir / "checkpoints/last.ckpt").is_file():
         time.sleep(0.02)
     time.sleep(0.7)
-    process.send_signal(number)
-    process.wait(60)
+    send(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
     assert not (run_dir / "metrics.json").exists(), "the run ended before it was killed"
     for file in run_dir.rglob("*.ckpt"):
         if not file.name.startswith("."):

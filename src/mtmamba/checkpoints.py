@@ -86,7 +86,7 @@ class LastCheckpoint(Callback):
     """Write ``last.ckpt`` after every so many optimiser steps, at the end, and when asked to stop.
 
     Always right after an optimiser step, so that resuming repeats nothing and skips nothing. The first Ctrl-C (or
-    SIGTERM) stops training after the step at hand; a second one stops at once.
+    SIGTERM), of any process, stops training in all of them after the step at hand; a second one stops at once.
 
     Args:
         folder: where to write it.
@@ -95,17 +95,17 @@ class LastCheckpoint(Callback):
 
     def __init__(self, folder: Path, every: int) -> None:
         self.path, self.every = folder / LAST, every
-        self.stopped = False
+        self.stopped = self._asked = False
         self._step = self._saved = -1
         self._handlers: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen for signals from now on."""
-        self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from the step that training begins or goes on at."""
+        """Count from the step that training begins or goes on at, and listen for signals.
+
+        Not before: Lightning's own handler, which we replace, tells the other processes in the middle of a step.
+        """
         self._step = trainer.global_step
+        self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Stop here if asked to: the step before is in its checkpoint, and logged."""
@@ -119,6 +119,7 @@ class LastCheckpoint(Callback):
         if step == self._step:  # in the middle of an accumulated batch
             return
         self._step = step
+        self.stopped = trainer.strategy.reduce_boolean_decision(self.stopped or self._asked, all=False)
         if step == trainer.max_steps:
             trainer.should_stop = True  # so that the last weights are validated wherever the interval has its multiples
         if self.stopped or step % self.every == 0 or step == trainer.max_steps:
@@ -132,7 +133,7 @@ class LastCheckpoint(Callback):
         self._handlers = {}
 
     def _ask(self, number: int, frame: types.FrameType | None) -> None:
-        if self.stopped:
+        if self._asked:
             raise KeyboardInterrupt
-        self.stopped = True
+        self._asked = True
         rank_zero_info("Stopping after this step; once more to stop at once.")

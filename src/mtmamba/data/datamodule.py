@@ -249,7 +249,12 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
 
 
 def _begin_worker(_: int) -> None:
-    """Keep a loading process to one core, there is a process for each already; Ctrl-C is the training process's."""
+    """Keep a loading process to one core, there is a process for each already; to stop is the training process's.
+
+    What asks it to may be sent to all its processes: Ctrl-C is, and so is a cluster's first SIGTERM. A later SIGTERM is
+    the training process's own.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
