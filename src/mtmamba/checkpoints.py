@@ -95,7 +95,7 @@ class LastCheckpoint(Callback):
 
     def __init__(self, folder: Path, every: int) -> None:
         self.path, self.every = folder / LAST, every
-        self.stopped = self._asked = False
+        self.asked = self.stopped = False
         self._step = self._saved = -1
         self._handlers: dict[int, Any] = {}
 
@@ -119,7 +119,7 @@ class LastCheckpoint(Callback):
         if step == self._step:  # in the middle of an accumulated batch
             return
         self._step = step
-        self.stopped = trainer.strategy.reduce_boolean_decision(self.stopped or self._asked, all=False)
+        self.stopped = trainer.strategy.reduce_boolean_decision(self.asked, all=False)
         if step == trainer.max_steps:
             trainer.should_stop = True  # so that the last weights are validated wherever the interval has its multiples
         if self.stopped or step % self.every == 0 or step == trainer.max_steps:
@@ -133,7 +133,7 @@ class LastCheckpoint(Callback):
         self._handlers = {}
 
     def _ask(self, number: int, frame: types.FrameType | None) -> None:
-        if self._asked:
+        if self.asked:
             raise KeyboardInterrupt
-        self._asked = True
+        self.asked = True
         rank_zero_info("Stopping after this step; once more to stop at once.")

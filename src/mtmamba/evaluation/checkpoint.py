@@ -104,11 +104,11 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     path = find_checkpoint(Path(cfg.ckpt))
     checkpoint = read_checkpoint(path)
     settings = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
-    settings |= {key: cfg[key] for key in ("backend", "cache_dir", "baseline")}
+    settings |= {key: cfg[key] for key in ("backend", "cache_dir", "baseline", "cuda_graph")}
     full = run.config_of(checkpoint["mtmamba"], [f"{key}={value}" for key, value in settings.items()])
     with open_dict(full):
         full.evaluation = {key: cfg[key] for key in OPTIONS}
-        full.trainer, full.cuda_graph = cfg.trainer, cfg.cuda_graph
+        full.trainer = cfg.trainer
     layout = get_layout(full.data.dataset)
     chosen = choose_protocol(cfg.boundaries, layout.name)
     begin(full, run_dir)
