@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mtmamba.benchmarks.suite import benchmark
-from mtmamba.run import with_choices
+from mtmamba.build import with_choices
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="benchmark")

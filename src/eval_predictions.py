@@ -6,8 +6,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from mtmamba.build import with_choices
 from mtmamba.evaluation.folder import evaluate_predictions
-from mtmamba.run import with_choices
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="eval_predictions")

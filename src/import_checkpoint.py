@@ -6,8 +6,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from mtmamba.importing import export_checkpoint, import_checkpoint
-from mtmamba.run import with_choices
+from mtmamba.build import with_choices
+from mtmamba.released import export_checkpoint, import_checkpoint
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="import_checkpoint")

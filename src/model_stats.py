@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from mtmamba.run import with_choices
+from mtmamba.build import with_choices
 from mtmamba.stats.report import report_model, report_tables
 
 

@@ -6,8 +6,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mtmamba.run import with_choices
-from mtmamba.workflows import train
+from mtmamba.build import with_choices
+from mtmamba.training.train import train
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")

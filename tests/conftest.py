@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fake_graphs import FakeGraph
-from mtmamba import cuda_graphs
+from mtmamba.models import cuda_graphs
 from triton_runs import GPU, INTERPRETED
 
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from omegaconf import OmegaConf
 
-from mtmamba.published import BOUNDARIES, METRICS, VALIDATION_IMAGES
-from mtmamba.run import load_config
+from mtmamba.build import load_config
+from mtmamba.paper import BOUNDARIES, METRICS, VALIDATION_IMAGES
 
 PUBLISHED_BOUNDARIES = {"nyud": 654, "pascal_context": 2498}
 PAPER = "experiment=nyud_mtmamba"

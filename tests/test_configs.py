@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 import mtmamba
+from mtmamba.build import config_dir, config_of, describe, plain
 from mtmamba.config_checks import ConfigError, check_resumed, settle_auto
 from mtmamba.models.pretrained import WeightsError
 from mtmamba.models.ss2d import SS2D
-from mtmamba.run import config_dir, config_of, describe, plain
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in config_dir().glob("*.yaml"))
@@ -302,7 +302,7 @@ import importlib, pkgutil, mtmamba.models, mtmamba.scan
 for package in (mtmamba.models, mtmamba.scan):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)""",
-            ("lightning", "hydra", "wandb", "omegaconf", "torchmetrics", "mtmamba.data", "mtmamba.run"),
+            ("lightning", "hydra", "wandb", "omegaconf", "torchmetrics", "mtmamba.data", "mtmamba.build"),
         ),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 
 import mtmamba
 from fake_data import write_nyud
-from mtmamba import run
+from mtmamba import build
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,8 +37,8 @@ def folder(tmp_path_factory) -> Path:
     write_nyud(folder / "NYUDv2", train=4, val=5, size=(32, 48))
     cfg = mtmamba.load_config([*dataset(folder), "data.val_batch_size=2"])
     torch.manual_seed(0)
-    state = run.build_module(cfg).state_dict()
-    torch.save({"mtmamba": run.describe(cfg), "state_dict": state, "global_step": 0}, folder / "tiny.ckpt")
+    state = build.build_module(cfg).state_dict()
+    torch.save({"mtmamba": build.describe(cfg), "state_dict": state, "global_step": 0}, folder / "tiny.ckpt")
     return folder
 
 

@@ -13,5 +13,5 @@ __all__ = ["build_datamodule", "build_decoder", "build_model", "load_config", "l
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("mtmamba.run"), name)
+        return getattr(import_module("mtmamba.build"), name)
     raise AttributeError(f"module 'mtmamba' has no attribute {name!r}")

@@ -88,7 +88,7 @@ def check_resumed(mine: Mapping[str, Any], its: Mapping[str, Any]) -> None:
     """Refuse to go on with a run whose network is another one.
 
     Args:
-        mine: what this call's configuration says, from `mtmamba.run.describe`.
+        mine: what this call's configuration says, from `mtmamba.build.describe`.
         its: the same of the checkpoint.
 
     Raises:

@@ -12,12 +12,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from mtmamba import run
+from mtmamba import build
 from mtmamba.benchmarks.floors import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
 from mtmamba.config_checks import ConfigError
-from mtmamba.models.blocks import EXPANSION, MFE
-from mtmamba.models.decoders import Decoder, Stage
+from mtmamba.models.decoders.mtmamba.blocks import EXPANSION, MFE
+from mtmamba.models.decoders.mtmamba.decoder import Decoder, Stage
 from mtmamba.models.layers import TaskLayerNorm, TaskLinear
 from mtmamba.models.multitask import STRIDE, MultiTaskModel
 from mtmamba.models.ss2d import SS2D
@@ -145,7 +145,7 @@ def network_on_meta(overrides: str) -> tuple[DictConfig, MultiTaskModel]:
     """Compose a network's training configuration and build the network without storage."""
     cfg = network_config(overrides)
     with torch.device("meta"):
-        return cfg, run.build_model(cfg)
+        return cfg, build.build_model(cfg)
 
 
 def network_config(overrides: str, *more: str) -> DictConfig:
@@ -155,7 +155,7 @@ def network_config(overrides: str, *more: str) -> DictConfig:
         overrides: as on the command line, parted by spaces.
         more: further overrides.
     """
-    return run.load_config([*overrides.split(), "encoder.pretrained=false", *more])
+    return build.load_config([*overrides.split(), "encoder.pretrained=false", *more])
 
 
 def require(key: str, values: Iterable[Any], choices: Iterable[Any]) -> None:
@@ -194,7 +194,7 @@ def _map_cases(
 def _block(overrides: str, stage: int, index: int, backend: str) -> nn.Module:
     cfg = network_config(overrides, f"backend={backend}")
     _, model = network_on_meta(overrides)
-    return _blocks(run.build_decoder(cfg, model.encoder.channels), stage)[index]
+    return _blocks(build.build_decoder(cfg, model.encoder.channels), stage)[index]
 
 
 def _ss2d(tasks: int, dim: int, backend: str) -> nn.Module:

@@ -11,11 +11,11 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtmamba import run
+from mtmamba import build
 from mtmamba.benchmarks.cases import Case, network_config, network_on_meta, require
 from mtmamba.benchmarks.floors import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
-from mtmamba.cuda_graphs import GraphedModel
+from mtmamba.models.cuda_graphs import GraphedModel
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.types import Batch
 
@@ -55,11 +55,11 @@ class NetworkCase(Case):
         settings = (f"backend={self.backend}", f"model.checkpointing={self.checkpointing}")
         cfg = network_config(self.overrides, *settings)
         with torch.device(device):
-            model = run.build_model(cfg)
+            model = build.build_model(cfg)
         if self.compile == "blocks":
             model.compile_blocks()
-        module = run.build_module(cfg, model).to(device)
-        batch = random_batch(run.num_outputs(cfg), self.batch_size, cfg.data.crop_size, device)
+        module = build.build_module(cfg, model).to(device)
+        batch = random_batch(build.num_outputs(cfg), self.batch_size, cfg.data.crop_size, device)
         part = _part(model, self.part)
         images = batch["image"]
         if not self.backward:

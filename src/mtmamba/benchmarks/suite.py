@@ -12,7 +12,7 @@ import torch
 from lightning import seed_everything
 from omegaconf import DictConfig, ListConfig
 
-from mtmamba import results, run
+from mtmamba import build
 from mtmamba.benchmarks.cases import Case, block_cases, operator_cases, require
 from mtmamba.benchmarks.device import Device, measure_device
 from mtmamba.benchmarks.floors import floor
@@ -22,7 +22,8 @@ from mtmamba.benchmarks.report import markdown, table
 from mtmamba.benchmarks.scan import benchmark_scan
 from mtmamba.benchmarks.timing import measure, tf32
 from mtmamba.config_checks import ConfigError
-from mtmamba.run_folder import begin
+from mtmamba.runs import record as results
+from mtmamba.runs.folder import begin
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +58,13 @@ def benchmark(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     seed_everything(cfg.seed, verbose=False)
     record: dict[str, Any] = {"environment": results.environment()}
     if "scan" in parts:
-        record["scan"] = benchmark_scan(**run.plain(cfg.scan))
+        record["scan"] = benchmark_scan(**build.plain(cfg.scan))
         _write(run_dir, record)
     if "loader" in parts:
-        data = run.build_datamodule(cfg)
+        data = build.build_datamodule(cfg)
         data.prepare_data()
         data.setup()
-        record["loader"] = benchmark_loader(data.dataset_of("train"), **run.plain(cfg.loader))
+        record["loader"] = benchmark_loader(data.dataset_of("train"), **build.plain(cfg.loader))
         _write(run_dir, record)
     for name in record.keys() & {"scan", "loader"}:
         log.info("%s: %s", name, record[name])
@@ -104,7 +105,7 @@ def _cases(cfg: DictConfig, parts: list[str], device: torch.device) -> list[Case
     Raises:
         ConfigError: an unknown choice, a CUDA graph without a GPU, or no case of that name.
     """
-    settings, networks = cfg[device.type], run.plain(cfg.networks)
+    settings, networks = cfg[device.type], build.plain(cfg.networks)
     cases: list[Case] = []
     if "ops" in parts:
         cases += operator_cases(settings.ops, cfg.backend)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from mtmamba.cuda_graphs import side_stream
+from mtmamba.models.cuda_graphs import side_stream
 from mtmamba.stats.speed import peak_bytes
 
 WARM_UP = 3

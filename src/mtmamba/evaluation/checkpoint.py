@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
-from mtmamba import results, run
+from mtmamba import build
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint
 from mtmamba.config_checks import ConfigError, settle_auto
 from mtmamba.data.layouts import get_layout, read_ids
@@ -26,7 +26,8 @@ from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.evaluation.views import Views
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.run_folder import begin
+from mtmamba.runs import record as results
+from mtmamba.runs.folder import begin
 from mtmamba.tasks import select_tasks
 from mtmamba.types import Batch
 
@@ -105,7 +106,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     settings = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
     settings |= {key: cfg[key] for key in ("backend", "cache_dir", "baseline", "cuda_graph")}
-    full = run.config_of(checkpoint["mtmamba"], [f"{key}={value}" for key, value in settings.items()])
+    full = build.config_of(checkpoint["mtmamba"], [f"{key}={value}" for key, value in settings.items()])
     with open_dict(full):
         full.evaluation = {key: cfg[key] for key in OPTIONS}
         full.trainer = cfg.trainer
@@ -113,12 +114,12 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     chosen = choose_protocol(cfg.boundaries, layout.name)
     begin(full, run_dir)
 
-    data = run.build_datamodule(full)
+    data = build.build_datamodule(full)
     data.prepare_data()
     known = read_ids(data.root, layout, cfg.split)
     ids = read_id_list(cfg.ids, known)
     data.choose_test(cfg.split, ids)
-    module = run.build_module(full)
+    module = build.build_module(full)
     module.load_state_dict(checkpoint["state_dict"])
     tasks = select_tasks(module.metrics)
     augmentation = {"flip": cfg.tta.flip, "scales": list(cfg.tta.scales)}
@@ -156,7 +157,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         log.info("Scoring the best constant prediction.")
         loaders = data.plain_dataloader("train"), data.plain_dataloader("test")
         columns["Best constant"] = record["constant"] = results.constant_scores(
-            tasks, run.num_outputs(full), *loaders, trainer.strategy.root_device
+            tasks, build.num_outputs(full), *loaders, trainer.strategy.root_device
         )
         results.write_json(run_dir / "metrics.json", record)
     show(record, tasks, run_dir, columns)
@@ -166,7 +167,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
 
 def without_padding(prediction: Tensor, size: Sequence[int]) -> Tensor:
-    """The centre of a map, as `mtmamba.pictures.without_padding`: ``(..., H, W)`` → ``(..., h, w)``."""
+    """The centre of a map, as `mtmamba.tasks.pictures.without_padding`: ``(..., H, W)`` → ``(..., h, w)``."""
     top, left = ((full - inner) // 2 for full, inner in zip(prediction.shape[-2:], size, strict=True))
     return prediction[..., top : top + size[0], left : left + size[1]]
 

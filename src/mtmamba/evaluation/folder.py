@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, from_numpy
 from torch.utils.data import DataLoader, Dataset
 
-from mtmamba import run
+from mtmamba import build
 from mtmamba.data.datasets import DenseDataset
 from mtmamba.data.layouts import get_layout, read_ids
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
@@ -20,7 +20,7 @@ from mtmamba.evaluation.formats import PredictionsError, check_predictions, read
 from mtmamba.evaluation.outcome import Evaluated, conclude, show
 from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.metrics.pooled import PooledMetric
-from mtmamba.run_folder import begin
+from mtmamba.runs.folder import begin
 from mtmamba.tasks import select_tasks
 
 log = logging.getLogger(__name__)
@@ -81,14 +81,14 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     with open_dict(cfg):
         cfg.tasks = [task.name for task in tasks]
     begin(cfg, run_dir)
-    data = run.build_datamodule(cfg)
+    data = build.build_datamodule(cfg)
     data.prepare_data()
     known = read_ids(data.root, get_layout(data.dataset), cfg.split)
     ids = read_id_list(cfg.ids, known)
     data.choose_test(cfg.split, ids)
     data.setup()
     dataset = data.dataset_of("test")
-    outputs = run.num_outputs(cfg)
+    outputs = build.num_outputs(cfg)
     log.info("Reading the predictions of %s in %s.", ", ".join(outputs), folder)
     check_predictions(folder, outputs, _sizes(dataset), known)
 
@@ -103,7 +103,7 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     def predict(sample: Mapping[str, Any]) -> dict[str, Tensor]:
         return {task: _padded(x, sample["image"].shape[-2:]) for task, x in images.predictions(sample["id"]).items()}
 
-    base = run.plain(cfg.data.delta_m_base)
+    base = build.plain(cfg.data.delta_m_base)
     evaluated = Evaluated(tasks, dataset, metrics, statistics, folder, predict, base)
     record = conclude(cfg, cfg, run_dir, evaluated, {"predictions": str(folder)}, start)
     show(record, tasks, run_dir, {})

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from mtmamba import results
 from mtmamba.data.class_names import CLASS_NAMES
 from mtmamba.data.datasets import DenseDataset
 from mtmamba.evaluation.boundaries import (
@@ -35,6 +34,7 @@ from mtmamba.evaluation.statistics import (
 from mtmamba.metrics.boundary import plot_curve
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.metrics.segmentation import class_iou
+from mtmamba.runs import record as results
 from mtmamba.tasks import Task, relative_gain
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mtmamba.data.datasets import DenseDataset
 from mtmamba.evaluation.statistics import Assessment
-from mtmamba.pictures import Picture, panel, save_png
 from mtmamba.tasks import Task, picture_row
+from mtmamba.tasks.pictures import Picture, panel, save_png
 
 Predict = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
 """A sample of a dataset → each task's prediction on the sample's grid, without a batch axis."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtmamba.cuda_graphs import GraphedModel
+from mtmamba.models.cuda_graphs import GraphedModel
 from mtmamba.tasks import Task
 
 

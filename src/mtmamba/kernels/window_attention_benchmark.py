@@ -14,7 +14,7 @@ from mtmamba.kernels import window_attention_backward_triton as backward_kernels
 from mtmamba.kernels import window_attention_triton as kernels
 from mtmamba.kernels.timing import median_ms
 from mtmamba.kernels.window_attention_triton import Plan
-from mtmamba.models.swin_blocks import PadFirstBlock
+from mtmamba.models.encoders.swin_blocks import PadFirstBlock
 
 STAGES = ((112, 144, 6), (56, 72, 12), (28, 36, 24), (14, 18, 48))
 """Height, width and heads of each map of a Swin-L, from images of 448x576."""

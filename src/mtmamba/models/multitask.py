@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtmamba.models.decoders import Decoder, ExpandHead
+from mtmamba.models.decoders.mtmamba.decoder import Decoder, ExpandHead
 from mtmamba.models.encoders import Encoder
 from mtmamba.models.layers import recomputed
 from mtmamba.models.precision import rounded_parameters

@@ -6,10 +6,10 @@ from types import MappingProxyType
 from torch import nn
 
 from mtmamba.models.attention import WindowAttention
-from mtmamba.models.blocks import MFE, LinearGate
+from mtmamba.models.decoders.mtmamba.blocks import MFE, LinearGate
+from mtmamba.models.encoders.swin_blocks import Linear, LinearGELU
 from mtmamba.models.layers import SkipFuse, TaskConv2d, TaskLinear
 from mtmamba.models.ss2d import SS2D
-from mtmamba.models.swin_blocks import Linear, LinearGELU
 
 ROUNDED: Mapping[type[nn.Module], tuple[str, ...]] = MappingProxyType(
     {
@@ -19,7 +19,7 @@ ROUNDED: Mapping[type[nn.Module], tuple[str, ...]] = MappingProxyType(
         WindowAttention: ("position_bias",),
     }
 )
-"""By a module's very type: a subclass may use its weights otherwise, as `mtmamba.models.decoders.NormProject` does."""
+"""By a module's very type: a subclass may use its weights otherwise, as `NormProject` does."""
 
 
 def rounded_parameters(model: nn.Module) -> Iterator[nn.Parameter]:

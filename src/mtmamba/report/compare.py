@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
+from mtmamba.build import load_config, plain
 from mtmamba.metrics.boundary import protocol
-from mtmamba.published import BOUNDARIES, DEFAULTS, METRICS, TABLES, TASKS, VALIDATION_IMAGES, PublishedTable, Row
+from mtmamba.paper import BOUNDARIES, DEFAULTS, METRICS, TABLES, TASKS, VALIDATION_IMAGES, PublishedTable, Row
 from mtmamba.report.gain import LOWER, Gain, gain_over, own_base, paper_base
 from mtmamba.report.groups import Group, Network, Summary, as_text, differences
 from mtmamba.report.runs import decisive
-from mtmamba.run import load_config, plain
 from mtmamba.stats.tables import floored, network_stats, our_figures
 
 Derived = Mapping[str, Sequence[str]]

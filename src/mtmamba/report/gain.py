@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from mtmamba.metrics import delta_m
-from mtmamba.published import DEFAULTS, METRICS, SINGLE_TASK, TASKS
+from mtmamba.paper import DEFAULTS, METRICS, SINGLE_TASK, TASKS
 from mtmamba.report.groups import Group, Summary, summarise
 from mtmamba.tasks import TASK_RECORDS
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mtmamba.published import METRICS, TABLES
+from mtmamba.paper import METRICS, TABLES
 from mtmamba.report.compare import Figure, Line, truncate
 from mtmamba.report.groups import Group, Summary
 from mtmamba.report.runs import LeftOut

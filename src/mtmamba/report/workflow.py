@@ -5,9 +5,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from mtmamba import run
+from mtmamba import build
 from mtmamba.config_checks import ConfigError
-from mtmamba.published import TASKS
+from mtmamba.paper import TASKS
 from mtmamba.report.compare import compare
 from mtmamba.report.evaluations import join_evaluations
 from mtmamba.report.groups import group_runs
@@ -15,7 +15,7 @@ from mtmamba.report.page import html
 from mtmamba.report.runs import find_runs
 from mtmamba.report.tables import TextTable, all_metrics, left_out_list, other_runs, paper_table, run_list
 from mtmamba.report.writers import csv_text, latex, markdown
-from mtmamba.results import write_text
+from mtmamba.runs.record import write_text
 
 ABOUT = (
     "Values are means over seeds, ± the sample standard deviation where there is more than one run (n). Scores stand "
@@ -34,7 +34,7 @@ def report(cfg: DictConfig) -> None:
         ReportError: no run is found.
         ConfigError: ``derived`` names no task of the paper's.
     """
-    plain = run.plain(cfg)
+    plain = build.plain(cfg)
     derived = plain["derived"]
     for data, tasks in derived.items():
         if unknown := [task for task in tasks if task not in TASKS.get(data, ())]:

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from mtmamba.published import METRICS
+from mtmamba.paper import METRICS
 from mtmamba.report.compare import Line
 from mtmamba.report.groups import Group, Summary
 from mtmamba.report.tables import MINUS, Column, TextTable

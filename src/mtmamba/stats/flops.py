@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
-from mtmamba.models.decoders import ExpandHead, Stage
+from mtmamba.models.decoders.mtmamba.decoder import ExpandHead, Stage
 from mtmamba.models.layers import TaskLinear
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.models.ss2d import DIRECTIONS, SS2D

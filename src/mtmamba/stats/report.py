@@ -4,9 +4,9 @@ import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
-from mtmamba import run
+from mtmamba import build
 from mtmamba.config_checks import ConfigError
-from mtmamba.results import hardware, show
+from mtmamba.runs.record import hardware, show
 from mtmamba.stats.flops import ModelStats, model_stats
 from mtmamba.stats.speed import measure_speed
 from mtmamba.stats.tables import TABLES, UNPUBLISHED, agrees, comparison
@@ -41,7 +41,7 @@ def report_model(cfg: DictConfig) -> None:
         ValueError: another convention, or no image size.
     """
     with torch.device("meta"):
-        stats = model_stats(run.build_model(cfg), cfg.image_size, cfg.convention)
+        stats = model_stats(build.build_model(cfg), cfg.image_size, cfg.convention)
     title = " ".join(f"{group}={choice}" for group, choice in cfg.choices.items())
     size = "x".join(map(str, cfg.image_size))
     show(_part_table(title, stats))
@@ -69,7 +69,7 @@ def _operator_table(title: str, stats: ModelStats) -> Table:
 
 def _speed_table(cfg: DictConfig) -> Table:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    speed = measure_speed(run.build_model(cfg).to(device), cfg.image_size, cfg.batch_size, cfg.repeats)
+    speed = measure_speed(build.build_model(cfg).to(device), cfg.image_size, cfg.batch_size, cfg.repeats)
     table = _table(f"Forward pass on {hardware()}, float32", f"batch of {cfg.batch_size}", "")
     table.add_row("latency", f"{1e3 * speed.latency:.4g} ms")
     table.add_row("throughput", f"{speed.throughput:.4g} images/s")

@@ -7,8 +7,9 @@ from types import MappingProxyType
 import torch
 from rich.table import Table
 
-from mtmamba import published, run
-from mtmamba.published import Row
+from mtmamba import build
+from mtmamba import paper as published
+from mtmamba.paper import Row
 from mtmamba.stats.flops import ModelStats, model_stats
 
 TABLES = MappingProxyType({t.number: t.rows for t in published.TABLES if any(row.parameters for row in t.rows)})
@@ -45,9 +46,9 @@ def network_stats(overrides: str) -> ModelStats:
     Args:
         overrides: as on the command line, over MTMamba with Swin-Large on NYUDv2.
     """
-    cfg = run.load_config(overrides.split(), name="model_stats")
+    cfg = build.load_config(overrides.split(), name="model_stats")
     with torch.device("meta"):
-        model = run.build_model(cfg)
+        model = build.build_model(cfg)
     return model_stats(model, cfg.image_size)
 
 

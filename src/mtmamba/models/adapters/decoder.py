@@ -3,8 +3,8 @@
 import re
 
 from mtmamba.models.adapters.views import CheckpointError, State, Views, load_strictly, strip_prefix
-from mtmamba.models.blocks import CTM, MFE, SCTM, STM, LinearGate
-from mtmamba.models.decoders import ConvHead, Decoder, Stage
+from mtmamba.models.decoders.mtmamba.blocks import CTM, MFE, SCTM, STM, LinearGate
+from mtmamba.models.decoders.mtmamba.decoder import ConvHead, Decoder, Stage
 
 
 def _affine(released: str, ours: str) -> dict[str, str]:

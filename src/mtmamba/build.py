@@ -1,0 +1,214 @@
+"""From configuration to objects: compose, check and build. The only module that imports Hydra."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+import mtmamba
+from mtmamba.checkpoints import find_checkpoint, read_checkpoint
+from mtmamba.config_checks import ConfigError, check_config
+from mtmamba.data.datamodule import DenseDataModule
+from mtmamba.models.decoders.mtmamba.decoder import Decoder
+from mtmamba.models.multitask import MultiTaskModel
+from mtmamba.tasks import select_tasks
+from mtmamba.training.lit_module import MultiTaskModule
+
+MODEL_GROUPS = ("data", "encoder", "decoder", "ablation", "loss", "optimizer")
+"""The groups that a checkpoint's choices restore."""
+
+
+def config_dir() -> Path:
+    """Return the folder of the YAML files: inside an installed package, beside ``src`` in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parents[1] / "configs"
+
+
+def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
+    """Compose a configuration as the scripts do, from any working directory.
+
+    Args:
+        overrides: as on the command line, such as ``["experiment=nyud_mtmamba", "encoder=swin_tiny"]``.
+        name: the script's configuration.
+
+    Raises:
+        ConfigError: the choices do not go together.
+        hydra.errors.HydraException: an unknown key or choice.
+    """
+    running = GlobalHydra.instance().hydra  # a script's, which would refuse a second composition
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+            cfg = hydra.compose(name, list(overrides), return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = running
+    choices = cfg.hydra.runtime.choices
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return with_choices(cfg, choices)
+
+
+def with_choices(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> DictConfig:
+    """Record which file each group took under ``choices``, and check the configuration.
+
+    Args:
+        cfg: a composed configuration.
+        choices: file by group; those of the running Hydra main by default.
+    """
+    choices = HydraConfig.get().runtime.choices if choices is None else choices
+    with open_dict(cfg):
+        cfg.choices = {group: choice for group, choice in choices.items() if "/" not in group and group != "hydra"}
+    if "decoder" in cfg.choices:
+        check_config(cfg)
+    return cfg
+
+
+def num_outputs(cfg: DictConfig) -> dict[str, int]:
+    """Return the selected tasks' numbers of outputs, in the canonical order."""
+    return {task.name: cfg.data.num_outputs[task.name] for task in select_tasks(cfg.tasks)}
+
+
+def build_decoder(cfg: DictConfig, channels: Sequence[int]) -> Decoder:
+    """Build the decoder with its heads for an encoder's channels.
+
+    Args:
+        cfg: from `load_config`.
+        channels: of the maps at strides 4, 8, 16, 32.
+
+    Shape: four maps ``(B, h, w, c)`` → ``{task: (B, n, H, W)}``.
+    """
+    factory = hydra.utils.instantiate(cfg.model.decoder, _convert_="all")
+    return factory(channels=list(channels), num_outputs=num_outputs(cfg))
+
+
+def build_model(cfg: DictConfig) -> MultiTaskModel:
+    """Build the network: images ``(B, 3, H, W)``, normalised → ``{task: (B, n, H, W)}``; any H and W.
+
+    Pretrained weights are fetched as the configuration says, but never under ``torch.device("meta")``.
+
+    Raises:
+        WeightsError: pretrained weights were asked for and cannot be had.
+    """
+    # Called here rather than by Hydra, which would wrap its errors into one of its own.
+    encoder = hydra.utils.instantiate(cfg.model.encoder, _convert_="all", _partial_=True)()
+    model = MultiTaskModel(encoder, build_decoder(cfg, encoder.channels))
+    model.recompute(cfg.model.checkpointing)
+    return model
+
+
+def build_datamodule(cfg: DictConfig) -> DenseDataModule:
+    """Build the data module of the configured dataset and tasks."""
+    settings = {key: value for key, value in cfg.data.items() if key not in ("num_outputs", "delta_m_base", "tasks")}
+    return hydra.utils.instantiate(settings, tasks=list(num_outputs(cfg)), _convert_="all")
+
+
+def build_module(cfg: DictConfig, model: nn.Module | None = None) -> MultiTaskModule:
+    """Build the network with its losses, metrics and optimiser.
+
+    Args:
+        cfg: from `load_config`.
+        model: the network, where it is built already.
+    """
+    return MultiTaskModule(
+        build_model(cfg) if model is None else model,
+        num_outputs(cfg),
+        hydra.utils.instantiate(cfg.loss, _convert_="all"),
+        **plain(cfg.optimizer),
+        delta_m_base=plain(cfg.data.delta_m_base),
+        description=describe(cfg),
+    )
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """Return a configuration, or a part of one, as a dict with every interpolation resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+
+
+def describe(cfg: DictConfig) -> dict[str, Any]:
+    """Return what a checkpoint says of its configuration: group choices and plain values, nothing to instantiate."""
+    kept = ("tasks", "seed", "label", *MODEL_GROUPS)  # an ablation's values are the decoder's
+    return {
+        "version": mtmamba.__version__,
+        "choices": {group: cfg.choices[group] for group in (*MODEL_GROUPS, "experiment")},
+        "values": {key: _without_targets(value) for key, value in plain(cfg).items() if key in kept},
+    }
+
+
+def config_of(description: Mapping[str, Any], overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose the configuration that a checkpoint describes: our YAML for its choices, its plain values on top.
+
+    Nothing is fetched for it: its encoder is not pretrained, since its weights are in the checkpoint.
+
+    Args:
+        description: from `describe`.
+        overrides: of this call, which win.
+    """
+    choices = [f"{group}={description['choices'][group]}" for group in MODEL_GROUPS]
+    if wrong := [choice for choice in choices if not re.fullmatch(r"\w+=\w+", choice)]:
+        raise ConfigError(
+            f"Expected names of configuration files in the checkpoint, got {wrong}: do not trust this file."
+        )
+    _require_plain(description["values"])
+    cfg = load_config(choices)
+    cfg.choices.experiment = str(description["choices"]["experiment"])
+    _update(cfg, description["values"])
+    cfg.encoder.pretrained = False
+    if "weights" in cfg.encoder:
+        cfg.encoder.weights = None
+    cfg.merge_with_dotlist(list(overrides))
+    check_config(cfg)
+    return cfg
+
+
+def load_model(path: str | Path) -> MultiTaskModel:
+    """Build the network that a checkpoint describes and load its weights, ready for evaluation.
+
+    Args:
+        path: a checkpoint, or a run's folder (its best checkpoint, else its last).
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: the file is no checkpoint of this program.
+    """
+    checkpoint = read_checkpoint(find_checkpoint(Path(path)))
+    model = build_model(config_of(checkpoint["mtmamba"]))
+    weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _without_targets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_targets(v) for k, v in value.items() if not k.startswith("_")}
+    return value
+
+
+def _require_plain(value: Any) -> None:
+    """Refuse what Hydra or OmegaConf would act on: keys such as ``_target_``, and interpolations."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_plain(item)
+            if str(key).startswith("_"):
+                raise ConfigError(f"Expected plain values in the checkpoint, got a key {key}: do not trust this file.")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _require_plain(item)
+    elif "${" in str(value):
+        raise ConfigError(f"Expected plain values in the checkpoint, got {value}: do not trust this file.")
+
+
+def _update(cfg: DictConfig, values: Mapping[str, Any]) -> None:
+    """Set plain values in a configuration; what is instantiated stays as our YAML says."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(cfg.get(key), DictConfig):
+            _update(cfg[key], value)
+        else:
+            with open_dict(cfg):
+                cfg[key] = value

@@ -1,0 +1,1 @@
+"""Decoders, a file each: four encoder maps to every task's logits."""

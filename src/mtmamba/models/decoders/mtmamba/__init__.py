@@ -1,0 +1,1 @@
+"""The decoders of MTMamba and MTMamba++: their blocks, heads and stages."""

@@ -1,0 +1,112 @@
+"""What people look at while a model trains: pictures, losses, and how fast it goes."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+
+from mtmamba.tasks import picture_row
+from mtmamba.tasks.pictures import Picture, panel, save_png
+from mtmamba.training.lit_module import MultiTaskModule
+from mtmamba.types import Batch
+
+
+class PicturePanel(Callback):
+    """Show a fixed set of validation images with every task's prediction beside its truth.
+
+    Each validation writes ``step_NNNNNN.png``, and the same picture to Weights & Biases.
+
+    Args:
+        folder: where to write.
+        count: how many images, evenly spaced over those that the first process sees.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count = folder, count
+        self.name: str | None = None  # instead of the step's
+        self._rows: list[Mapping[str, Picture]] = []
+        self._seen = 0
+        self._chosen: set[int] = set()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]
+        """Choose the images."""
+        total = len(trainer.datamodule.dataset_of("val"))  # type: ignore[attr-defined]
+        mine = -(-total // trainer.world_size)
+        self._rows, self._seen = [], 0
+        self._chosen = {i * mine // self.count for i in range(self.count)} if trainer.is_global_zero else set()
+
+    def on_validation_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: MultiTaskModule, outputs: dict[str, Tensor], batch: Batch, *_: Any
+    ) -> None:
+        """Draw the chosen images of this batch."""
+        for index in range(len(batch["id"])):
+            if self._seen in self._chosen:
+                self._rows.append(picture_row(pl_module.tasks, batch, outputs, index))
+            self._seen += 1
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]
+        """Write the panel."""
+        if not self._rows:
+            return
+        picture = panel(self._rows)
+        save_png(self.folder / f"{self.name or f'step_{trainer.global_step:06d}'}.png", picture)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("pictures", [picture], step=trainer.global_step)
+
+
+class ProgressBar(TQDMProgressBar):
+    """Show the training losses beside the bar.
+
+    Not by ``log(prog_bar=True)``: for that Lightning reads every value after every batch, and the GPU runs dry.
+    """
+
+    def get_metrics(self, trainer: Trainer, pl_module: MultiTaskModule) -> dict[str, Any]:  # type: ignore[override]
+        """Add the last micro-batch's losses to what Lightning shows."""
+        return {**super().get_metrics(trainer, pl_module), **pl_module.latest_losses()}
+
+
+class Throughput(Callback):
+    """Log training images per second, the learning rate, and the GPU memory's peak (GiB)."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._since = 0.0
+        self._lr = 0.0
+
+    def on_train_batch_start(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: MultiTaskModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Note the learning rate of the step to come."""
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]
+        """Start counting."""
+        self._images, self._since = 0, time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]
+        """Leave validation out of the count."""
+        self._images, self._since = 0, time.perf_counter()
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: MultiTaskModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count, and log at the trainer's interval."""
+        self._images += len(batch["id"]) * trainer.world_size
+        if trainer.fit_loop.epoch_loop._should_accumulate() or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        now = time.perf_counter()
+        values = {
+            "perf/images_per_second": self._images / (now - self._since),
+            "optimizer/lr": self._lr,
+        }
+        if pl_module.device.type == "cuda":
+            values["perf/gpu_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+        pl_module.log_dict(values)
+        self._images, self._since = 0, now

@@ -1,0 +1,181 @@
+"""The training program: network, losses, metrics and optimiser as a LightningModule."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from mtmamba.metrics.pooled import PooledMetric
+from mtmamba.models.cuda_graphs import GraphedModel
+from mtmamba.models.layers import seed_drop_path
+from mtmamba.tasks import relative_gain, select_tasks
+from mtmamba.types import Batch, Logits
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A task's loss is NaN or infinite; training stops before the weights are touched.
+
+    Attributes:
+        tasks: whose losses.
+        ids: of the batch's images.
+    """
+
+    def __init__(self, tasks: list[str], ids: list[str], step: int) -> None:
+        super().__init__(
+            f"Expected finite losses, got NaN or infinity for {', '.join(tasks)} at step {step} on images "
+            f"{', '.join(ids)}: look at their targets, lower optimizer.lr, or train in trainer.precision=32-true."
+        )
+        self.tasks, self.ids, self.step = tasks, ids, step
+
+
+class _WatchedLosses:
+    """A micro-batch's losses on their way to the CPU.
+
+    Whoever reads them once the backward pass has been queued waits for the forward pass alone, and the GPU stays busy.
+    """
+
+    def __init__(self, losses: Sequence[Tensor], ids: list[str]) -> None:
+        self.ids = ids
+        stacked = torch.stack([loss.detach() for loss in losses])
+        self._values = stacked.to("cpu", non_blocking=True)  # into pinned memory
+        self._copied = torch.cuda.current_stream(stacked.device).record_event() if stacked.is_cuda else None
+
+    def values(self) -> Tensor:
+        """Return the losses ``(T, B)``, having waited for them."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values
+
+
+class MultiTaskModule(LightningModule):
+    """Train and evaluate a multi-task network.
+
+    Args:
+        model: images ``(B, 3, H, W)`` → ``{task: (B, n, H, W)}``.
+        num_outputs: n by task.
+        total: combines ``{task: (B,)}`` into the loss.
+        lr: initial learning rate; it decays to 0 at the trainer's ``max_steps`` as ``(1 - step / max_steps)^power``.
+        weight_decay: AdamW's, on every parameter.
+        betas: AdamW's.
+        power: of the decay.
+        delta_m_base: single-task scores, ``{task: {metric: value}}``; empty for no Delta_m.
+        description: plain values that checkpoints carry.
+
+    Source: section 4.1; losses and their combination as in the authors' program.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_outputs: Mapping[str, int],
+        total: Callable[[Mapping[str, Tensor]], Tensor],
+        *,
+        lr: float,
+        weight_decay: float,
+        betas: Sequence[float],
+        power: float,
+        delta_m_base: Mapping[str, Mapping[str, float]],
+        description: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tasks = select_tasks(num_outputs)
+        self.total = total
+        self.lr, self.weight_decay, self.betas, self.power = lr, weight_decay, (betas[0], betas[1]), power
+        self.delta_m_base = delta_m_base
+        self.description = description
+        self.metrics: Mapping[str, PooledMetric] = nn.ModuleDict(  # type: ignore[assignment]
+            {task.name: task.metric(num_outputs[task.name]) for task in self.tasks}
+        )
+        self.scores: dict[str, dict[str, float]] = {}
+        self._watched: _WatchedLosses | None = None
+        self._graphed: GraphedModel | None = None
+
+    def use_cuda_graphs(self) -> None:
+        """Replay the network's forward and backward passes from CUDA graphs from now on; see `GraphedModel`."""
+        self._graphed = GraphedModel(self.model)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return AdamW with polynomial decay per optimiser step."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
+        )
+        steps = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: max(0.0, 1 - i / steps) ** self.power)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean loss of a micro-batch's images."""
+        seed_drop_path(self.model, batch["key"].tolist(), self.device)
+        losses = self._losses(self._logits(batch["image"]), batch)
+        total = self.total(losses)
+        self._watched = _WatchedLosses([losses[task.name] for task in self.tasks], batch["id"])
+        means = {f"train/{name}/loss": loss.detach().mean() for name, loss in losses.items()}
+        self.log_dict({"train/loss": total.detach(), **means}, batch_size=len(batch["id"]))
+        return total
+
+    def on_after_backward(self) -> None:
+        """Raise NonFiniteLossError if a loss of the micro-batch is not finite."""
+        assert self._watched is not None
+        finite = self._watched.values().isfinite().all(1).tolist()
+        if not all(finite):
+            tasks = [task.name for task, ok in zip(self.tasks, finite, strict=True) if not ok]
+            raise NonFiniteLossError(tasks, self._watched.ids, self.trainer.global_step)
+
+    def latest_losses(self) -> dict[str, float]:
+        """Return the last micro-batch's losses by the names that they are logged under, once its forward pass is over.
+
+        Empty before the first one.
+        """
+        if self._watched is None:
+            return {}
+        losses = {task.name: values for task, values in zip(self.tasks, self._watched.values(), strict=True)}
+        means = {f"train/{name}/loss": values.mean().item() for name, values in losses.items()}
+        return {"train/loss": self.total(losses).item(), **means}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Update the metrics; return each task's prediction."""
+        logits = self._logits(batch["image"])
+        losses = self._losses(logits, batch)
+        means = {f"val/{task.name}/loss": losses[task.name].mean() for task in self.tasks if "loss" not in task.units}
+        self.log_dict(
+            {"val/loss": self.total(losses), **means}, batch_size=len(batch["id"]), on_epoch=True, sync_dist=True
+        )
+        predictions = {task.name: task.predict(logits[task.name]) for task in self.tasks}
+        for name, metric in self.metrics.items():
+            metric.update(predictions[name], batch[name])  # type: ignore[literal-required]
+        return predictions
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every metric, and Delta_m over the tasks that have both a metric and a base."""
+        self.scores = compute_scores(self.metrics)
+        flat = {f"val/{task}/{name}": value for task, scores in self.scores.items() for name, value in scores.items()}
+        if (gain := self.delta_m(self.scores)) is not None:
+            flat["val/delta_m"] = gain
+        self.log_dict(flat, sync_dist=True)
+
+    def delta_m(self, scores: Mapping[str, Mapping[str, float]]) -> float | None:
+        """Return Delta_m in percent over the tasks that have both a metric and a base; None where there is none."""
+        return relative_gain(self.tasks, scores, self.delta_m_base)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to build the network again."""
+        checkpoint["mtmamba"] = dict(self.description)
+
+    def _logits(self, images: Tensor) -> Logits:
+        logits: Logits = (self._graphed or self.model)(images)
+        return logits
+
+    def _losses(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        return {task.name: task.loss(logits[task.name], batch[task.name]) for task in self.tasks}  # type: ignore[literal-required]
+
+
+def compute_scores(metrics: Mapping[str, PooledMetric]) -> dict[str, dict[str, float]]:
+    """Compute and reset each task's metrics: ``{task: {metric: value}}``."""
+    scores = {task: {name: float(x) for name, x in metric.compute().items()} for task, metric in metrics.items()}
+    for metric in metrics.values():
+        metric.reset()
+    return scores

@@ -1,0 +1,101 @@
+"""Where numbers go: metrics.csv in the run's folder, and Weights & Biases."""
+
+import csv
+import hashlib
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from mtmamba.runs.record import write_text
+
+
+class CSVLogger(Logger):
+    """One row per logged step in ``metrics.csv``, rewritten whole, so that no reader meets half a line.
+
+    A resumed run goes on with the rows up to its checkpoint. (Lightning's own logger deletes the old file.)
+
+    Args:
+        path: the file.
+        flush_every: rows between writings.
+    """
+
+    def __init__(self, path: Path, flush_every: int = 20) -> None:
+        super().__init__()
+        self.path, self.flush_every = path, flush_every
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._unsaved = 0
+
+    @property
+    def name(self) -> str:
+        """The file's name, which Lightning asks for."""
+        return self.path.name
+
+    @property
+    def version(self) -> int:
+        """Nothing is versioned: a run has one file."""
+        return 0
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The run's folder holds its configuration already."""
+
+    @rank_zero_only
+    def resume(self, step: int) -> None:
+        """Read back the rows of an interrupted run that precede an optimiser step."""
+        if self.path.is_file():
+            with self.path.open(newline="") as file:
+                rows = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
+            self._rows = {int(row["step"]): row for row in rows if int(row["step"]) < step}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add values to the step's row."""
+        row = self._rows.setdefault(int(step or 0), {"step": int(step or 0)})
+        row.update({k: f"{v:.7g}" if math.isfinite(v) else str(v) for k, v in metrics.items()})
+        self._unsaved += 1
+        if self._unsaved >= self.flush_every:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the file."""
+        if self._unsaved:
+            columns = dict.fromkeys(key for row in self._rows.values() for key in row)
+            text = io.StringIO()
+            writer = csv.DictWriter(text, ["step", *(c for c in columns if c != "step")], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(row for _, row in sorted(self._rows.items()))
+            write_text(self.path, text.getvalue())
+            self._unsaved = 0
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left."""
+        self.save()
+
+
+def wandb_logger(run_dir: Path, project: str, name: str, group: str, config: dict[str, Any]) -> WandbLogger:
+    """Return a Weights & Biases logger that never prompts: online where you are logged in, offline elsewhere.
+
+    A resumed run goes on with its own page, since the id follows from the run's folder.
+    """
+    import wandb  # a second to import, and logger=csv does without it
+
+    mode = wandb.Settings().mode  # WANDB_MODE
+    if mode == "online" and not wandb.login(prompt=False):
+        mode = "offline"
+    run_id = hashlib.blake2b(str(run_dir.resolve()).encode(), digest_size=8).hexdigest()
+    return WandbLogger(
+        project=project,
+        name=name,
+        group=group,
+        id=run_id,
+        resume="allow",
+        save_dir=run_dir,
+        offline=mode == "offline",
+        config=config,
+        settings=wandb.Settings(mode=mode, init_timeout=30, silent=True),
+    )

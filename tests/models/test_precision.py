@@ -1,0 +1,120 @@
+"""Weights rounded once to bfloat16: what autocast makes of them at each use, and nothing else."""
+
+import re
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mtmamba
+from mtmamba.build import config_dir
+from mtmamba.models.cuda_graphs import GraphedModel
+from triton_runs import GPU
+
+DECODERS = sorted(path.stem for path in (config_dir() / "decoder").glob("*.yaml"))
+NETWORKS = [
+    *(f"decoder={decoder}" for decoder in DECODERS),
+    *(f"ablation={ablation}" for ablation in ("g0", "g1", "mfe_wmsa", "gate_wmsa")),
+    "backend=torch",
+    "decoder=mtmamba_plus backend=torch",
+    *(f"encoder=timm encoder.name={name}" for name in ("convnext_atto", "resnet18", "swinv2_tiny_window8_256")),
+]
+READ_IN_FLOAT32 = {
+    "on a GPU": r"norm|(mfe|own)\.conv\.|head\.project\.",
+    "everywhere": r"ss2d\.(A_log|D|dt_bias)|relative_position_bias",
+}
+
+
+def build(network, device="cpu"):
+    """A network none of whose parameters is a number of bfloat16, and images."""
+    torch.manual_seed(0)
+    model = mtmamba.build_model(mtmamba.load_config([*network.split(), "encoder.pretrained=false"])).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.to(device), torch.randn(2, 3, 32, 64).to(device)
+
+
+def predict(model, images, dtype=torch.bfloat16):
+    with torch.no_grad(), torch.autocast(images.device.type, dtype):
+        return model(images)
+
+
+class Rounded(TorchDispatchMode):
+    """Note the float32 parameters, or their views, that are cast to bfloat16."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.names, self.found = {p.untyped_storage().data_ptr(): name for name, p in model.named_parameters()}, set()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        place = {torch.ops.aten._to_copy.default: 0, torch.ops.aten.copy_.default: 1}.get(operator)
+        if place is not None and (result.dtype, args[place].dtype) == (torch.bfloat16, torch.float32):
+            name = self.names.get(args[place].untyped_storage().data_ptr())
+            self.found |= {name} - {None}
+        return result
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_results_are_those_of_weights_rounded_at_each_use(network, device):
+    if device == "cuda" and "backend" in network:
+        pytest.skip("of CPUs")
+    model, images = build(network, device)
+    expected = predict(model, images)
+    before = sum(p.nbytes for p in model.parameters())
+    found = predict(model.weights_to_bfloat16(), images)
+    assert all(torch.equal(x, expected[task]) for task, x in found.items())
+    assert sum(p.nbytes for p in model.parameters()) < 0.6 * before
+    assert {p.dtype for p in model.parameters()} == {torch.float32, torch.bfloat16}
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_no_weight_is_left_to_round(decoder, device):
+    model, images = build(f"decoder={decoder}", device)
+    with Rounded(model) as before:
+        predict(model, images)
+    assert "encoder.layers.0.blocks.0.mlp.fc1.weight" in before.found
+    with Rounded(model.weights_to_bfloat16()) as after:
+        predict(model, images)
+    kept = {name for name, _ in model.named_parameters() if re.search("|".join(READ_IN_FLOAT32.values()), name)}
+    if decoder == "mtmamba_plus":  # its projections are plain linear layers
+        kept = {name for name in kept if "project" not in name}
+    assert {name for name, p in model.named_parameters() if p.dtype == torch.float32} == kept
+    if device == "cuda":
+        assert not after.found
+    assert all(re.search(READ_IN_FLOAT32["on a GPU"], name) for name in after.found)
+
+
+def test_a_checkpoints_weights_are_rounded_as_they_are_loaded():
+    model, images = build("decoder=mtmamba")
+    expected = predict(model, images)
+    other = mtmamba.build_model(mtmamba.load_config(["encoder.pretrained=false"])).weights_to_bfloat16()
+    other.load_state_dict(model.state_dict())
+    assert all(torch.equal(x, expected[task]) for task, x in predict(other, images).items())
+
+
+def test_graphs_of_rounded_weights(graph_device, replays):
+    backend = "torch" if graph_device.type == "cpu" else "auto"  # whose operators a capture on a CPU sees
+    model, images = build(f"decoder=mtmamba backend={backend}", graph_device)
+    graphed = GraphedModel(model)
+    expected = predict(graphed, images)
+    model.weights_to_bfloat16()
+    found = predict(graphed, images)
+    assert len(set(replays)) == 2
+    assert all(torch.equal(x, expected[task]) for task, x in found.items())
+
+
+def test_rounded_weights_are_neither_trained_nor_used_in_another_precision():
+    model, images = build("decoder=mtmamba")
+    model.weights_to_bfloat16()
+    assert not any(p.requires_grad for p in model.parameters())
+    with pytest.raises(RuntimeError, match=r"bfloat16 autocast .* got none or another: .*autocast\(\"cpu\""):
+        model(images)
+    with pytest.raises(RuntimeError, match="bfloat16 autocast"):
+        predict(model, images, torch.float16)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match=r"evaluation .* got training"):
+        model.train()(images)
+    predict(model.eval(), images)

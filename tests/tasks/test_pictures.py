@@ -1,0 +1,114 @@
+import os
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mtmamba.tasks import pictures
+from mtmamba.tasks.pictures import GAP, IGNORED_COLOUR, TITLE_HEIGHT
+from mtmamba.types import IGNORE
+
+
+def test_photograph_undoes_the_normalisation():
+    original = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    normalised = (original / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    assert np.array_equal(pictures.photograph(torch.from_numpy(normalised).movedim(-1, 0).float()), original)
+
+
+def test_classes_have_the_colours_of_pascal_voc():
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 7: (128, 128, 128), 15: (192, 128, 128), 20: (0, 64, 128)}
+    picture = pictures.class_colours(torch.tensor([[*known, IGNORE]], dtype=torch.uint8))
+    assert [tuple(colour) for colour in picture[0].tolist()] == [*known.values(), IGNORED_COLOUR]
+
+
+def test_palette_is_distinct():
+    palette = pictures.palette()
+    assert len({tuple(colour) for colour in palette.tolist()}) == 256
+    lab = cv2.cvtColor(palette[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    added = [*range(21, 40), IGNORE]
+    distances = np.linalg.norm(lab[added, None] - lab[:40], axis=-1)
+    assert distances[distances > 0].min() > 15  # 2.3 is just noticeable
+
+
+def test_depth_runs_from_violet_to_yellow():
+    picture = pictures.depth_colours(torch.tensor([[0.0, 5.0, 10.0, 30.0, IGNORE]]))
+    near, middle, far, farther, ignored = picture[0].astype(int)
+    assert np.abs(near - (68, 1, 84)).max() <= 2  # viridis, both ends and the middle
+    assert np.abs(middle - (33, 145, 140)).max() <= 4
+    assert np.abs(far - (253, 231, 37)).max() <= 2
+    assert np.array_equal(far, farther)
+    assert tuple(ignored) == IGNORED_COLOUR
+
+
+def test_normals_are_colours():
+    normals = torch.tensor([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [IGNORE] * 3]).T[:, None]
+    assert pictures.normal_colours(normals).tolist() == [[[128, 128, 255], [0, 128, 128], list(IGNORED_COLOUR)]]
+
+
+@pytest.mark.parametrize("values", [torch.tensor([[0, 1, 255]], dtype=torch.uint8), torch.tensor([[0.0, 1.0, 255.0]])])
+def test_greys(values):
+    assert pictures.greys(values).tolist() == [[[0, 0, 0], [255, 255, 255], list(IGNORED_COLOUR)]]
+
+
+@pytest.mark.parametrize(("full", "inner", "corner"), [((7, 9), (4, 8), (1, 0)), ((5, 5), (5, 5), (0, 0))])
+def test_without_padding(full, inner, corner):
+    picture = np.zeros((*full, 3), np.uint8)
+    picture[corner[0] : corner[0] + inner[0], corner[1] : corner[1] + inner[1]] = 9
+    cropped = pictures.without_padding(picture, inner)
+    assert cropped.shape == (*inner, 3)
+    assert (cropped == 9).all()
+
+
+def plain(height: int, width: int, value: int) -> pictures.Picture:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def test_panel_places_each_picture():
+    rows = [
+        {"Image": plain(300, 400, 10), "Depth\ntruth": plain(30, 40, 20)},
+        {"Image": plain(400, 200, 30), "Depth\ntruth": plain(40, 20, 40)},
+    ]
+    panel = pictures.panel(rows, tile_width=100)
+    assert panel.shape == (TITLE_HEIGHT + 75 + GAP + 200 + GAP, 2 * (100 + GAP), 3)
+    for (y, height), row in zip([(TITLE_HEIGHT, 75), (TITLE_HEIGHT + 75 + GAP, 200)], rows, strict=True):
+        for x, picture in zip([0, 100 + GAP], row.values(), strict=True):
+            assert (panel[y : y + height, x : x + 100] == picture[0, 0, 0]).all()
+    titles = panel[:TITLE_HEIGHT]
+    assert (titles[:, :100] < 100).any()  # dark letters in both columns, in the second on both lines
+    assert (titles[:22, 104:] < 100).any()
+    assert (titles[22:, 104:] < 100).any()
+
+
+def test_longest_title_fits_its_column():
+    titles = pictures.panel([{"Semantic segmentation\nprediction": plain(10, 10, 0)}])[:TITLE_HEIGHT]
+    assert (titles[:, -GAP:] == titles[0, -1]).all()
+
+
+@pytest.mark.parametrize("rows", [[], [{"Image": plain(2, 2, 0)}, {"Depth": plain(2, 2, 0)}]])
+def test_panel_of_unequal_rows(rows):
+    with pytest.raises(ValueError, match="Expected rows of the same titled pictures"):
+        pictures.panel(rows)
+
+
+def test_png_keeps_every_pixel(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    path = tmp_path / "new" / "panel.png"
+    pictures.save_png(path, picture)
+    assert np.array_equal(cv2.imread(str(path))[..., ::-1], picture)
+    assert [file.name for file in path.parent.iterdir()] == ["panel.png"]
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "panel.png"
+    path.write_bytes(b"old")
+
+    def interrupted(source, destination):
+        assert source.stat().st_size > 0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pictures.save_png(path, plain(4, 4, 0))
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
