@@ -107,7 +107,20 @@ def conclude(
     save_overview(run_dir / "pictures/best.png", found.tasks, found.dataset, found.predict, options.pictures)
     record["seconds"] = round(time.perf_counter() - start, 1)
     results.write_json(run_dir / "metrics.json", record)
+    if assessment.resamples:
+        save_resamples(run_dir / "resamples.csv", assessment.resamples)
     return record
+
+
+def save_resamples(path: Path, resamples: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """Write every resample's scores, a row for each.
+
+    Two evaluations of the same images with the same ``bootstrap`` draw the same resamples: row by row, the difference
+    of their scores is a paired bootstrap.
+    """
+    columns = {f"{task}/{name}": v.tolist() for task, values in resamples.items() for name, v in values.items()}
+    rows = [",".join(columns), *(",".join(f"{v:.7g}" for v in row) for row in zip(*columns.values(), strict=True))]
+    results.write_text(path, "\n".join(rows) + "\n")
 
 
 def show(

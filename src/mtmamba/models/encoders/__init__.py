@@ -108,7 +108,7 @@ class SwinEncoder(Encoder):
                 stage.downsample.reduction.__class__ = Linear
         own_drop_path(self)
 
-        if not _on_meta():
+        if not on_meta():
             if weights is not None:
                 load_weights(self, Path(weights))
             elif pretrained:
@@ -148,7 +148,7 @@ class TimmEncoder(Encoder):
     def __init__(self, name: str, *, drop_path: float = 0.1, pretrained: bool = False) -> None:
         super().__init__()
         settings = _feature_settings(name, drop_path)
-        create = create_pretrained if pretrained and not _on_meta() else timm.create_model
+        create = create_pretrained if pretrained and not on_meta() else timm.create_model
         features: Any = create(name, **settings)
         own_drop_path(features)
         self.features: nn.Module = features
@@ -180,7 +180,7 @@ def own_drop_path(model: nn.Module) -> None:
                 setattr(parent, name, DropPath(child.drop_prob))
 
 
-def _on_meta() -> bool:
+def on_meta() -> bool:
     """Whether tensors are being made without storage: then there is nothing to load weights into."""
     return torch.empty(0).device.type == "meta"
 

