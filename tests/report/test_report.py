@@ -10,7 +10,7 @@ import pytest
 from fake_runs import PAPER, configuration, paper_scores, write_logs, write_run
 from mtmamba import paper as published
 from mtmamba.metrics import delta_m
-from mtmamba.report.compare import compare, network_of, truncate
+from mtmamba.report.compare import compare, truncate
 from mtmamba.report.evaluations import join_evaluations
 from mtmamba.report.gain import LOWER
 from mtmamba.report.groups import as_text, group_runs
@@ -130,7 +130,7 @@ def test_rows_without_a_run_stay_with_the_papers_numbers(tmp_path):
 def test_delta_m_is_over_our_single_task_runs_if_all_are_there_and_trained_alike(tmp_path, leave_out, more, expected):
     write_single_tasks(tmp_path, "50 0.5 20 70", more, leave_out)
     write_run(tmp_path / "multi", PAPER, paper_scores(NYUD, "55 0.45 18 77"))
-    found = line(lines_below(tmp_path), "2", "2*STM+1*CTM (MTMamba)")
+    found = line(lines_below(tmp_path), "2", "2*STM+1*CTM")
     (note,) = found.notes
     assert note.startswith(f"Δm over {expected}")
     assert (found.figures["delta_m"].ours.mean == pytest.approx(10)) == expected.startswith("our")
@@ -146,7 +146,7 @@ def test_another_encoder_has_no_base_but_its_own(tmp_path):
 def test_a_loss_is_never_put_beside_odsf(tmp_path):
     scores = paper_scores("semseg depth normals", "55.82 0.5066 18.63") | {"edge": {"loss": 0.04}}
     write_run(tmp_path / "run", PAPER, scores)
-    found = line(lines_below(tmp_path), "2", "2*STM+1*CTM (MTMamba)")
+    found = line(lines_below(tmp_path), "2", "2*STM+1*CTM")
     assert found.figures["edge"] == (None, "78.70", 2, False, False)
     assert found.figures["delta_m"].ours is None
     three = (1.5 / 54.32 + 0.01 / 0.5166 + 0.58 / 19.21) / 0.03
@@ -335,7 +335,7 @@ def test_a_rows_overrides_mean_what_the_configuration_makes_of_them():
     for table in published.TABLES:
         for overrides in (overrides for row in table.rows for overrides in row.networks):
             cfg = configuration((PAPER, *overrides.split()))
-            assert network_of(overrides) == (*(cfg.choices[g] for g in published.DEFAULTS), tuple(cfg.tasks))
+            assert published.network_of(overrides) == (*(cfg.choices[g] for g in published.DEFAULTS), tuple(cfg.tasks))
 
 
 def test_settings_are_written_as_on_the_command_line():

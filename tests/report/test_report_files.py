@@ -23,7 +23,7 @@ import mtmamba
 from fake_data import write_nyud
 from fake_runs import PAPER, paper_scores, write_logs, write_run
 from mtmamba.config_checks import ConfigError
-from mtmamba.report.curves import Series, line_chart, read_curves, ticks
+from mtmamba.report.curves import COLOURS, MAX_POINTS, Series, line_chart, read_curves
 from mtmamba.report.page import curves_of, embedded
 from mtmamba.report.runs import ReportError, read_run
 from mtmamba.report.tables import Cell, Column, TextTable
@@ -32,6 +32,7 @@ from mtmamba.report.writers import escape_latex, latex, markdown
 from mtmamba.training import train as workflows
 
 ROOT = Path(__file__).parents[2]
+SVG = "{http://www.w3.org/2000/svg}"
 SCRIPT = ROOT / "src/report.py"
 TABLE = TextTable(
     "Parts & 2*Swin",
@@ -104,28 +105,32 @@ def test_no_text_escapes_latex(text):
     assert not re.search(r"(?<!\\)[%#&_]", escaped)
 
 
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
-def test_ticks_cover_the_range_in_equal_steps(low, span):
-    found = ticks(low, low + span, 4)
-    steps = np.diff(found)
-    assert found[0] <= low + 1e-6 * span
-    assert found[-1] >= low + span * (1 - 1e-6)
-    assert 1 <= len(steps) <= 6
-    assert steps == pytest.approx(steps[0], rel=1e-3)
+def paths(drawing, colour):
+    """The coordinates of the lines of a colour, ``(x, y)`` pairs, cut where the line is interrupted."""
+    drawn = [
+        path.get("d") for path in drawing.iter(f"{SVG}path") if f"fill: none; stroke: {colour}" in path.get("style")
+    ]
+    pieces = [piece for path in drawn for piece in path.split("M")[1:]]
+    return [np.array(re.findall(r"[-\d.]+", piece), float).reshape(-1, 2) for piece in pieces]
 
 
 def test_a_chart_breaks_where_values_are_not_finite():
     points = [(0, 1.0), (1, 2.0), (2, math.nan), (3, 3.0), (4, math.inf), (5, 2.0), (6, 1.0)]
-    drawing = ElementTree.fromstring(line_chart("a < b", [Series("x", points)]))
-    lines = [line.get("points").split() for line in drawing.iter("polyline")]
-    assert [len(line) for line in lines] == [2, 2]
-    assert len(list(drawing.iter("circle"))) == 1
-    assert drawing.find("title").text == "a < b"
-    (first, second), _ = ([tuple(map(float, point.split(","))) for point in line] for line in lines)
-    assert first[0] < second[0]
-    assert first[1] > second[1]  # up is up
-    with pytest.raises(ValueError, match="leave this chart out"):
-        line_chart("nothing", [Series("x", [(0, math.nan)])])
+    drawing = ElementTree.fromstring(line_chart([Series(points)]))
+    first, lone, last = paths(drawing, COLOURS[0])
+    assert [len(first), len(lone), len(last)] == [2, 1, 2]
+    x, y = np.concatenate([first, lone, last]).T  # steps and values are places, up to a shift and a scale
+    assert (x - x[0]) / (x[-1] - x[0]) == pytest.approx(np.array([0, 1, 3, 5, 6]) / 6, abs=1e-4)
+    assert (y - y[0]) / (y[2] - y[0]) == pytest.approx(np.array([0, 0.5, 1, 0.5, 0]), abs=1e-4)
+    assert y[0] > y[1]  # up is up
+    assert len([used for used in drawing.iter(f"{SVG}use") if COLOURS[0] in used.get("style")]) == 5
+
+
+def test_a_long_line_is_thinned_to_its_end():
+    points = [(step, float(step)) for step in range(1001)]
+    (line,) = paths(ElementTree.fromstring(line_chart([Series(points, colour=9, pale=True)])), COLOURS[1])
+    assert len(line) <= MAX_POINTS + 1
+    assert line[-1, 0] == pytest.approx(line[:, 0].max())
 
 
 def test_curves_leave_out_the_scoring_of_the_best_checkpoint(tmp_path):

@@ -8,9 +8,18 @@ from typing import Any, NamedTuple
 
 from mtmamba.build import load_config, plain
 from mtmamba.metrics.boundary import protocol
-from mtmamba.paper import BOUNDARIES, DEFAULTS, METRICS, TABLES, TASKS, VALIDATION_IMAGES, PublishedTable, Row
+from mtmamba.paper import (
+    BOUNDARIES,
+    METRICS,
+    TABLES,
+    TASKS,
+    VALIDATION_IMAGES,
+    PublishedTable,
+    Row,
+    network_of,
+)
 from mtmamba.report.gain import LOWER, Gain, gain_over, own_base, paper_base
-from mtmamba.report.groups import Group, Network, Summary, as_text, differences
+from mtmamba.report.groups import Group, Summary, as_text, differences
 from mtmamba.report.runs import decisive
 from mtmamba.stats.tables import floored, network_stats, our_figures
 
@@ -69,17 +78,6 @@ def truncate(value: float, digits: int) -> float:
     (-1.87, 1.84)
     """
     return math.trunc(round(value * 10**digits, 6)) / 10**digits
-
-
-def network_of(overrides: str) -> Network:
-    """Return the network that a row's overrides mean.
-
-    >>> network_of("decoder=swin2 tasks=[depth]")
-    Network(data='nyud', encoder='swin_large', decoder='swin2', ablation='none', tasks=('depth',))
-    """
-    chosen = {**DEFAULTS, **dict(override.split("=") for override in overrides.split())}
-    tasks = (chosen.pop("tasks").strip("[]"),) if "tasks" in chosen else tuple(TASKS[chosen["data"]])
-    return Network(**chosen, tasks=tasks)
 
 
 @cache

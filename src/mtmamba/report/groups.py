@@ -6,18 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mtmamba.report.runs import GROUPS, LeftOut, Run
+from mtmamba.paper import Network
+from mtmamba.report.runs import LeftOut, Run
 from mtmamba.tasks import TASK_RECORDS
-
-
-class Network(NamedTuple):
-    """Which network, on which data and tasks: what a row of the paper's tables says of a model."""
-
-    data: str
-    encoder: str
-    decoder: str
-    ablation: str
-    tasks: tuple[str, ...]
 
 
 class Summary(NamedTuple):
@@ -81,21 +72,14 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[LeftOut]]:
     groups: dict[str, dict[int, Run]] = {}
     left_out = []
     for run in sorted(runs, key=lambda run: (run.folder / "metrics.json").stat().st_mtime_ns):
-        key = json.dumps([network_of(run), run.is_evaluation, run.settings], sort_keys=True, default=str)
+        key = json.dumps([run.network, run.is_evaluation, run.settings], sort_keys=True, default=str)
         seeds = groups.setdefault(key, {})
         seed = run.record["seed"]
         if seed in seeds:
             left_out.append(LeftOut(seeds[seed].folder, f"repeated with the same seed, {seed}, by {run.folder}"))
         seeds[seed] = run
     found = [[run for _, run in sorted(seeds.items())] for seeds in groups.values()]
-    return [_group(runs, found) for runs in sorted(found, key=lambda runs: network_of(runs[0]))], left_out
-
-
-def network_of(run: Run) -> Network:
-    """Return which network a run trained, its tasks in the canonical order."""
-    tasks = tuple(task for task in TASK_RECORDS if task in run.scores)
-    data, encoder, decoder, ablation = (run.record["choices"][group] for group in GROUPS)
-    return Network(data, encoder, decoder, ablation, tasks)
+    return [_group(runs, found) for runs in sorted(found, key=lambda runs: runs[0].network)], left_out
 
 
 def differences(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,8 +97,8 @@ def as_text(settings: Mapping[str, Any]) -> str:
 
 
 def _group(runs: Sequence[Run], every: Sequence[Sequence[Run]]) -> Group:
-    run, network = runs[0], network_of(runs[0])
-    alike = [others[0] for others in every if network_of(others[0]) == network]
+    run, network = runs[0], runs[0].network
+    alike = [others[0] for others in every if others[0].network == network]
     varying = {key for other in alike for key in _varying(run, other)}
     parts = [network.data, network.encoder, network.decoder]
     parts += [network.ablation] if network.ablation != "none" else []

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import mtmamba
-from mtmamba.report.curves import Points, charts, read_curves
+from mtmamba.report.curves import COLOURS, charts, read_curves
 from mtmamba.report.groups import Group
 from mtmamba.report.runs import Run
 from mtmamba.report.tables import Column, TextTable
@@ -71,6 +71,7 @@ def html(
         sources=sources,
         about=about,
         heads=_heads,
+        colours=COLOURS,
     )
 
 
@@ -102,9 +103,7 @@ def _sections(groups: Sequence[Group], width: int, max_megabytes: float) -> list
     room = max_megabytes * 10**6
     sections = []
     for group in groups:
-        curves: dict[str, dict[str, Points]] = {
-            f"seed {run.record['seed']}": dict(curves_of(run)) for run in group.runs if not run.is_evaluation
-        }
+        curves = [curves_of(run) for run in group.runs if not run.is_evaluation]
         headlines = {task: TASK_RECORDS[task].headline for task in group.network.tasks}
         pictures = []
         for path in filter(None, (newest_picture(run.folder) for run in group.runs[:1])):

@@ -13,12 +13,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mtmamba.paper import DEFAULTS, Network
 from mtmamba.report.curves import read_curves
 from mtmamba.types import TASKS
 
 Scores = Mapping[str, Mapping[str, float]]
 
-GROUPS = ("data", "encoder", "decoder", "ablation")
+GROUPS = tuple(DEFAULTS)
 """The choices that say which network a run trained, and on what."""
 
 REQUIRED = {
@@ -80,6 +81,12 @@ class Run:
     scores: Scores
     is_evaluation: bool
     evaluations: Sequence[Path] = ()
+
+    @property
+    def network(self) -> Network:
+        """Which network it trained, the tasks in the canonical order."""
+        chosen = {group: self.record["choices"][group] for group in GROUPS}
+        return Network(**chosen, tasks=tuple(task for task in TASKS if task in self.scores))
 
     @property
     def checkpoint(self) -> Path:

@@ -1,0 +1,37 @@
+"""The paper's rows, the tables' experiments and their labels are one and the same."""
+
+from itertools import product
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import mtmamba
+from mtmamba.build import config_dir
+from mtmamba.paper import DEFAULTS, TABLES, network_of
+
+
+def composed(table):
+    """The configurations that a table's experiment runs, in the order of its sweep."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        params = compose("train", [f"experiment={table}"], return_hydra_config=True).hydra.sweeper.params
+    swept = [[f"{key}={value}" for value in values.split(",")] for key, values in params.items()]
+    return [mtmamba.load_config([f"experiment={table}", *row]) for row in product(*swept)]
+
+
+@pytest.mark.parametrize("published", TABLES[2:], ids=lambda table: table.number)
+def test_a_tables_experiment_runs_the_papers_rows_under_their_names(published):
+    expected = []
+    for row in published.rows:
+        for network in map(network_of, row.networks):
+            expected.append((f"{row.name} ({network.tasks[0]})" if len(row.networks) > 1 else row.name, network))
+    found = [
+        (cfg.label, (*(cfg.choices[group] for group in DEFAULTS), tuple(cfg.tasks)))
+        for cfg in composed(f"table{published.number}")
+    ]
+    assert found == expected
+
+
+def test_every_row_file_is_swept_by_its_table():
+    files = {path.stem for path in (config_dir() / "row").glob("*.yaml")}
+    swept = {cfg.choices.row for cfg in composed("table2")}
+    assert files == swept
