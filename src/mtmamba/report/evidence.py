@@ -1,0 +1,167 @@
+"""Tables of committed results, ``results/PROTOCOL/seedN/ROW``, written into the page that quotes them.
+
+A row's folder holds ``metrics.json`` and ``resamples.csv`` of ``eval.py`` on the last weights, and ``training.csv``,
+the ``metrics.csv`` of its training. A row without the first two has been trained and not evaluated.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median, stdev
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtmamba.files import replacing
+from mtmamba.metrics import delta_m
+from mtmamba.paper import METRICS
+
+SINGLE = "single_"
+"""Rows of single-task networks begin with this and end with the task."""
+
+LOWER_IS_BETTER = {task for task, metric in METRICS.items() if metric in ("RMSE", "mErr")}
+TAILS = (2.5, 97.5)
+
+
+class EvidenceError(ValueError):
+    """Results that are not what they should be; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluated run.
+
+    Attributes:
+        seed: of its training.
+        scores: the headline metric of each task.
+        resamples: the same for each bootstrap sample of the images, ``(R,)``.
+        record: ``metrics.json``.
+        images_per_second: in training, the median of what was logged.
+        memory: GiB, the peak in training.
+    """
+
+    seed: int
+    scores: Mapping[str, float]
+    resamples: Mapping[str, NDArray[np.float64]]
+    record: Mapping[str, object]
+    images_per_second: float
+    memory: float
+
+
+def read_results(folder: Path) -> dict[str, list[Result]]:
+    """Read a protocol's evaluated rows: ``{row: results by seed}``.
+
+    Raises:
+        EvidenceError: there is none, or a file does not hold what it should.
+    """
+    found: dict[str, list[Result]] = {}
+    for path in sorted(folder.glob("seed*/*/metrics.json")):
+        try:
+            found.setdefault(path.parent.name, []).append(_read(path.parent))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EvidenceError(
+                f"Expected an evaluation's results in {path.parent}, got {error!r}: copy it again."
+            ) from error
+    if not found:
+        raise EvidenceError(f"Expected results in {folder}/seedN/ROW/metrics.json, got none: check the path.")
+    return found
+
+
+def write_page(page: Path, results: Path) -> None:
+    """Put each protocol's tables between its marks in a page, ``<!-- PROTOCOL -->`` and ``<!-- /PROTOCOL -->``.
+
+    Raises:
+        EvidenceError: the page has no such marks, or the results cannot be read.
+    """
+    text = page.read_text(encoding="utf-8")
+    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+        name = re.escape(folder.name)
+        block = f"<!-- {folder.name} -->\n\n{tables(read_results(folder))}\n\n<!-- /{folder.name} -->"
+        parts = re.split(rf"<!-- {name} -->.*?<!-- /{name} -->", text, flags=re.DOTALL)
+        text = block.join(parts)
+        if len(parts) == 1:
+            raise EvidenceError(f"Expected <!-- {folder.name} --> and <!-- /{folder.name} --> in {page}, got neither.")
+    with replacing(page) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def tables(rows: Mapping[str, Sequence[Result]], reference: str = "mtmamba") -> str:
+    """Return Markdown: the rows' scores and costs, and their paired differences to one of them.
+
+    Args:
+        rows: from `read_results`.
+        reference: the row that the others are compared with, where it is there.
+    """
+    tasks = [task for task in METRICS if any(task in r.scores for results in rows.values() for r in results)]
+    names = [f"{task} {METRICS[task]} {'↓' if task in LOWER_IS_BETTER else '↑'}" for task in tasks]
+    base = _single_task(rows, tasks)
+    head = ["row", "seeds", *names, "Delta_m", "parameters", "images/s", "GiB"]
+    lines = [head, ["---"] * len(head)]
+    for row, results in rows.items():
+        cells = [_score(results, task) for task in tasks]
+        first = results[0]
+        gains = [delta_m(r.scores, base, LOWER_IS_BETTER) for r in results if base and r.scores.keys() == base.keys()]
+        gain = f"{mean(gains):+.2f}" if gains and not row.startswith(SINGLE) else ""
+        cost = [f"{first.record['parameters']:,}", f"{first.images_per_second:.0f}", f"{first.memory:.1f}"]
+        lines.append([row, ", ".join(str(r.seed) for r in results), *cells, gain, *cost])
+    text = _markdown(lines)
+    if reference in rows:
+        head = [f"row less {reference}", *names]
+        lines = [head, ["---"] * len(head)]
+        for row, results in rows.items():
+            if row != reference:
+                lines.append([row, *(_difference(results, rows[reference], task) for task in tasks)])
+        text += "\n\n" + _markdown(lines)
+    return text
+
+
+def _read(folder: Path) -> Result:
+    record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    scores = {task: found[METRICS[task]] for task, found in record["tasks"].items() if METRICS.get(task) in found}
+    with (folder / "resamples.csv").open(newline="") as file:
+        samples = list(csv.DictReader(file))
+    resamples = {task: np.array([float(row[f"{task}/{METRICS[task]}"]) for row in samples]) for task in scores}
+    with (folder / "training.csv").open(newline="") as file:
+        logged = list(csv.DictReader(file))
+    speed, memory = (
+        [float(row[f"perf/{key}"]) for row in logged if row.get(f"perf/{key}")]
+        for key in ("images_per_second", "gpu_memory_gib")
+    )
+    return Result(record["seed"], scores, resamples, record, median(speed), max(memory))
+
+
+def _single_task(rows: Mapping[str, Sequence[Result]], tasks: Sequence[str]) -> dict[str, float] | None:
+    """Return the mean scores of the single-task rows; None unless each task has one."""
+    if any(f"{SINGLE}{task}" not in rows for task in tasks):
+        return None
+    return {task: mean(r.scores[task] for r in rows[f"{SINGLE}{task}"]) for task in tasks}
+
+
+def _score(results: Sequence[Result], task: str) -> str:
+    """Mean over seeds, with the spread of several seeds or else the interval over images."""
+    values = [r.scores[task] for r in results if task in r.scores]
+    if not values:
+        return ""
+    if len(values) > 1:
+        return f"{mean(values):.4g} ± {stdev(values):.2g}"
+    low, high = np.percentile(results[0].resamples[task], TAILS)
+    return f"{values[0]:.4g} ({low:.4g} … {high:.4g})"
+
+
+def _difference(results: Sequence[Result], reference: Sequence[Result], task: str) -> str:
+    """The paired bootstrap of the difference, over the seeds that both have: bold where 0 lies outside its interval."""
+    pairs = [(r, q) for r in results for q in reference if r.seed == q.seed and task in r.scores and task in q.scores]
+    if not pairs:
+        return ""
+    differences = np.mean([r.resamples[task] - q.resamples[task] for r, q in pairs], axis=0)
+    low, high = np.percentile(differences, TAILS)
+    value = mean(r.scores[task] - q.scores[task] for r, q in pairs)
+    mark = "**" if low > 0 or high < 0 else ""
+    return f"{mark}{value:+.3g}{mark} ({low:+.3g} … {high:+.3g})"
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
