@@ -1,5 +1,8 @@
 # Every target sets itself up: a fresh clone needs `make demo` or `make test` and nothing before.
-PYTHON ?= python3.11
+# The newest Python from 3.11 to 3.13 that can make virtual environments; a name on PATH may be a shim of nothing.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
+	$$python -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
@@ -15,13 +18,15 @@ help:  ## list the targets
 setup: $(STAMP)  ## virtual environment with the versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import ensurepip, venv' || { echo "Expected Python 3.11 with venv, as $(PYTHON): apt-get install python3.11 python3.11-venv, or make PYTHON=..."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Expected Python 3.11, 3.12 or 3.13 with venv, found none: apt-get install python3.12 python3.12-venv, or make PYTHON=..."; exit 1; }
+	@echo "Setting up $(VENV), once: about 3 GB to download and 5 GB on disk with PyTorch's CUDA libraries; two minutes on a fast line."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo test test-all: export OMP_NUM_THREADS := 1  # with tensors this small, threads that wait for one another cost minutes
 demo: $(STAMP)  ## synthetic scenes, a micro model, scores and pictures: minutes on a CPU
+	@echo "Scenes, training and scores: about five minutes on two CPU cores. Results go to logs/demo/."
 	$(BIN)/python src/train.py
 
 test: $(STAMP)  ## lint, types and the fast tests
@@ -40,7 +45,7 @@ lint: $(STAMP)  ## ruff, with its fixes applied
 types: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## speed of the selective scan and of the loader on this machine
+bench: $(STAMP)  ## speed of the scan, the loader, operators, blocks and whole networks on this machine
 	$(BIN)/python src/benchmark.py
 
 clean:  ## remove the virtual environment, caches of tools and built packages; logs and data stay
