@@ -4,9 +4,9 @@ import json
 from functools import cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 from omegaconf import OmegaConf
+from PIL import Image
 
 from mtmamba.build import load_config
 from mtmamba.paper import BOUNDARIES, METRICS, VALIDATION_IMAGES
@@ -71,4 +71,4 @@ def write_logs(folder: Path, steps: int = 20, seed: int = 0) -> None:
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
     (folder / "pictures").mkdir()
     picture = rng.integers(0, 256, (40, 300, 3), dtype=np.uint8)
-    assert cv2.imwrite(str(folder / "pictures/best.png"), picture)
+    Image.fromarray(picture).save(folder / "pictures/best.png")

@@ -24,7 +24,7 @@ from fake_data import write_nyud
 from fake_runs import PAPER, paper_scores, write_logs, write_run
 from mtmamba.config_checks import ConfigError
 from mtmamba.report.curves import COLOURS, MAX_POINTS, Series, line_chart, read_curves
-from mtmamba.report.page import curves_of, embedded
+from mtmamba.report.page import PictureError, curves_of, embedded
 from mtmamba.report.runs import ReportError, read_run
 from mtmamba.report.tables import Cell, Column, TextTable
 from mtmamba.report.workflow import report
@@ -150,7 +150,8 @@ def test_pictures_are_scaled_down_and_broken_ones_named(tmp_path):
     assert decoded.shape == (25, 200, 3)
     assert np.abs(decoded.astype(int) - picture[0, 0]).max() <= 3
     (tmp_path / "b.png").write_text("no picture")
-    assert embedded(tmp_path / "b.png", 200) is None
+    with pytest.raises(PictureError, match="cannot be read"):
+        embedded(tmp_path / "b.png", 200)
 
 
 @pytest.fixture(scope="module")

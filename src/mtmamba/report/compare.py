@@ -158,8 +158,11 @@ def _line(
     if gain is not None:
         whole = len(gain.tasks) == len(comparable) == len(figures)
         shown = gain.summary if whole else None
-        alone = f", of {', '.join(gain.tasks)}: {truncate(gain.summary.mean, 2):+.2f} %, which does not compare"
-        notes.append(f"Δm over {gain.base.name}{'' if whole else alone}")
+        if whole:
+            notes.append(f"Δm over {gain.base.name}")
+        elif gain.base.ours:
+            value = f"{truncate(gain.summary.mean, 2):+.2f} %, which does not compare"
+            notes.append(f"Δm over {gain.base.name}, of {', '.join(gain.tasks)}: {value}")
     figures["delta_m"] = Figure(shown, row.delta_m, lower=False, truncated=True)
     figures["parameters"], figures["flops"] = _cost(row, members)
     return Line(row, members, departures, figures, notes)

@@ -19,6 +19,9 @@ GREY = "#808890"
 MAX_POINTS = 400
 """Of one line; of more, evenly spaced ones are drawn."""
 
+MAX_STEP, MAX_VALUE = 10**12, 1e30
+"""What is beyond these was not logged by a run, or is as good as infinite: it cannot be drawn."""
+
 Points = Sequence[tuple[int, float]]
 
 
@@ -34,18 +37,23 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Read what a run logged: ``(optimiser step, value)`` by name; empty where there is no readable ``metrics.csv``."""
     curves: dict[str, list[tuple[int, float]]] = {}
     try:
-        with (folder / "metrics.csv").open(newline="") as file:
+        if not (folder / "metrics.csv").is_file():
+            return {}
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
+                step = int(row["step"])
+                if not 0 <= step < MAX_STEP:
+                    return {}
                 for name, text in row.items():
                     if name != "step" and text:
-                        curves.setdefault(name, []).append((int(row["step"]), float(text)))
+                        curves.setdefault(name, []).append((step, float(text)))
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return {}
     return curves
 
 
 def line_chart(series: Sequence[Series]) -> Markup:
-    """Draw lines over optimiser steps, as an ``svg`` element. Values that are not finite interrupt a line."""
+    """Draw lines over optimiser steps, as an ``svg`` element. Values that cannot be drawn interrupt a line."""
     settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "mtmamba", "font.size": 9, "text.color": GREY}
     settings |= {f"{key}.color": GREY for key in ("xtick", "ytick")} | {"axes.edgecolor": GREY}
     with mpl.rc_context(settings):
@@ -53,7 +61,7 @@ def line_chart(series: Sequence[Series]) -> Markup:
         axes = figure.add_subplot()
         for points, colour, pale in series:
             steps, values = zip(*thinned(points), strict=True)
-            drawn = [value if math.isfinite(value) else math.nan for value in values]
+            drawn = [value if is_drawn(value) else math.nan for value in values]
             style: dict[str, Any] = {"alpha": 0.45, "linewidth": 0.8} if pale else {"linewidth": 1.6}
             style["markersize"] = 2 if len(points) < 50 else 0
             axes.plot(steps, drawn, color=COLOURS[colour % len(COLOURS)], marker="o", clip_on=False, **style)
@@ -88,11 +96,16 @@ def charts(runs: Sequence[Mapping[str, Points]], tasks: Mapping[str, str]) -> li
             Series(curves[name], colour, name.startswith("train/"))
             for name in names
             for colour, curves in enumerate(runs)
-            if any(math.isfinite(value) for _, value in curves.get(name, ()))
+            if any(is_drawn(value) for _, value in curves.get(name, ()))
         ]
         if series:
             found.append((caption, line_chart(series)))
     return found
+
+
+def is_drawn(value: float) -> bool:
+    """Return whether a value is finite and of a size that a chart can show."""
+    return abs(value) <= MAX_VALUE
 
 
 def thinned(points: Points) -> Points:

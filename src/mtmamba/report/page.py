@@ -1,14 +1,16 @@
 """One HTML file with everything in it: tables, curves, pictures. It opens from disk and asks nothing of the network."""
 
 import base64
+import io
+import warnings
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 import mtmamba
 from mtmamba.report.curves import COLOURS, charts, read_curves
@@ -21,10 +23,15 @@ JPEG_QUALITY = 82
 
 
 class Picture(NamedTuple):
-    """A picture panel: where it lies, and as a ``data:`` URL; None where the page has no room for it."""
+    """A picture panel: where it lies, and as a ``data:`` URL or why not."""
 
     path: Path
     url: str | None
+    reason: str = ""
+
+
+class PictureError(ValueError):
+    """A file that is not shown; the message says why."""
 
 
 class Section(NamedTuple):
@@ -87,16 +94,26 @@ def newest_picture(folder: Path) -> Path | None:
     return next((path for path in found if path.stem == "best"), found[-1] if found else None)
 
 
-def embedded(path: Path, width: int) -> str | None:
-    """Return a picture as a JPEG in a ``data:`` URL, scaled down to a width; None where it is no picture."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if picture is None:
-        return None
-    if picture.shape[1] > width:
-        height = max(1, round(picture.shape[0] * width / picture.shape[1]))
-        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
+def embedded(path: Path, width: int) -> str:
+    """Return a picture as a JPEG in a ``data:`` URL, scaled down to a width.
+
+    Raises:
+        PictureError: it is no picture, or holds too many pixels.
+    """
+    if not path.is_file():
+        raise PictureError("it is no file")
+    try:
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), Image.open(path) as file:
+            picture = file.convert("RGB")
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise PictureError("its pixels are too many") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise PictureError("it cannot be read as a picture") from error
+    if picture.width > width:
+        picture = picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.BOX)
+    encoded = io.BytesIO()
+    picture.save(encoded, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
 def _sections(groups: Sequence[Group], width: int, max_megabytes: float) -> list[Section]:
@@ -107,10 +124,16 @@ def _sections(groups: Sequence[Group], width: int, max_megabytes: float) -> list
         headlines = {task: TASK_RECORDS[task].headline for task in group.network.tasks}
         pictures = []
         for path in filter(None, (newest_picture(run.folder) for run in group.runs[:1])):
-            url = embedded(path, width)
-            fits = url is not None and len(url) <= room
-            room -= len(url) if url is not None and fits else 0
-            pictures.append(Picture(path, url if fits else None))
+            try:
+                url = embedded(path, width)
+            except PictureError as error:
+                pictures.append(Picture(path, None, str(error)))
+                continue
+            fits = len(url) <= room
+            room -= len(url) if fits else 0
+            pictures.append(
+                Picture(path, url) if fits else Picture(path, None, "the page has no room left (max_megabytes)")
+            )
         sections.append(Section(group, charts(curves, headlines), pictures))
     return sections
 

@@ -4,11 +4,12 @@ import glob
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -47,6 +48,8 @@ INDIFFERENT = {
     "data.root", "data.cache_dir", "data.num_workers", "data.val_batch_size", "data.device_batch_size", "data.seed",
     "data.tasks", "data.dataset", "decoder.backend",
 }  # fmt: skip
+MAX_BYTES, MAX_NUMBER = 64 * 2**20, 10**15
+"""A record or configuration that is longer, and a number in it that is larger, is not a run's."""
 BELONGINGS = {"wandb", "checkpoints", "pictures"}
 """Folders inside a run's, where nobody else's run is."""
 
@@ -102,7 +105,8 @@ class Run:
             found = found.get(key) if isinstance(found, Mapping) else None
         if not isinstance(found, Mapping):
             return "an unknown protocol", None
-        return str(found.get("name")), found.get("images")
+        images = found.get("images")
+        return str(found.get("name")), images if isinstance(images, int) else None
 
     def protocol(self, task: str) -> str:
         """Return how a task was scored, in the record's words."""
@@ -154,15 +158,10 @@ def read_run(folder: Path) -> Run:
     """
     if not (folder / "metrics.json").is_file():
         raise BrokenRunError(_unfinished(folder))
-    try:
-        record = json.loads((folder / "metrics.json").read_text())
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
-    except FileNotFoundError as error:
-        raise BrokenRunError("no config.yaml") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BrokenRunError(f"metrics.json cannot be read: {error}") from error
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise BrokenRunError(f"config.yaml cannot be read: {' '.join(str(error).split())}") from error
+    if not (folder / "config.yaml").is_file():
+        raise BrokenRunError("no config.yaml")
+    record = _parsed(folder / "metrics.json", json.loads)
+    config = _parsed(folder / "config.yaml", _plain_yaml)
     _require_complete(record, config)
     checkpoint, recorded = Path(record["checkpoint"]), Path(record["run"])
     is_evaluation = checkpoint.resolve().parent.parent != recorded.resolve()
@@ -175,6 +174,24 @@ def read_run(folder: Path) -> Run:
         for task, values in record["tasks"].items()
     }
     return Run(folder, record, settings, scores, is_evaluation)
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BrokenRunError(f"{path.name} holds {path.stat().st_size} bytes, more than {MAX_BYTES}")
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        if isinstance(error, BrokenRunError):
+            raise
+        raise BrokenRunError(f"{path.name} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _plain_yaml(text: str) -> Any:
+    """Read YAML without aliases: a few lines of them unfold to more than any memory."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        raise ValueError("it holds an alias, which no configuration of ours does")
+    return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
 
 
 def decisive(config: Any, *, trained: bool = True) -> dict[str, Any]:
@@ -220,6 +237,14 @@ def _require_complete(record: Any, config: Any) -> None:
         raise BrokenRunError(f"metrics.json lacks {', '.join(missing)}")
     if not all(isinstance(values, dict) for values in record["tasks"].values()):
         raise BrokenRunError("metrics.json holds tasks without scores")
+    protocols = record.get("protocols", {})
+    if not isinstance(protocols, dict) or not all(isinstance(values, dict) for values in protocols.values()):
+        raise BrokenRunError("metrics.json holds protocols that are no mappings")
+    for name, value in _flat(record):
+        if isinstance(value, str) and "\0" in value:
+            raise BrokenRunError(f"metrics.json holds a NUL character in {name}")
+        if isinstance(value, int | float) and abs(value) > MAX_NUMBER:
+            raise BrokenRunError(f"metrics.json holds a number beyond {MAX_NUMBER:.0e} as {name}")
     if unknown := [task for task in record["tasks"] if task not in TASKS]:
         raise BrokenRunError(f"metrics.json holds unknown tasks, {', '.join(unknown)}")
     if not isinstance(config, dict):

@@ -1,5 +1,6 @@
 """What the report script does: find runs, compare them with the paper, write the four files."""
 
+import re
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -55,15 +56,29 @@ def report(cfg: DictConfig) -> None:
     room = {"picture_width": cfg.picture_width, "max_megabytes": cfg.max_megabytes}
     page = html(paper, tables, groups, sources, about, **room)
     out = Path(cfg.out)
-    write_text(out / "report.md", f"# MTMamba: report\n\n{about}\n\n" + "\n".join(map(markdown, filled)))
-    write_text(out / "report.tex", latex(filled))
-    write_text(out / "report.csv", csv_text(lines, groups))
-    write_text(out / "report.html", page)
+    files = {
+        "report.md": f"# MTMamba: report\n\n{about}\n\n" + "\n".join(map(markdown, filled)),
+        "report.tex": latex(filled),
+        "report.csv": csv_text(lines, groups),
+        "report.html": page,
+    }
+    for name, text in files.items():
+        write_text(out / name, printable(text))
     _show([table for table in (*paper, tables[0], tables[-1]) if table.rows and table.has_runs], out)
+
+
+def printable(text: str) -> str:
+    r"""Return text that can be written as UTF-8 and moves no cursor: names of files are any bytes.
+
+    >>> printable("a\udcff \x1b[2J b\n")
+    'a\\udcff �[2J b\n'
+    """
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
 def _show(tables: list[TextTable], out: Path) -> None:
     console = Console(highlight=False)
-    for text in [markdown(table, str) for table in tables]:
-        console.print(text, markup=False, soft_wrap=True)
+    for table in tables:
+        console.print(printable(markdown(table, str)), markup=False, soft_wrap=True)
     console.print(f"Written: {out}/report.md, report.tex, report.csv, report.html", markup=False, soft_wrap=True)

@@ -5,6 +5,7 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from mtmamba.paper import METRICS
 from mtmamba.report.compare import Line
@@ -93,12 +94,19 @@ def csv_text(lines: Mapping[str, Sequence[Line]], groups: Iterable[Group]) -> st
                 if figure.ours is not None or figure.paper is not None:
                     task, metric = (name, METRICS[name]) if name in METRICS else ("", name)
                     values = {"paper": figure.paper, "difference": figure.difference, **_summary(figure.ours)}
-                    writer.writerow({**start, "task": task, "metric": metric, **values})
+                    writer.writerow(_no_formulas({**start, "task": task, "metric": metric, **values}))
     for group in groups:
         start = {"table": "all metrics", "settings": group.differs_in, **_ours([group])}
         for task, metric in group.metrics():
-            writer.writerow({**start, "task": task, "metric": metric, **_summary(group.summary(task, metric))})
+            summary = _summary(group.summary(task, metric))
+            writer.writerow(_no_formulas({**start, "task": task, "metric": metric, **summary}))
     return text.getvalue()
+
+
+def _no_formulas(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Put an apostrophe before text that a spreadsheet would compute; numbers stay."""
+    is_formula = re.compile(r"[=+\-@\t\r](?![\d.]+$)").match
+    return {key: f"'{value}" if isinstance(value, str) and is_formula(value) else value for key, value in row.items()}
 
 
 def _ours(groups: Sequence[Group]) -> dict[str, str]:
