@@ -8,6 +8,7 @@ from typing import Any, cast
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
@@ -141,14 +142,14 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def config_of(description: Mapping[str, Any], overrides: Sequence[str] = ()) -> DictConfig:
+def config_of(description: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> DictConfig:
     """Compose the configuration that a checkpoint describes: our YAML for its choices, its plain values on top.
 
     Nothing is fetched for it: its encoder is not pretrained, since its weights are in the checkpoint.
 
     Args:
         description: from `describe`.
-        overrides: of this call, which win.
+        overrides: values of this call by dotted key, which win.
     """
     choices = [f"{group}={description['choices'][group]}" for group in MODEL_GROUPS]
     if wrong := [choice for choice in choices if not re.fullmatch(r"\w+=\w+", choice)]:
@@ -162,7 +163,8 @@ def config_of(description: Mapping[str, Any], overrides: Sequence[str] = ()) -> 
     cfg.encoder.pretrained = False
     if "weights" in cfg.encoder:
         cfg.encoder.weights = None
-    cfg.merge_with_dotlist(list(overrides))
+    for key, value in (overrides or {}).items():
+        OmegaConf.update(cfg, key, value)
     check_config(cfg)
     return cfg
 
@@ -178,10 +180,34 @@ def load_model(path: str | Path) -> MultiTaskModel:
         CheckpointError: the file is no checkpoint of this program.
     """
     checkpoint = read_checkpoint(find_checkpoint(Path(path)))
-    model = build_model(config_of(checkpoint["mtmamba"]))
+    return restore_model(config_of(checkpoint["mtmamba"]), checkpoint)
+
+
+def restore_model(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> MultiTaskModel:
+    """Build a network and give it a checkpoint's weights, ready for evaluation.
+
+    Args:
+        cfg: the checkpoint's, from `config_of`.
+        checkpoint: from `mtmamba.checkpoints.read_checkpoint`.
+    """
+    model = build_model(cfg)
     weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
     model.load_state_dict(weights)
     return model.eval()
+
+
+def build_trainer(cfg: DictConfig, **settings: Any) -> Trainer:
+    """Build the Trainer that ``trainer`` describes, for training and evaluation alike.
+
+    The data module shares out the images itself, so no sampler is put in its loaders' place.
+
+    Args:
+        cfg: of a script.
+        settings: more arguments of the Trainer, such as callbacks.
+    """
+    fixed = {"use_distributed_sampler": False, "enable_model_summary": False}
+    trainer: Trainer = hydra.utils.instantiate(cfg.trainer, **fixed, **settings, _convert_="all")
+    return trainer
 
 
 def _without_targets(value: Any) -> Any:

@@ -15,7 +15,7 @@ from mtmamba.config_checks import ConfigError
 from mtmamba.data.datasets import NYUDv2
 from mtmamba.data.layouts import DatasetError
 from mtmamba.evaluation.boundaries import boundary_score, boundary_statistics, choose_protocol, read_id_list
-from mtmamba.evaluation.checkpoint import evaluate, without_padding
+from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.evaluation.folder import evaluate_predictions
 from mtmamba.evaluation.formats import (
     PredictionsError,
@@ -38,6 +38,7 @@ from mtmamba.evaluation.views import Views
 from mtmamba.metrics import DepthError, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure
 from mtmamba.metrics.boundary import pool
 from mtmamba.models.multitask import MultiTaskModel
+from mtmamba.padding import crop
 from mtmamba.tasks import TASK_RECORDS, select_tasks
 from mtmamba.types import IGNORE
 
@@ -315,7 +316,7 @@ def test_worst_images_come_first(assessment):
 
 
 def test_the_padding_is_cut_as_it_was_added():
-    assert without_padding(torch.arange(20).view(4, 5), (1, 2)).tolist() == [[6, 7]]
+    assert crop(torch.arange(20).view(4, 5), (1, 2)).tolist() == [[6, 7]]
 
 
 # Whole runs: an untrained checkpoint of a micro model on images of 32x48, padded to 32x64.

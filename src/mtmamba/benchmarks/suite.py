@@ -22,8 +22,10 @@ from mtmamba.benchmarks.report import markdown, table
 from mtmamba.benchmarks.scan import benchmark_scan
 from mtmamba.benchmarks.timing import measure, tf32
 from mtmamba.config_checks import ConfigError
-from mtmamba.runs import record as results
+from mtmamba.files import write_json, write_text
+from mtmamba.runs.environment import environment
 from mtmamba.runs.folder import begin
+from mtmamba.runs.table import show
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ def benchmark(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     cases = _cases(cfg, parts, device)
     begin(cfg, run_dir)
     seed_everything(cfg.seed, verbose=False)
-    record: dict[str, Any] = {"environment": results.environment()}
+    record: dict[str, Any] = {"environment": environment()}
     if "scan" in parts:
         record["scan"] = benchmark_scan(**build.plain(cfg.scan))
         _write(run_dir, record)
@@ -77,7 +79,7 @@ def benchmark(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         record["cases"].append(_measured(case, device, rates, cfg.seconds, cfg.min_repeats))
         _write(run_dir, record)
         log.info("%d/%d %s: %s", i, len(cases), case.name, _summary(record["cases"][-1]))
-    results.show(table(record["cases"]))
+    show(table(record["cases"]))
     log.info("Numbers: %s", run_dir / "benchmark.md")
     if failed := [row["name"] for row in record["cases"] if row["status"].startswith("failed")]:
         raise BenchmarkError(f"Expected every case to run, got failures in {', '.join(failed)}: see {run_dir}/run.log.")
@@ -161,5 +163,5 @@ def _summary(row: Mapping[str, Any]) -> str:
 
 
 def _write(run_dir: Path, record: Mapping[str, Any]) -> None:
-    results.write_json(run_dir / "benchmark.json", record)
-    results.write_text(run_dir / "benchmark.md", markdown(record))
+    write_json(run_dir / "benchmark.json", record)
+    write_text(run_dir / "benchmark.md", markdown(record))

@@ -6,9 +6,8 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import hydra
 import torch
 from lightning import Trainer
 from lightning.pytorch import LightningModule
@@ -18,17 +17,19 @@ from torch import Tensor
 from mtmamba import build
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint
 from mtmamba.config_checks import ConfigError, settle_auto
+from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.data.layouts import get_layout, read_ids
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
+from mtmamba.evaluation.constant import constant_scores
 from mtmamba.evaluation.formats import save_prediction
-from mtmamba.evaluation.outcome import Evaluated, conclude, show
+from mtmamba.evaluation.outcome import Evaluated, conclude
 from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.evaluation.views import Views
 from mtmamba.metrics.pooled import PooledMetric
-from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.runs import record as results
+from mtmamba.padding import crop
 from mtmamba.runs.folder import begin
-from mtmamba.tasks import select_tasks
+from mtmamba.runs.record import Scores, model_record
+from mtmamba.tasks import Task, select_tasks
 from mtmamba.types import Batch
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Evaluator(LightningModule):
         self.collected.add(batch["id"], image_statistics(self.metrics, predictions, batch))
         for task in self.saved:
             for index, image in enumerate(batch["id"]):
-                cut = without_padding(predictions[task][index], batch["size"][index].tolist())
+                cut = crop(predictions[task][index], batch["size"][index].tolist())
                 save_prediction(self.folder, task, image, cut)
 
     def on_test_epoch_end(self) -> None:
@@ -96,80 +97,71 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         DatasetError: the dataset is not what it should be, or the list of ids names other images.
     """
     start = time.perf_counter()
-    if cfg.choices.data is not None:
-        raise ConfigError(
-            f"Expected the checkpoint's own dataset, got data={cfg.choices.data}: leave it out; data.root=FOLDER says "
-            "where the dataset is."
-        )
     settle_auto(cfg)
     path = find_checkpoint(Path(cfg.ckpt))
     checkpoint = read_checkpoint(path)
-    settings = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
-    settings |= {key: cfg[key] for key in ("backend", "cache_dir", "baseline", "cuda_graph")}
-    full = build.config_of(checkpoint["mtmamba"], [f"{key}={value}" for key, value in settings.items()])
-    with open_dict(full):
-        full.evaluation = {key: cfg[key] for key in OPTIONS}
-        full.trainer = cfg.trainer
-    layout = get_layout(full.data.dataset)
-    chosen = choose_protocol(cfg.boundaries, layout.name)
+    full = evaluated_config(cfg, checkpoint["mtmamba"])
+    chosen = choose_protocol(cfg.boundaries, get_layout(full.data.dataset).name)
     begin(full, run_dir)
 
     data = build.build_datamodule(full)
     data.prepare_data()
-    known = read_ids(data.root, layout, cfg.split)
-    ids = read_id_list(cfg.ids, known)
+    ids = read_id_list(cfg.ids, read_ids(data.root, get_layout(data.dataset), cfg.split))
     data.choose_test(cfg.split, ids)
-    module = build.build_module(full)
-    module.load_state_dict(checkpoint["state_dict"])
-    tasks = select_tasks(module.metrics)
-    augmentation = {"flip": cfg.tta.flip, "scales": list(cfg.tta.scales)}
-    views = Views(module.model, tasks, **augmentation, cuda_graph=cfg.cuda_graph)
+    model = build.restore_model(full, checkpoint)
+    outputs = build.num_outputs(full)
+    tasks = select_tasks(outputs)
+    metrics = {task.name: task.metric(outputs[task.name]) for task in tasks}
     saved = [task.name for task in tasks if cfg.save_predictions or (task.name == "edge" and chosen is not None)]
-    evaluator = Evaluator(views, module.metrics, ids, run_dir / PREDICTIONS, saved)
-    trainer = hydra.utils.instantiate(
-        cfg.trainer,
-        logger=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        _convert_="all",
-    )
+    views = Views(model, tasks, flip=cfg.tta.flip, scales=list(cfg.tta.scales), cuda_graph=cfg.cuda_graph)
+    evaluator = Evaluator(views, metrics, ids, run_dir / PREDICTIONS, saved)
+    trainer = build.build_trainer(cfg, logger=False, enable_checkpointing=False)
     if trainer.precision == "bf16-mixed":
-        cast(MultiTaskModel, module.model).weights_to_bfloat16()
+        model.weights_to_bfloat16()
     trainer.test(evaluator, data, verbose=False)
     if evaluator.statistics is None:
         return {}
-    found = Evaluated(
-        tasks=tasks,
-        dataset=data.dataset_of("test"),
-        metrics=dict(module.metrics.items()),
-        statistics=evaluator.statistics,
-        folder=evaluator.folder,
-        predict=_again(trainer, evaluator),
-        base=module.delta_m_base,
-    )
-    about = results.model_record(full, module.model, path, checkpoint["global_step"])
+
+    base = build.plain(full.data.delta_m_base)
+    dataset, predict = data.dataset_of("test"), _again(trainer, evaluator)
+    found = Evaluated(tasks, dataset, metrics, evaluator.statistics, evaluator.folder, predict, base)
+    about = model_record(full, model, path, checkpoint["global_step"])
     about["tta"] = {"flip": views.flip, "scales": list(views.scales)}
+    constant = (lambda: _constant(tasks, outputs, data, trainer)) if cfg.baseline else None
     with _removed_unless(cfg.save_predictions, evaluator.folder):
-        record = conclude(full, full.evaluation, run_dir, found, about, start)
-    columns = {}
-    if cfg.baseline:
-        log.info("Scoring the best constant prediction.")
-        loaders = data.plain_dataloader("train"), data.plain_dataloader("test")
-        columns["Best constant"] = record["constant"] = results.constant_scores(
-            tasks, build.num_outputs(full), *loaders, trainer.strategy.root_device
-        )
-        results.write_json(run_dir / "metrics.json", record)
-    show(record, tasks, run_dir, columns)
+        record = conclude(full, full.evaluation, run_dir, found, about, start, constant)
     if cfg.save_predictions:
         log.info("Predictions: %s", evaluator.folder)
     return record
 
 
-def without_padding(prediction: Tensor, size: Sequence[int]) -> Tensor:
-    """The centre of a map, as `mtmamba.tasks.pictures.without_padding`: ``(..., H, W)`` → ``(..., h, w)``."""
-    top, left = ((full - inner) // 2 for full, inner in zip(prediction.shape[-2:], size, strict=True))
-    return prediction[..., top : top + size[0], left : left + size[1]]
+def evaluated_config(cfg: DictConfig, description: Mapping[str, Any]) -> DictConfig:
+    """Return the configuration of a checkpoint, with the settings of this evaluation.
+
+    Args:
+        cfg: from the evaluation script's configuration.
+        description: the checkpoint's.
+
+    Raises:
+        ConfigError: ``data`` was chosen.
+    """
+    if cfg.choices.data is not None:
+        raise ConfigError(
+            f"Expected the checkpoint's own dataset, got data={cfg.choices.data}: leave it out; data.root=FOLDER says "
+            "where the dataset is."
+        )
+    settings = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
+    settings |= {key: cfg[key] for key in ("backend", "cache_dir", "baseline", "cuda_graph")}
+    full = build.config_of(description, settings)
+    with open_dict(full):
+        full.evaluation = {key: cfg[key] for key in OPTIONS}
+        full.trainer = cfg.trainer
+    return full
+
+
+def _constant(tasks: Sequence[Task], outputs: Mapping[str, int], data: DenseDataModule, trainer: Trainer) -> Scores:
+    loaders = data.plain_dataloader("train"), data.plain_dataloader("test")
+    return constant_scores(tasks, outputs, *loaders, trainer.strategy.root_device)
 
 
 def _again(trainer: Trainer, evaluator: Evaluator) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from omegaconf import DictConfig, open_dict
 from PIL import Image
 from torch import Tensor, from_numpy
@@ -17,9 +16,10 @@ from mtmamba.data.datasets import DenseDataset
 from mtmamba.data.layouts import get_layout, read_ids
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
 from mtmamba.evaluation.formats import PredictionsError, check_predictions, read_prediction
-from mtmamba.evaluation.outcome import Evaluated, conclude, show
+from mtmamba.evaluation.outcome import Evaluated, conclude
 from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.metrics.pooled import PooledMetric
+from mtmamba.padding import pad
 from mtmamba.runs.folder import begin
 from mtmamba.tasks import select_tasks
 
@@ -101,13 +101,11 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     assert statistics is not None, "this script is one process"
 
     def predict(sample: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {task: _padded(x, sample["image"].shape[-2:]) for task, x in images.predictions(sample["id"]).items()}
+        return {task: pad(x, sample["image"].shape[-2:]) for task, x in images.predictions(sample["id"]).items()}
 
     base = build.plain(cfg.data.delta_m_base)
     evaluated = Evaluated(tasks, dataset, metrics, statistics, folder, predict, base)
-    record = conclude(cfg, cfg, run_dir, evaluated, {"predictions": str(folder)}, start)
-    show(record, tasks, run_dir, {})
-    return record
+    return conclude(cfg, cfg, run_dir, evaluated, {"predictions": str(folder)}, start)
 
 
 def _tasks(cfg: DictConfig, folder: Path) -> list[Any]:
@@ -140,9 +138,3 @@ def _sizes(dataset: DenseDataset) -> dict[str, tuple[int, int]]:
         with Image.open(dataset.root / dataset.layout.image.format(id=name)) as image:
             sizes[name] = (image.height, image.width)
     return sizes
-
-
-def _padded(prediction: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Pad a map to a sample's grid, around the centre: ``(..., h, w)`` → ``(..., H, W)``."""
-    height, width = (full - inner for full, inner in zip(grid, prediction.shape[-2:], strict=True))
-    return F.pad(prediction, (width // 2, width - width // 2, height // 2, height - height // 2))

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,12 @@ from mtmamba.evaluation.statistics import (
     interval,
     resample_weights,
 )
+from mtmamba.files import write_text
 from mtmamba.metrics.boundary import plot_curve
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.metrics.segmentation import class_iou
-from mtmamba.runs import record as results
+from mtmamba.runs.record import Scores, score_record, written
+from mtmamba.runs.table import score_table, show
 from mtmamba.tasks import Task, relative_gain
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,13 @@ class Evaluated:
 
 
 def conclude(
-    cfg: DictConfig, options: DictConfig, run_dir: Path, found: Evaluated, about: Mapping[str, Any], start: float
+    cfg: DictConfig,
+    options: DictConfig,
+    run_dir: Path,
+    found: Evaluated,
+    about: Mapping[str, Any],
+    start: float,
+    constant: Callable[[], Scores] | None = None,
 ) -> dict[str, Any]:
     """Score everything, write ``metrics.json`` and the pictures, print the table, and return the record.
 
@@ -75,6 +83,7 @@ def conclude(
         found: by the model, or in a folder.
         about: what the record says beside the scores.
         start: when the run began, ``time.perf_counter()``.
+        constant: scores the best constant prediction, where that is wanted.
     """
     ids, statistics = found.dataset.ids, {task.name: dict(found.statistics.get(task.name, {})) for task in found.tasks}
     score: dict[str, Score] = {task: metric.score for task, metric in found.metrics.items()}
@@ -88,7 +97,7 @@ def conclude(
     headlines = {t.name: "odsF" if "odsF" in assessment.scores[t.name] else t.headline for t in found.tasks}
     worst = worst_images(assessment, found.tasks, headlines, ids, options.worst)
     record = {
-        **results.score_record(cfg, run_dir, found.tasks, assessment.scores, found.base),
+        **score_record(cfg, run_dir, found.tasks, assessment.scores, found.base),
         **about,
         "split": options.split,
         "images": len(ids),
@@ -103,12 +112,16 @@ def conclude(
         record["tasks"]["edge"]["protocol"] = "; ".join([*texts, f"odsF, oisF, AP: {edges[0]['description']}"])
         loss = record["protocols"]["edge"] if "edge" in found.metrics else {}
         record["protocols"]["edge"] = {**loss, "boundaries": edges[0]}
-    save_worst(run_dir / "pictures", found.tasks, worst, headlines, found.dataset, found.predict)
-    save_overview(run_dir / "pictures/best.png", found.tasks, found.dataset, found.predict, options.pictures)
     record["seconds"] = round(time.perf_counter() - start, 1)
-    results.write_json(run_dir / "metrics.json", record)
-    if assessment.resamples:
-        save_resamples(run_dir / "resamples.csv", assessment.resamples)
+    with written(record, run_dir / "metrics.json"):
+        if assessment.resamples:
+            save_resamples(run_dir / "resamples.csv", assessment.resamples)
+        save_worst(run_dir / "pictures", found.tasks, worst, headlines, found.dataset, found.predict)
+        save_overview(run_dir / "pictures/best.png", found.tasks, found.dataset, found.predict, options.pictures)
+        if constant is not None:
+            log.info("Scoring the best constant prediction.")
+            record["constant"] = constant()
+    _show(record, found.tasks, run_dir)
     return record
 
 
@@ -120,18 +133,17 @@ def save_resamples(path: Path, resamples: Mapping[str, Mapping[str, torch.Tensor
     """
     columns = {f"{task}/{name}": v.tolist() for task, values in resamples.items() for name, v in values.items()}
     rows = [",".join(columns), *(",".join(f"{v:.7g}" for v in row) for row in zip(*columns.values(), strict=True))]
-    results.write_text(path, "\n".join(rows) + "\n")
+    write_text(path, "\n".join(rows) + "\n")
 
 
-def show(
-    record: Mapping[str, Any], tasks: Sequence[Task], run_dir: Path, columns: Mapping[str, results.Scores]
-) -> None:
+def _show(record: Mapping[str, Any], tasks: Sequence[Task], run_dir: Path) -> None:
     """Print the table of a record's scores with their intervals, and where everything is."""
     scores = {
         task: {name: value for name, value in values.items() if name != "protocol"}
         for task, values in record["tasks"].items()
     }
-    results.show(results.score_table(tasks, scores, columns, record["delta_m"], record["intervals"]))
+    columns = {"Best constant": record["constant"]} if "constant" in record else {}
+    show(score_table(tasks, scores, columns, record["delta_m"], record["intervals"]))
     log.info("Scores: %s", run_dir / "metrics.json")
     log.info("Pictures: %s", run_dir / "pictures")
 

@@ -41,7 +41,11 @@ class PooledMetric(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The values of all images together."""
-        return self.score({name: getattr(self, name) for name in self._defaults})
+        return self.score(self.sums())
+
+    def sums(self) -> dict[str, Tensor]:
+        """The sums of the images that this process has seen (of all, within `compute`)."""
+        return {name: getattr(self, name) for name in self._defaults}
 
 
 def valid_prediction(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from mtmamba import build
 from mtmamba.config_checks import ConfigError
+from mtmamba.files import write_text
 from mtmamba.paper import TASKS
 from mtmamba.report.compare import compare
 from mtmamba.report.evaluations import join_evaluations
@@ -16,7 +17,6 @@ from mtmamba.report.page import html
 from mtmamba.report.runs import find_runs
 from mtmamba.report.tables import TextTable, all_metrics, left_out_list, other_runs, paper_table, run_list
 from mtmamba.report.writers import csv_text, latex, markdown
-from mtmamba.runs.record import write_text
 
 ABOUT = (
     "Values are means over seeds, ± the sample standard deviation where there is more than one run (n). Scores stand "

@@ -9,7 +9,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from mtmamba.checkpoints import FOLDER, LAST, find_checkpoint
-from mtmamba.runs import record as results
+from mtmamba.files import write_json, write_text
+from mtmamba.runs.environment import environment
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ def remove_empty(folder: Path) -> None:
 @rank_zero_only
 def begin(cfg: DictConfig, run_dir: Path) -> None:
     """Write down what runs where, and let the package's messages reach the terminal and ``run.log``."""
-    results.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    results.write_json(run_dir / "environment.json", results.environment())
+    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    write_json(run_dir / "environment.json", environment())
     ours = logging.getLogger("mtmamba")
     ours.setLevel(logging.INFO)
     for handler in list(ours.handlers):

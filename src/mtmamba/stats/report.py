@@ -6,7 +6,8 @@ from rich.table import Table
 
 from mtmamba import build
 from mtmamba.config_checks import ConfigError
-from mtmamba.runs.record import hardware, show
+from mtmamba.runs.environment import hardware
+from mtmamba.runs.table import show
 from mtmamba.stats.flops import ModelStats, model_stats
 from mtmamba.stats.speed import measure_speed
 from mtmamba.stats.tables import TABLES, UNPUBLISHED, agrees, comparison

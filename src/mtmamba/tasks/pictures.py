@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtmamba.files import replacing
+from mtmamba.padding import centre
 from mtmamba.types import IGNORE, IMAGENET_MEAN, IMAGENET_STD
 
 Picture = NDArray[np.uint8]
@@ -77,8 +78,7 @@ def palette() -> Picture:
 
 def without_padding(picture: Picture, size: tuple[int, int]) -> Picture:
     """The centre of the given height and width (the odd pixel of padding lies below and to the right)."""
-    top, left = ((full - inner) // 2 for full, inner in zip(picture.shape[:2], size, strict=True))
-    return picture[top : top + size[0], left : left + size[1]]
+    return picture[centre(picture.shape[:2], size)]
 
 
 def panel(rows: Sequence[Mapping[str, Picture]], tile_width: int = 208) -> Picture:

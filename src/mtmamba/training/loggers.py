@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mtmamba.runs.record import write_text
+from mtmamba.files import write_text
 
 
 class CSVLogger(Logger):

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
 from lightning import Trainer, seed_everything
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
@@ -18,18 +17,17 @@ from mtmamba import build
 from mtmamba.checkpoints import BEST, FOLDER, AtomicCheckpointIO, LastCheckpoint, read_checkpoint
 from mtmamba.config_checks import ConfigError, check_resumed, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
-from mtmamba.files import remove_partial
+from mtmamba.evaluation.constant import constant_scores
+from mtmamba.files import remove_partial, write_json
 from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.runs import record as results
 from mtmamba.runs.folder import begin, remove_empty, resumed_checkpoint
+from mtmamba.runs.record import model_record, score_record, written
+from mtmamba.runs.table import score_table, show
 from mtmamba.training.callbacks import PicturePanel, ProgressBar, Throughput
 from mtmamba.training.lit_module import MultiTaskModule, NonFiniteLossError
 from mtmamba.training.loggers import CSVLogger, wandb_logger
 
 log = logging.getLogger(__name__)
-
-TRAINER = {"use_distributed_sampler": False, "enable_model_summary": False}
-"""What every Trainer of ours is told: the data module shares out images itself."""
 
 
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
@@ -80,7 +78,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         return _score(cfg, run_dir, trainer, module, data, run_dir / FOLDER / BEST, start)
     except NonFiniteLossError as error:
         found = {"step": error.step, "tasks": error.tasks, "images": error.ids}
-        results.write_json(run_dir / "nonfinite_batch.json", found)
+        write_json(run_dir / "nonfinite_batch.json", found)
         raise
     finally:
         _close(loggers)
@@ -127,15 +125,13 @@ def _loggers(cfg: DictConfig, run_dir: Path, resume: Path | None) -> list[Logger
 def _trainer(
     cfg: DictConfig, data: DenseDataModule, module: MultiTaskModule, callbacks: list[Callback], loggers: list[Logger]
 ) -> Trainer:
-    trainer = hydra.utils.instantiate(
-        cfg.trainer,
+    trainer = build.build_trainer(
+        cfg,
         callbacks=callbacks,
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
         check_val_every_n_epoch=None,
         sync_batchnorm=True,
-        **TRAINER,
-        _convert_="all",
     )
     accumulate = data.accumulate_grad_batches(trainer.world_size)
     trainer.accumulate_grad_batches = accumulate
@@ -164,23 +160,23 @@ def _score(
     trainer.validate(module, data, verbose=False)
     scores = module.scores
     record = {
-        **results.score_record(cfg, run_dir, module.tasks, scores, module.delta_m_base),
-        **results.model_record(cfg, module.model, path, checkpoint["global_step"]),
+        **score_record(cfg, run_dir, module.tasks, scores, module.delta_m_base),
+        **model_record(cfg, module.model, path, checkpoint["global_step"]),
         "split": "val",
         "images": len(data.dataset_of("val")),
         "seconds": round(time.perf_counter() - start, 1),
     }
     if not trainer.is_global_zero:
         return record
-    columns = {}
-    if cfg.baseline:
-        log.info("Scoring the best constant prediction.")
-        loaders = data.plain_dataloader("train"), data.plain_dataloader("val")
-        columns["Best constant"] = record["constant"] = results.constant_scores(
-            module.tasks, build.num_outputs(cfg), *loaders, trainer.strategy.root_device
-        )
-    results.write_json(run_dir / "metrics.json", record)
-    results.show(results.score_table(module.tasks, scores, columns, record["delta_m"]))
+    with written(record, run_dir / "metrics.json"):
+        if cfg.baseline:
+            log.info("Scoring the best constant prediction.")
+            loaders = data.plain_dataloader("train"), data.plain_dataloader("val")
+            record["constant"] = constant_scores(
+                module.tasks, build.num_outputs(cfg), *loaders, trainer.strategy.root_device
+            )
+    columns = {"Best constant": record["constant"]} if cfg.baseline else {}
+    show(score_table(module.tasks, scores, columns, record["delta_m"]))
     log.info("Scores: %s", run_dir / "metrics.json")
     log.info("Pictures: %s", run_dir / "pictures")
     return record

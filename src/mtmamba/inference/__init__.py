@@ -1,0 +1,1 @@
+"""A trained model at work: predictions of files, folders, videos and cameras, and their export."""

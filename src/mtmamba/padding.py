@@ -1,0 +1,26 @@
+"""Padding around the centre, and its removal: images keep their size, whatever the grid that a batch needs.
+
+Where a side's padding is odd, the larger half lies below or to the right.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def centre(full: Sequence[int], inner: Sequence[int]) -> tuple[slice, slice]:
+    """Return where a map of height and width ``inner`` lies in one of ``full``."""
+    top, left = ((large - small) // 2 for large, small in zip(full, inner, strict=True))
+    return slice(top, top + inner[0]), slice(left, left + inner[1])
+
+
+def pad(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Pad maps with 0 to a size: ``(..., h, w)`` → ``(..., H, W)``."""
+    rows, columns = centre(size, maps.shape[-2:])
+    return F.pad(maps, (columns.start, size[1] - columns.stop, rows.start, size[0] - rows.stop))
+
+
+def crop(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Cut the padding of maps off: ``(..., H, W)`` → ``(..., h, w)``, a view."""
+    return maps[..., *centre(maps.shape[-2:], size)]
