@@ -17,6 +17,7 @@ from mtmamba.build import config_dir, config_of, describe, plain
 from mtmamba.config_checks import ConfigError, check_resumed, settle_auto
 from mtmamba.models.pretrained import WeightsError
 from mtmamba.models.ss2d import SS2D
+from mtmamba.tasks import all_tasks
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in config_dir().glob("*.yaml"))
@@ -167,6 +168,16 @@ def test_a_configuration_composes_from_any_working_directory(tmp_path, monkeypat
     here = mtmamba.load_config(["experiment=nyud_mtmamba", "encoder=swin_tiny"])
     monkeypatch.chdir(tmp_path)
     assert mtmamba.load_config(["experiment=nyud_mtmamba", "encoder=swin_tiny"]) == here
+
+
+def test_weights_of_unknown_tasks_are_refused():
+    with pytest.raises(ConfigError, match=r"loss\.weights of tasks among semseg, .*, got \['semeg'\]"):
+        mtmamba.load_config(["+loss.weights.semeg=3"])
+
+
+def test_the_weighted_loss_has_the_weights_of_the_tasks_records():
+    weights = mtmamba.load_config(["loss=weighted"]).loss.weights
+    assert dict(weights) == {name: task.loss_weight for name, task in all_tasks().items()}
 
 
 @pytest.mark.parametrize(

@@ -167,12 +167,17 @@ def test_weighted_totals():
     assert LogTotal(weights)(losses).item() == pytest.approx((2 * math.log(3) + 10 * math.log(0.05)) / 2, rel=1e-6)
 
 
-@pytest.mark.parametrize("weights", [{"semeg": 1.0}, {"depth": -1.0}, {"depth": math.nan}, {"depth": math.inf}])
+@pytest.mark.parametrize("weights", [{"depth": -1.0}, {"depth": math.nan}, {"depth": math.inf}])
 def test_wrong_weights(weights):
     with pytest.raises(ValueError, match="Expected"):
         WeightedTotal(weights)
 
 
-def test_missing_weight():
-    with pytest.raises(ValueError, match="edge"):
-        LogTotal({"depth": 1.0})({"edge": torch.ones(1)})
+def test_a_task_that_is_not_named_weighs_1_or_what_its_record_says():
+    losses = {"depth": torch.tensor([3.0]), "edge": torch.tensor([0.5])}
+    weighted, logs = WeightedTotal({"depth": 2.0}), LogTotal({"depth": 2.0})
+    assert weighted(losses).item() == 6.5
+    for total in (weighted, logs):
+        total.complete({"depth": 7.0, "edge": 50.0})
+    assert weighted(losses).item() == 31
+    assert logs(losses).item() == pytest.approx(2 * math.log(3) + math.log(0.5))

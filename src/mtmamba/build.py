@@ -16,6 +16,7 @@ import mtmamba
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.data.datamodule import DenseDataModule
+from mtmamba.losses import WeightedTotal
 from mtmamba.models.decoders.mtmamba.decoder import Decoder
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.tasks import select_tasks
@@ -117,10 +118,13 @@ def build_module(cfg: DictConfig, model: nn.Module | None = None) -> MultiTaskMo
         cfg: from `load_config`.
         model: the network, where it is built already.
     """
+    total = hydra.utils.instantiate(cfg.loss, _convert_="all")
+    if isinstance(total, WeightedTotal):
+        total.complete({task.name: task.loss_weight for task in select_tasks(cfg.tasks)})
     return MultiTaskModule(
         build_model(cfg) if model is None else model,
         num_outputs(cfg),
-        hydra.utils.instantiate(cfg.loss, _convert_="all"),
+        total,
         **plain(cfg.optimizer),
         delta_m_base=plain(cfg.data.delta_m_base),
         description=describe(cfg),

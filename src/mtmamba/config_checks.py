@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mtmamba.scan.interface import BACKENDS
-from mtmamba.tasks import select_tasks
+from mtmamba.tasks import all_tasks, select_tasks
 
 ABLATED = {
     "g0": ("mtmamba",),
@@ -40,6 +40,9 @@ def check_config(cfg: DictConfig) -> None:
             f"Expected backend=auto|{'|'.join(BACKENDS)}, got backend={cfg.backend}: choose one of those."
         )
     select_tasks(cfg.tasks)
+    weights = OmegaConf.select(cfg, "loss.weights") or ()  # scripts that train nothing have no loss
+    if unknown := [name for name in weights if name not in all_tasks()]:
+        raise ConfigError(f"Expected loss.weights of tasks among {', '.join(all_tasks())}, got {unknown}: correct it.")
     if unknown := [task for task in cfg.tasks if task not in cfg.data.num_outputs]:
         raise ConfigError(
             f"Expected tasks of data={cfg.choices.data}, {list(cfg.data.num_outputs)}, got {unknown}: choose among "

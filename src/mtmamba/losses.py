@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtmamba.types import IGNORE, TASKS
+from mtmamba.types import IGNORE
 
 EDGE_POSITIVE_WEIGHT = 0.95
 """Weight of a boundary pixel; every other pixel weighs 1 minus this."""
@@ -86,33 +86,29 @@ class WeightedTotal:
     """Mean over images of the weighted sum of the tasks' losses: ``{task: (B,)} -> scalar``.
 
     Args:
-        weights: weight by task name; 1 for every task where it is left out. Tasks that are not trained may be named.
+        weights: weight by task name, 1 for a task that is not named. Tasks that are not trained may be named.
 
     Raises:
-        ValueError: a weight is no finite number >= 0, its name is no task, or a trained task has no weight.
+        ValueError: a weight is no finite number >= 0.
 
     Example:
-        >>> WeightedTotal({"depth": 1, "edge": 50})({"depth": torch.tensor([3.0]), "edge": torch.tensor([0.5])})
+        >>> WeightedTotal({"shape": 1, "shade": 50})({"shape": torch.tensor([3.0]), "shade": torch.tensor([0.5])})
         tensor(28.)
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None):
-        self.weights = dict.fromkeys(TASKS, 1.0) if weights is None else dict(weights)
-        unknown = [name for name in self.weights if name not in TASKS]
-        if unknown:
-            raise ValueError(
-                f"Expected loss weights for tasks among {', '.join(TASKS)}, got {unknown}: correct the names."
-            )
+        self.weights = dict(weights or {})
         wrong = {name: weight for name, weight in self.weights.items() if not (0 <= weight < math.inf)}
         if wrong:
             raise ValueError(f"Expected finite loss weights >= 0, got {wrong}: correct the values.")
 
+    def complete(self, defaults: Mapping[str, float]) -> None:
+        """Give the tasks that are not named their own default weights."""
+        self.weights = {**defaults, **self.weights}
+
     def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Combine each task's losses ``(B,)``."""
-        missing = [name for name in losses if name not in self.weights]
-        if missing:
-            raise ValueError(f"Expected a loss weight for every task, got none for {missing}: add them.")
-        terms = [self.weights[name] * self.term(loss) for name, loss in losses.items()]
+        terms = [self.weights.get(name, 1.0) * self.term(loss) for name, loss in losses.items()]
         return torch.stack(terms).sum(0).mean()
 
     def term(self, loss: Tensor) -> Tensor:
@@ -125,6 +121,9 @@ class LogTotal(WeightedTotal):
 
     An image without a valid pixel contributes a constant and no gradient, and counts in the mean.
     """
+
+    def complete(self, defaults: Mapping[str, float]) -> None:
+        """Leave the weights of tasks that are not named at 1: a logarithm makes up for a task's scale."""
 
     def term(self, loss: Tensor) -> Tensor:
         """The logarithm of one task's loss, per image ``(B,)``."""

@@ -23,7 +23,7 @@ from mtmamba.models.adapters import (
     strip_prefix,
 )
 from mtmamba.models.pretrained import UNREADABLE
-from mtmamba.types import TASKS
+from mtmamba.tasks import all_tasks
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,8 @@ def _require_fitting(cfg: DictConfig, state: dict[str, Tensor], source: Path) ->
 def _tasks(state: dict[str, Tensor]) -> list[str]:
     """Return the tasks that have a head, in the canonical order."""
     found = {name.split(".")[1] for name in state if name.startswith("final_project.")}
-    return [task for task in TASKS if task in found] + sorted(found - set(TASKS))
+    known = all_tasks()
+    return [task for task in known if task in found] + sorted(found - known.keys())
 
 
 def _decoder(state: dict[str, Tensor]) -> str | None:

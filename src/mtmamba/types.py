@@ -1,4 +1,4 @@
-"""The vocabulary shared by every part: task names, the ignore mark, batches and logits. Imports nothing of ours."""
+"""The vocabulary shared by every part: the ignore mark, batches and logits. Imports nothing of ours."""
 
 from typing import TypedDict
 
@@ -6,9 +6,6 @@ from torch import Tensor
 
 IGNORE = 255
 """Value of a target pixel that neither losses nor metrics look at, in integer and in float maps alike."""
-
-TASKS = ("semseg", "depth", "human_parts", "sal", "normals", "edge")
-"""Every task, in the one order used by decoders, logits, configs, tables and released checkpoints."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Subtracted from RGB in 0..1; images are then divided by `IMAGENET_STD`."""

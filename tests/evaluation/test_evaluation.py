@@ -39,7 +39,7 @@ from mtmamba.metrics import DepthError, MeanIoU, NormalsError, PartsMeanIoU, Sal
 from mtmamba.metrics.boundary import pool
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.padding import crop
-from mtmamba.tasks import TASK_RECORDS, select_tasks
+from mtmamba.tasks import all_tasks, select_tasks
 from mtmamba.types import IGNORE
 
 METRICS = {
@@ -476,7 +476,7 @@ def test_test_images_are_those_chosen(tmp_path):
 
 
 def test_every_task_says_how_its_views_are_averaged():
-    for task in TASK_RECORDS.values():
+    for task in all_tasks().values():
         logits = torch.randn(1, 40 if task.name == "semseg" else 3 if task.name == "normals" else 2, 4, 4)
         assert task.activate(logits).dtype == torch.float32
         assert max(task.mirrored, default=0) < task.activate(logits).shape[1]

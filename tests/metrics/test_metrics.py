@@ -30,7 +30,7 @@ from mtmamba.metrics import (
 )
 from mtmamba.metrics.saliency import f_measure, precision_recall, threshold_counts
 from mtmamba.metrics.segmentation import confusion_counts
-from mtmamba.tasks import TASK_RECORDS
+from mtmamba.tasks import all_tasks
 from mtmamba.types import IGNORE
 
 CLASSES = 5
@@ -496,7 +496,7 @@ def test_delta_m_passes_nan_on():
 @pytest.mark.parametrize("task", ["semseg", "depth", "human_parts", "sal", "normals", "edge"])
 def test_every_metric_works_under_autocast(task):
     """Mixed precision evaluates inside autocast, where PyTorch refuses binary cross entropy of probabilities."""
-    record, (outputs, target) = TASK_RECORDS[task], autocast_case(task)
+    record, (outputs, target) = all_tasks()[task], autocast_case(task)
     plain, mixed = record.metric(outputs), record.metric(outputs)
     logits = torch.randn(2, outputs, 8, 8, generator=torch.Generator().manual_seed(0))
     plain.update(record.predict(logits), target)

@@ -17,6 +17,7 @@ from mtmamba.benchmarks.floors import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
 from mtmamba.models.cuda_graphs import GraphedModel
 from mtmamba.models.multitask import MultiTaskModel
+from mtmamba.tasks import Task, get_task
 from mtmamba.types import Batch
 
 PASSES = ("train", "infer", "encoder_train", "encoder_infer")
@@ -179,19 +180,18 @@ def random_batch(num_outputs: Mapping[str, int], size: int, image_size: Iterable
     """
     shape = (size, *image_size)
 
-    def classes(n: int) -> Tensor:
-        return torch.randint(n, shape, dtype=torch.uint8, device=device)
+    def target(task: Task, n: int) -> Tensor:
+        if task.dtype == "uint8":
+            return torch.randint(max(n, 2), shape, dtype=torch.uint8, device=device)  # one logit: 0 and 1
+        if task.channels:
+            return F.normalize(torch.randn(size, task.channels, *image_size, device=device))
+        return 10 * torch.rand(shape, device=device)
 
-    targets = {
-        "depth": lambda n: 10 * torch.rand(shape, device=device),
-        "normals": lambda n: F.normalize(torch.randn(size, 3, *image_size, device=device)),
-        "edge": lambda n: classes(2),
-    }
     batch: Batch = {
         "image": torch.randn(size, 3, *image_size, device=device),
         "id": [str(i) for i in range(size)],
         "key": torch.arange(size),
     }
     for task, n in num_outputs.items():
-        batch[task] = targets.get(task, classes)(n)  # type: ignore[literal-required]
+        batch[task] = target(get_task(task), n)  # type: ignore[literal-required]
     return batch

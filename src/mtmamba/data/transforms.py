@@ -7,9 +7,7 @@ photometric distortion on uint8) is written here. Nothing is resized to the crop
 A raw sample is a dict of numpy arrays on one grid ``(h, w)``, the targets those of the selected tasks:
 
 * ``image (h, w, 3)`` uint8 RGB;
-* ``semseg``, ``human_parts``, ``sal``, ``edge`` ``(h, w)`` uint8, 255 where there is no truth;
-* ``depth (h, w)`` float32 metres, 255 where there is no truth;
-* ``normals (h, w, 3)`` float32 unit vectors, x to the right, all three components 255 where there is no truth;
+* each task's target ``(h, w)`` or ``(h, w, channels)`` in the type that its record names, 255 where there is no truth;
 * ``id`` a string.
 """
 
@@ -22,6 +20,7 @@ import numpy as np
 import torch
 
 from mtmamba.data.photometric import Array, Distortion, distort, draw_distortion
+from mtmamba.tasks import all_tasks
 from mtmamba.types import IGNORE, IMAGENET_MEAN, IMAGENET_STD
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer release
@@ -39,18 +38,9 @@ CROP_REDRAWS = 10
 CROP_SHARE = 0.75
 """Share of the valid pixels that a crop's largest class must stay below."""
 
-_CLASS_MAPS = ("semseg", "human_parts", "sal", "edge")
-_LAYOUT: dict[str, tuple[str, tuple[int, ...]]] = {  # dtype and what follows (h, w)
-    "image": ("uint8", (3,)),
-    **dict.fromkeys(_CLASS_MAPS, ("uint8", ())),
-    "depth": ("float32", ()),
-    "normals": ("float32", (3,)),
-}
-_TARGETS = dict.fromkeys((*_CLASS_MAPS, "depth", "normals"), "mask")
-
 
 class RandomScale(A.RandomScale):
-    """Resize by s ~ U(scale) to ``int(side * s)``: image bilinear, labels nearest; valid depth is divided by s."""
+    """Resize by s ~ U(scale) to ``int(side * s)``: image bilinear, labels nearest; depth (`Task.nearer`) falls by s."""
 
     def __init__(self, scale: tuple[float, float] = SCALE) -> None:
         limits = scale[0] - 1, scale[1] - 1
@@ -58,15 +48,16 @@ class RandomScale(A.RandomScale):
 
     def apply_with_params(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Resize every map of the sample; depth is divided on the source's grid, where it is the same and smaller."""
-        if "depth" in kwargs:
-            nearer = kwargs["depth"] / params["scale"]
-            nearer[kwargs["depth"] == IGNORE] = IGNORE
-            kwargs["depth"] = nearer
+        for name, task in all_tasks().items():
+            if task.nearer and name in kwargs:
+                kwargs[name] = np.where(kwargs[name] == IGNORE, kwargs[name], kwargs[name] / params["scale"])
         return super().apply_with_params(params, *args, **kwargs)
 
 
 class RandomCrop(A.DualTransform):
-    """Crop a window drawn evenly, again (10 times at most) until its classes vary enough; without semseg, once.
+    """Crop a window drawn evenly, again (10 times at most) until its classes vary enough.
+
+    Without a target that guides the crop (`Task.guides_crop`) the window is drawn once.
 
     A side shorter than the crop is kept whole.
 
@@ -82,12 +73,13 @@ class RandomCrop(A.DualTransform):
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draw the window, two slices."""
-        shape, semseg = params["shape"][:2], data.get("semseg")
+        shape = params["shape"][:2]
+        guide = next((data[name] for name, task in all_tasks().items() if task.guides_crop and name in data), None)
         window = self._draw(shape)
-        if semseg is None or (shape[0] <= self.crop_size[0] and shape[1] <= self.crop_size[1]):
+        if guide is None or (shape[0] <= self.crop_size[0] and shape[1] <= self.crop_size[1]):
             return {"window": window}
         for _ in range(CROP_REDRAWS):
-            if has_varied_classes(semseg[window]):
+            if has_varied_classes(guide[window]):
                 break
             window = self._draw(shape)
         return {"window": window}
@@ -102,7 +94,7 @@ class RandomCrop(A.DualTransform):
 
 
 class HorizontalFlip(A.HorizontalFlip):
-    """Mirror every map with probability 0.5; the x component of valid normals changes its sign."""
+    """Mirror every map with probability 0.5; the channels of `Task.mirrored` change their sign."""
 
     def __init__(self) -> None:
         super().__init__(p=0.5)
@@ -110,9 +102,10 @@ class HorizontalFlip(A.HorizontalFlip):
     def apply_with_params(self, params: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Mirror every map of the sample."""
         flipped = super().apply_with_params(params, *args, **kwargs)
-        if "normals" in flipped:
-            x = flipped["normals"][..., 0]
-            np.negative(x, out=x, where=x != IGNORE)
+        for name, task in all_tasks().items():
+            for channel in task.mirrored if name in flipped else ():
+                x = flipped[name][..., channel]
+                np.negative(x, out=x, where=x != IGNORE)
         return flipped
 
 
@@ -135,7 +128,7 @@ class ValTransform:
     """Normalise with ImageNet's mean and standard deviation, pad to the crop's size, mark what is ignored.
 
     The padding is centred (the smaller half first); it holds 0 in the normalised image and 255 in every label.
-    ``human_parts`` without a pixel of a part is ignored whole.
+    Each target has its task's last step first (``Task.finish_target``).
 
     Args:
         crop_size: height and width of the padded grid ``H, W``.
@@ -146,7 +139,7 @@ class ValTransform:
         height, width = crop_size
         pad = A.PadIfNeeded(height, width, border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=IGNORE)
         steps = [A.Normalize(IMAGENET_MEAN, IMAGENET_STD), pad, ToTensorV2(transpose_mask=True)]
-        self._steps = A.Compose(steps, additional_targets=_TARGETS)
+        self._steps = A.Compose(steps, additional_targets=dict.fromkeys(all_tasks(), "mask"))
 
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> Sample:
         """Turn a raw sample into the fields of a ``Batch`` without the batch axis; nothing is drawn from ``rng``.
@@ -161,14 +154,11 @@ class ValTransform:
                 f"Expected images of at most {self.crop_size}, got {(height, width)} for sample {sample['id']}: "
                 "set crop_size to at least the largest height and the largest width among the images."
             )
-        parts = sample.get("human_parts")
-        if parts is not None and ((parts == 0) | (parts == IGNORE)).all():
-            sample = {**sample, "human_parts": np.full_like(parts, IGNORE)}
-        fields = self._steps(**sample)
-        for name in ("image", "normals"):
-            if name in fields:
-                fields[name] = fields[name].contiguous()
-        return {**fields, "size": torch.tensor((height, width))}
+        tasks = all_tasks()
+        finished = {name: tasks[name].finish_target(target) for name, target in sample.items() if name in tasks}
+        fields = self._steps(**{**sample, **finished})
+        maps = {name: x.contiguous() for name, x in fields.items() if isinstance(x, torch.Tensor)}
+        return {**fields, **maps, "size": torch.tensor((height, width))}
 
 
 class TrainTransform:
@@ -181,7 +171,7 @@ class TrainTransform:
 
     def __init__(self, crop_size: tuple[int, int], scale: tuple[float, float] = SCALE) -> None:
         steps = [RandomScale(scale), RandomCrop(crop_size), HorizontalFlip(), PhotometricDistortion()]
-        self.augment = A.Compose(steps, additional_targets=_TARGETS)
+        self.augment = A.Compose(steps, additional_targets=dict.fromkeys(all_tasks(), "mask"))
         self.finish = ValTransform(crop_size)
 
     def __call__(self, sample: RawSample, rng: np.random.Generator) -> Sample:
@@ -217,12 +207,14 @@ def check_sample(sample: RawSample) -> None:
         ValueError: naming the sample, the map, what was expected and what came.
     """
     grid = sample["image"].shape[:2]
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {"image": ("uint8", (3,))}  # type, and what follows (h, w)
+    layout |= {name: (task.dtype, (task.channels,) if task.channels else ()) for name, task in all_tasks().items()}
     for name, values in sample.items():
         if name == "id":
             continue
-        if name not in _LAYOUT:
-            raise ValueError(f"Expected the maps of a sample to be among {', '.join(_LAYOUT)}, got {name}: rename it.")
-        dtype, tail = _LAYOUT[name]
+        if name not in layout:
+            raise ValueError(f"Expected the maps of a sample to be among {', '.join(layout)}, got {name}: rename it.")
+        dtype, tail = layout[name]
         if values.shape != grid + tail or values.dtype != dtype:
             raise ValueError(
                 f"Expected {name} of sample {sample['id']} as {dtype} {grid + tail}, got {values.dtype} "

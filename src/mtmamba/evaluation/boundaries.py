@@ -14,10 +14,11 @@ from mtmamba.data.datasets import DenseDataset
 from mtmamba.data.layouts import LABEL_MAP, DatasetError
 from mtmamba.data.pascal_labels import label_map
 from mtmamba.data.readers import read_bytes, read_gray
-from mtmamba.evaluation.formats import PredictionsError, prediction_path
+from mtmamba.evaluation.formats import prediction_path
 from mtmamba.evaluation.statistics import Statistics
 from mtmamba.metrics.boundary import BoundaryProtocol, BoundaryScores, boundary_truth, evaluate_boundaries, protocol
 from mtmamba.metrics.boundary.scores import average_precision, f_measure, precision_recall
+from mtmamba.tasks.files import PredictionsError
 
 PROTOCOLS = {"NYUDv2": "nyud", "PASCALContext": "pascal"}
 """The protocol of each dataset's published numbers."""
@@ -42,6 +43,7 @@ def choose_protocol(name: str | None, dataset: str) -> BoundaryProtocol | None:
 
 def score_maps(
     folder: Path,
+    task: str,
     dataset: DenseDataset,
     ids: Sequence[str],
     chosen: BoundaryProtocol,
@@ -49,10 +51,11 @@ def score_maps(
     workers: int | None,
     cache: Path | None,
 ) -> BoundaryScores:
-    """Benchmark ``FOLDER/edge/ID.png`` of these images.
+    """Benchmark ``FOLDER/TASK/ID.png`` of these images.
 
     Args:
         folder: of the predictions.
+        task: whose.
         dataset: of the images, whatever its tasks.
         ids: of the images.
         chosen: the protocol.
@@ -62,11 +65,10 @@ def score_maps(
 
     def predictions() -> Iterator[NDArray[np.uint8]]:
         for name in ids:
-            image = cv2.imread(str(prediction_path(folder, "edge", name)), cv2.IMREAD_UNCHANGED)
+            path = prediction_path(folder, task, name)
+            image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
             if image is None:
-                raise PredictionsError(
-                    f"Expected a complete PNG {prediction_path(folder, 'edge', name)}, got none: write it again."
-                )
+                raise PredictionsError(f"Expected a complete PNG {path}, got none: write it again.")
             yield np.asarray(image, np.uint8)
 
     truths = (boundary_truth(_labels(dataset, name), chosen) for name in ids)

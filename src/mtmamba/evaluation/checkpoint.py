@@ -112,7 +112,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     outputs = build.num_outputs(full)
     tasks = select_tasks(outputs)
     metrics = {task.name: task.metric(outputs[task.name]) for task in tasks}
-    saved = [task.name for task in tasks if cfg.save_predictions or (task.name == "edge" and chosen is not None)]
+    saved = [task.name for task in tasks if cfg.save_predictions or (task.boundaries and chosen is not None)]
     views = Views(model, tasks, flip=cfg.tta.flip, scales=list(cfg.tta.scales), cuda_graph=cfg.cuda_graph)
     evaluator = Evaluator(views, metrics, ids, run_dir / PREDICTIONS, saved)
     trainer = build.build_trainer(cfg, logger=False, enable_checkpointing=False)

@@ -22,8 +22,8 @@ def constant_scores(
 ) -> dict[str, dict[str, float]]:
     """Score the best constant prediction: fitted to the training targets, measured on the validation set.
 
-    One process sees all images here, so nothing waits for the others. Tasks without any valid training label are left
-    out, and named in the log.
+    One process sees all images here, so nothing waits for the others. Left out are tasks that have no constant
+    prediction and those without any valid training label; the log names these.
 
     Args:
         tasks: whose targets to look at.
@@ -33,12 +33,13 @@ def constant_scores(
         device: where to count and score.
     """
     sums: dict[str, Tensor] = {}
+    counted = [(task, task.statistics) for task in tasks if task.statistics is not None]
     for batch in train:
-        for task in tasks:
-            found = task.statistics(batch[task.name].to(device))
+        for task, statistics in counted:
+            found = statistics(batch[task.name].to(device))
             sums[task.name] = sums[task.name] + found if task.name in sums else found
-    known = [task for task in tasks if sums[task.name].any()]
-    if unknown := [task.name for task in tasks if task not in known]:
+    known = [task for task, _ in counted if sums[task.name].any()]
+    if unknown := [task.name for task, _ in counted if task not in known]:
         log.warning("No valid training label for %s: no constant prediction of them.", ", ".join(unknown))
     metrics = {task.name: task.metric(num_outputs[task.name]).to(device) for task in known}
     for batch in val:

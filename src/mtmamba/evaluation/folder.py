@@ -15,13 +15,14 @@ from mtmamba import build
 from mtmamba.data.datasets import DenseDataset
 from mtmamba.data.layouts import get_layout, read_ids
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
-from mtmamba.evaluation.formats import PredictionsError, check_predictions, read_prediction
+from mtmamba.evaluation.formats import check_predictions, read_prediction
 from mtmamba.evaluation.outcome import Evaluated, conclude
 from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.padding import pad
 from mtmamba.runs.folder import begin
-from mtmamba.tasks import select_tasks
+from mtmamba.tasks import get_task, select_tasks
+from mtmamba.tasks.files import PredictionsError
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,8 @@ class PredictedImages(Dataset[tuple[str, dict[str, dict[str, Tensor]]]]):
     def __getitem__(self, index: int) -> tuple[str, dict[str, dict[str, Tensor]]]:
         name = self.dataset.ids[index]
         raw = self.dataset.read(index)
-        targets = {task: from_numpy(raw[task])[None] for task in self.metrics}
-        if "normals" in targets:
-            targets["normals"] = targets["normals"].movedim(-1, 1)
+        targets = {task: from_numpy(raw[task])[None] for task in self.metrics}  # (1, h, w) or (1, h, w, channels)
+        targets = {task: x.movedim(-1, 1) if get_task(task).channels else x for task, x in targets.items()}
         predictions = {task: x[None] for task, x in self.predictions(name).items()}
         return name, image_statistics(self.metrics, predictions, targets)
 
@@ -92,7 +92,7 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     log.info("Reading the predictions of %s in %s.", ", ".join(outputs), folder)
     check_predictions(folder, outputs, _sizes(dataset), known)
 
-    metrics = {task.name: task.metric(outputs[task.name]) for task in tasks if task.name != "edge"}
+    metrics = {task.name: task.metric(outputs[task.name]) for task in tasks if not task.boundaries}
     collected = ImageStatistics(metrics)
     images = PredictedImages(dataset, folder, outputs, metrics)
     for name, found in DataLoader(images, batch_size=None, **data.loading()):
@@ -120,15 +120,18 @@ def _tasks(cfg: DictConfig, folder: Path) -> list[Any]:
             f"Expected predictions in {folder}/TASK/ID.png for {named or f'some of {known}'}, got folders for "
             f"{present}: write them, or name the tasks that you have (tasks=[...])."
         )
-    if "edge" in named and choose_protocol(cfg.boundaries, cfg.data.dataset) is None:
-        if named == ["edge"] or cfg.tasks is not None:
+    tasks = select_tasks(named)
+    if choose_protocol(cfg.boundaries, cfg.data.dataset) is not None:
+        return tasks
+    scored = [task for task in tasks if not task.boundaries]
+    if benchmarked := [task.name for task in tasks if task.boundaries]:
+        if not scored or cfg.tasks is not None:
             raise PredictionsError(
-                "Expected a protocol for the edge task, got boundaries=null: set boundaries=auto, or leave edge out "
-                "(tasks=[...])."
+                f"Expected a protocol for the {benchmarked[0]} task, got boundaries=null: set boundaries=auto, or "
+                f"leave {benchmarked[0]} out (tasks=[...])."
             )
-        log.info("boundaries=null: edge is not scored.")
-        named.remove("edge")
-    return select_tasks(named)
+        log.info("boundaries=null: %s is not scored.", benchmarked[0])
+    return scored
 
 
 def _sizes(dataset: DenseDataset) -> dict[str, tuple[int, int]]:

@@ -87,11 +87,12 @@ def conclude(
     """
     ids, statistics = found.dataset.ids, {task.name: dict(found.statistics.get(task.name, {})) for task in found.tasks}
     score: dict[str, Score] = {task: metric.score for task, metric in found.metrics.items()}
-    edges = _score_boundaries(cfg, options, run_dir, found) if "edge" in statistics else None
+    edge = next((task.name for task in found.tasks if task.boundaries), "")
+    edges = _score_boundaries(cfg, options, run_dir, found, edge) if edge else None
     if edges is not None:
-        statistics["edge"] |= edges[1]
-        metric = found.metrics.get("edge")
-        score["edge"] = lambda sums: {**(metric.score(sums) if metric else {}), **boundary_score(sums)}
+        statistics[edge] |= edges[1]
+        metric = found.metrics.get(edge)
+        score[edge] = lambda sums: {**(metric.score(sums) if metric else {}), **boundary_score(sums)}
     resamples, seed = options.bootstrap.resamples, options.bootstrap.seed
     assessment = assess(statistics, score, resamples=resamples, seed=seed)
     headlines = {t.name: "odsF" if "odsF" in assessment.scores[t.name] else t.headline for t in found.tasks}
@@ -108,10 +109,10 @@ def conclude(
         "worst": worst,
     }
     if edges is not None:
-        texts = [record["tasks"]["edge"]["protocol"]] if "edge" in found.metrics else []
-        record["tasks"]["edge"]["protocol"] = "; ".join([*texts, f"odsF, oisF, AP: {edges[0]['description']}"])
-        loss = record["protocols"]["edge"] if "edge" in found.metrics else {}
-        record["protocols"]["edge"] = {**loss, "boundaries": edges[0]}
+        texts = [record["tasks"][edge]["protocol"]] if edge in found.metrics else []
+        record["tasks"][edge]["protocol"] = "; ".join([*texts, f"odsF, oisF, AP: {edges[0]['description']}"])
+        loss = record["protocols"][edge] if edge in found.metrics else {}
+        record["protocols"][edge] = {**loss, "boundaries": edges[0]}
     record["seconds"] = round(time.perf_counter() - start, 1)
     with written(record, run_dir / "metrics.json"):
         if assessment.resamples:
@@ -149,7 +150,7 @@ def _show(record: Mapping[str, Any], tasks: Sequence[Task], run_dir: Path) -> No
 
 
 def _score_boundaries(
-    cfg: DictConfig, options: DictConfig, run_dir: Path, found: Evaluated
+    cfg: DictConfig, options: DictConfig, run_dir: Path, found: Evaluated, edge: str
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
     """Return what the record says of the boundary protocol, and its statistics; None where it is not wanted."""
     protocol = choose_protocol(options.boundaries, found.dataset.layout.name)
@@ -159,7 +160,7 @@ def _score_boundaries(
     description = protocol.describe(len(ids))
     log.info("Matching boundaries, %s; boundaries=null leaves this out.", description)
     cache = Path(cfg.cache_dir).expanduser()
-    scores = score_maps(found.folder, found.dataset, ids, protocol, workers=options.boundary_workers, cache=cache)
+    scores = score_maps(found.folder, edge, found.dataset, ids, protocol, workers=options.boundary_workers, cache=cache)
     plot_curve(scores, run_dir / "pictures/boundaries.png", title=description)
     about = {
         "name": protocol.name,

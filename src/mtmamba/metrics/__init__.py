@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from mtmamba.metrics.segmentation import MeanIoU, PartsMeanIoU
 
 _HOMES = {
-    "DepthError": "depth",
-    "EdgeLoss": "edge",
-    "MeanIoU": "segmentation",
-    "NormalsError": "normals",
-    "PartsMeanIoU": "segmentation",
-    "SaliencyFMeasure": "saliency",
-    "SaliencyScores": "saliency",
-    "evaluate_saliency": "saliency",
+    "DepthError": "mtmamba.metrics.depth",
+    "EdgeLoss": "mtmamba.metrics.edge",
+    "MeanIoU": "mtmamba.metrics.segmentation",
+    "NormalsError": "mtmamba.metrics.normals",
+    "PartsMeanIoU": "mtmamba.metrics.segmentation",
+    "SaliencyFMeasure": "mtmamba.metrics.saliency",
+    "SaliencyScores": "mtmamba.metrics.saliency",
+    "evaluate_saliency": "mtmamba.metrics.saliency",
 }
 
 __all__ = [
@@ -42,4 +42,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -21,7 +21,7 @@ def delta_m(
         ValueError: the tasks of values and base differ, there are none, or a base is 0.
 
     Example:
-        >>> delta_m({"semseg": 60.0, "depth": 0.25}, {"semseg": 50.0, "depth": 0.5}, {"depth"})
+        >>> delta_m({"classes": 60.0, "metres": 0.25}, {"classes": 50.0, "metres": 0.5}, {"metres"})
         35.0
     """
     if not values or values.keys() != base.keys():

@@ -6,9 +6,9 @@ from typing import NamedTuple
 from mtmamba.metrics import delta_m
 from mtmamba.paper import DEFAULTS, METRICS, SINGLE_TASK, TASKS
 from mtmamba.report.groups import Group, Summary, summarise
-from mtmamba.tasks import TASK_RECORDS
+from mtmamba.tasks import all_tasks
 
-LOWER = frozenset(task for task, metric in METRICS.items() if metric in TASK_RECORDS[task].lower_is_better)
+LOWER = frozenset(task for task, metric in METRICS.items() if metric in all_tasks()[task].lower_is_better)
 
 
 class Base(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mtmamba.paper import Network
 from mtmamba.report.runs import LeftOut, Run
-from mtmamba.tasks import TASK_RECORDS
+from mtmamba.tasks import all_tasks
 
 
 class Summary(NamedTuple):
@@ -50,7 +50,7 @@ class Group:
     def metrics(self) -> list[tuple[str, str]]:
         """Return every task and metric that a run has, tasks in the canonical order."""
         found = {(task, metric): None for run in self.runs for task in run.scores for metric in run.scores[task]}
-        return sorted(found, key=lambda pair: list(TASK_RECORDS).index(pair[0]))
+        return sorted(found, key=lambda pair: list(all_tasks()).index(pair[0]))
 
 
 def summarise(values: Sequence[float]) -> Summary:

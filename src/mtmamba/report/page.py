@@ -17,7 +17,7 @@ from mtmamba.report.curves import COLOURS, charts, read_curves
 from mtmamba.report.groups import Group
 from mtmamba.report.runs import Run
 from mtmamba.report.tables import Column, TextTable
-from mtmamba.tasks import TASK_RECORDS
+from mtmamba.tasks import all_tasks
 
 JPEG_QUALITY = 82
 
@@ -121,7 +121,7 @@ def _sections(groups: Sequence[Group], width: int, max_megabytes: float) -> list
     sections = []
     for group in groups:
         curves = [curves_of(run) for run in group.runs if not run.is_evaluation]
-        headlines = {task: TASK_RECORDS[task].headline for task in group.network.tasks}
+        headlines = {task: all_tasks()[task].headline for task in group.network.tasks}
         pictures = []
         for path in filter(None, (newest_picture(run.folder) for run in group.runs[:1])):
             try:

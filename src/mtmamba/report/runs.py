@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from mtmamba.paper import DEFAULTS, Network
 from mtmamba.report.curves import read_curves
-from mtmamba.types import TASKS
+from mtmamba.tasks import all_tasks
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -89,7 +89,7 @@ class Run:
     def network(self) -> Network:
         """Which network it trained, the tasks in the canonical order."""
         chosen = {group: self.record["choices"][group] for group in GROUPS}
-        return Network(**chosen, tasks=tuple(task for task in TASKS if task in self.scores))
+        return Network(**chosen, tasks=tuple(task for task in all_tasks() if task in self.scores))
 
     @property
     def checkpoint(self) -> Path:
@@ -245,7 +245,7 @@ def _require_complete(record: Any, config: Any) -> None:
             raise BrokenRunError(f"metrics.json holds a NUL character in {name}")
         if isinstance(value, int | float) and abs(value) > MAX_NUMBER:
             raise BrokenRunError(f"metrics.json holds a number beyond {MAX_NUMBER:.0e} as {name}")
-    if unknown := [task for task in record["tasks"] if task not in TASKS]:
+    if unknown := [task for task in record["tasks"] if task not in all_tasks()]:
         raise BrokenRunError(f"metrics.json holds unknown tasks, {', '.join(unknown)}")
     if not isinstance(config, dict):
         raise BrokenRunError("config.yaml is no mapping")

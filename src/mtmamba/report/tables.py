@@ -8,7 +8,7 @@ from mtmamba.paper import METRICS, TABLES
 from mtmamba.report.compare import Figure, Line, truncate
 from mtmamba.report.groups import Group, Summary
 from mtmamba.report.runs import LeftOut
-from mtmamba.tasks import TASK_RECORDS
+from mtmamba.tasks import all_tasks
 
 NOTHING = "-"
 MINUS = "−"
@@ -64,7 +64,7 @@ def other_runs(others: Mapping[Group, str]) -> TextTable:
     """Return the scores of runs that belong to no row of the paper."""
     headlines = [
         (task, metric)
-        for task, record in TASK_RECORDS.items()
+        for task, record in all_tasks().items()
         for metric in dict.fromkeys((METRICS[task], record.headline))
         if any(group.summary(task, metric) for group in others)
     ]
@@ -91,7 +91,7 @@ def all_metrics(groups: Iterable[Group]) -> TextTable:
     for group in groups:
         for task, metric in group.metrics():
             summary = group.summary(task, metric)
-            units = {**TASK_RECORDS[task].units, **TASK_RECORDS[task].benchmark_units}
+            units = {**all_tasks()[task].units, **all_tasks()[task].benchmark_units}
             value = f"{_summary(summary, 4)} {units.get(metric, '')}".strip()
             count = str(summary.n) if summary else NOTHING
             name = f"{metric} {_arrow(task, metric)}"
@@ -184,7 +184,7 @@ def _digits(metric: str) -> int:
 
 
 def _arrow(task: str, metric: str) -> str:
-    return "↓" if metric in TASK_RECORDS[task].lower_is_better else "↑"
+    return "↓" if metric in all_tasks()[task].lower_is_better else "↑"
 
 
 def _is_filled(figure: Figure) -> bool:

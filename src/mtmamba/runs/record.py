@@ -3,38 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig
 from torch import nn
 
 from mtmamba.files import sha256, write_json
 from mtmamba.runs.environment import git_revision, hardware
-from mtmamba.tasks import Task, relative_gain
+from mtmamba.tasks import Task, get_task, relative_gain
 
 Scores = Mapping[str, Mapping[str, float]]
-
-
-class Protocol(NamedTuple):
-    """How a task is scored: the version rises whenever the same predictions get other scores."""
-
-    name: str
-    version: int
-    description: str
-
-
-PROTOCOLS = {
-    "semseg": Protocol("pooled-miou", 1, "counts over the whole set, a class absent from both sides counts 0"),
-    "human_parts": Protocol("pooled-miou-parts", 1, "counts over the whole set; images without a part ignored"),
-    "depth": Protocol("pooled-rmse", 1, "over all valid pixels of the set, prediction clamped at 0"),
-    "normals": Protocol("pooled-angles", 1, "over all valid pixels of the set"),
-    "sal": Protocol(
-        "pooled-maxf",
-        1,
-        "maxF: counts pooled, thresholds 0.05..0.95; maxF_published: a second sigmoid before the thresholds",
-    ),
-    "edge": Protocol("pooled-loss", 1, "loss: weighted as in training, over all valid pixels of the set; not odsF"),
-}
 
 
 def score_record(
@@ -49,13 +27,14 @@ def score_record(
         scores: by task and metric.
         base: single-task scores for Delta_m.
     """
+    protocols = {task: get_task(task).protocol for task in scores}
     return {
         "run": str(run_dir),
         "choices": dict(cfg.choices),
         "git": git_revision(),
         "dataset": cfg.choices.data,
-        "tasks": {task: {**values, "protocol": PROTOCOLS[task].description} for task, values in scores.items()},
-        "protocols": {task: {"name": PROTOCOLS[task].name, "version": PROTOCOLS[task].version} for task in scores},
+        "tasks": {task: {**values, "protocol": protocols[task].description} for task, values in scores.items()},
+        "protocols": {task: {"name": p.name, "version": p.version} for task, p in protocols.items()},
         "delta_m": relative_gain(tasks, scores, base),
         "delta_m_base": base,
         "hardware": hardware(),

@@ -58,6 +58,20 @@ def greys(values: Tensor) -> Picture:
     return _without_ignored(np.repeat(_bytes(array)[..., None], 3, axis=-1), array == IGNORE)
 
 
+def stretched(values: Tensor) -> Picture:
+    """Any real numbers, from their least (black) to their greatest (white): ``(H, W)`` or ``(3, H, W)``, 255 ignored.
+
+    Other numbers of channels are shown by their mean.
+    """
+    array = values.float().numpy(force=True)
+    array = array[None] if array.ndim == 2 else array  # (c, H, W)
+    ignored = (array == IGNORE).all(0)
+    shown = array[:, ~ignored]
+    low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 1.0)
+    array = (array if len(array) == 3 else array.mean(0, keepdims=True).repeat(3, 0)) - low
+    return _without_ignored(_bytes(np.moveaxis(array / max(high - low, 1e-12), 0, -1)), ignored)
+
+
 @cache
 def palette() -> Picture:
     """Colours of the classes 0..254 and, at 255, of ignored pixels: ``(256, 3)``.

@@ -1,0 +1,25 @@
+"""Depth: the distance of a pixel from the camera's plane, in metres."""
+
+from mtmamba.losses import depth_l1
+from mtmamba.metrics.depth import DepthError, depth_metres, depth_sums, mean_depth
+from mtmamba.tasks.files import MetresFile
+from mtmamba.tasks.pictures import depth_colours
+from mtmamba.tasks.record import Protocol, Task
+
+TASK = Task(
+    name="depth",
+    title="Depth",
+    loss=depth_l1,
+    activate=depth_metres,
+    decide=lambda maps: maps[:, 0],  # (B, 1, H, W) → (B, H, W)
+    metric=lambda _: DepthError(),
+    headline="RMSE",
+    units={"RMSE": "m"},
+    lower_is_better=frozenset({"RMSE"}),
+    protocol=Protocol("pooled-rmse", 1, "over all valid pixels of the set, prediction clamped at 0"),
+    file=MetresFile(),
+    picture=depth_colours,
+    statistics=depth_sums,
+    constant=mean_depth,
+    nearer=True,
+)

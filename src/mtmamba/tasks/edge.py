@@ -1,0 +1,29 @@
+"""Boundaries: the probability that a pixel lies on one."""
+
+from mtmamba.losses import edge_cross_entropy
+from mtmamba.metrics.edge import EdgeLoss, edge_base_rate, edge_probability
+from mtmamba.metrics.segmentation import class_counts
+from mtmamba.tasks.files import ProbabilityFile
+from mtmamba.tasks.pictures import greys
+from mtmamba.tasks.record import Protocol, Task
+
+TASK = Task(
+    name="edge",
+    title="Boundaries",
+    loss=edge_cross_entropy,
+    loss_weight=50.0,
+    activate=edge_probability,
+    decide=lambda maps: maps[:, 0],  # (B, 1, H, W) → (B, H, W)
+    metric=lambda _: EdgeLoss(),
+    headline="loss",
+    units={"loss": ""},
+    lower_is_better=frozenset({"loss"}),
+    protocol=Protocol("pooled-loss", 1, "loss: weighted as in training, over all valid pixels of the set; not odsF"),
+    file=ProbabilityFile(),
+    picture=greys,
+    dtype="uint8",
+    statistics=class_counts,
+    constant=edge_base_rate,
+    boundaries=True,
+    benchmark_units={"odsF": "%", "oisF": "%", "AP": "%"},
+)

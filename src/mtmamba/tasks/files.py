@@ -1,0 +1,166 @@
+"""Predictions as files, one for each image and task: the formats that this literature exchanges.
+
+A format turns one image's prediction, as the task's metric takes it and on the image's own grid, into the bytes of a
+file and back. Before reading, a header is enough to say whether a file can be of the format.
+"""
+
+import io
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+ZERO_LENGTH = 0.01
+"""Eight bits cannot hold a vector of length 0: it is stored as 127 or 128, 0.007 long."""
+
+
+class PredictionsError(ValueError):
+    """Predictions in files are not what they should be; the message lists what is wrong, and the remedy."""
+
+
+class PredictionFile(ABC):
+    """A format of files.
+
+    Attributes:
+        suffix: of the file's name.
+        kinds: what `header` may say of a file in this format.
+    """
+
+    suffix: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def encode(self, prediction: NDArray[Any]) -> bytes:
+        """Return the file's content for one image's prediction, ``(h, w)`` or ``(c, h, w)``."""
+
+    @abstractmethod
+    def decode(self, path: Path, num_outputs: int) -> Tensor:
+        """Read one image's prediction.
+
+        Raises:
+            PredictionsError: the file does not decode, or holds values that the task does not have.
+        """
+
+
+class ClassFile(PredictionFile):
+    """PNG of one 8-bit channel or with a palette: classes from 0, ``(h, w)`` uint8."""
+
+    suffix = ".png"
+    kinds = ("8-bit PNG of one channel", "PNG with a palette")
+
+    def encode(self, prediction: NDArray[Any]) -> bytes:
+        """Encode classes ``(h, w)``."""
+        return _png(prediction)
+
+    def decode(self, path: Path, num_outputs: int) -> Tensor:
+        """Read classes ``(h, w)`` uint8, all below ``num_outputs``."""
+        classes = _pixels(path)
+        if classes.max() >= num_outputs:
+            raise PredictionsError(
+                f"Expected classes 0..{num_outputs - 1} in {path}, got {classes.max()}: classes count from 0, and "
+                "every pixel needs one."
+            )
+        return torch.from_numpy(classes)
+
+
+class ProbabilityFile(PredictionFile):
+    """PNG of one 8-bit channel: 255 times the probability, truncated."""
+
+    suffix = ".png"
+    kinds = ("8-bit PNG of one channel",)
+
+    def encode(self, prediction: NDArray[Any]) -> bytes:
+        """Encode probabilities ``(h, w)``."""
+        return _png((255 * prediction).astype(np.uint8))
+
+    def decode(self, path: Path, num_outputs: int) -> Tensor:
+        """Read probabilities ``(h, w)`` float32."""
+        return torch.from_numpy(_pixels(path).astype(np.float32)) / 255
+
+
+class NormalsFile(PredictionFile):
+    """PNG of 8-bit RGB: x y z as ``(n + 1) / 2 * 255``, rounded."""
+
+    suffix = ".png"
+    kinds = ("8-bit RGB PNG",)
+
+    def encode(self, prediction: NDArray[Any]) -> bytes:
+        """Encode unit vectors ``(3, h, w)``."""
+        rgb = np.rint((prediction + 1) / 2 * 255).astype(np.uint8)
+        return _png(np.ascontiguousarray(rgb[::-1].transpose(1, 2, 0)))  # OpenCV's order is blue, green, red
+
+    def decode(self, path: Path, num_outputs: int) -> Tensor:
+        """Read vectors ``(3, h, w)`` float32 of length 1, or 0 where nothing was predicted."""
+        vectors = 2 * torch.from_numpy(_pixels(path).astype(np.float32)).movedim(-1, 0) / 255 - 1
+        return F.normalize(vectors, dim=0) * (vectors.norm(dim=0) >= ZERO_LENGTH)
+
+
+class ArrayFile(PredictionFile):
+    """``.npy`` of finite float32 or float64 values, ``(h, w)`` or ``(c, h, w)``."""
+
+    suffix = ".npy"
+    kinds = ("float32 array", "float64 array")
+    values = "values"
+
+    def encode(self, prediction: NDArray[Any]) -> bytes:
+        """Encode real numbers."""
+        buffer = io.BytesIO()
+        np.save(buffer, prediction.astype(np.float32), allow_pickle=False)
+        return buffer.getvalue()
+
+    def decode(self, path: Path, num_outputs: int) -> Tensor:
+        """Read real numbers as float32."""
+        try:
+            array: NDArray[Any] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise PredictionsError(f"Expected a complete file {path}, got {error}: write it again.") from error
+        if not np.isfinite(array).all():
+            raise PredictionsError(f"Expected finite {self.values} in {path}, got NaN or infinity: write it again.")
+        return torch.from_numpy(array.astype(np.float32))
+
+
+class MetresFile(ArrayFile):
+    """`ArrayFile` of metres ``(h, w)``; what is negative becomes 0."""
+
+    values = "metres"
+
+    def decode(self, path: Path, num_outputs: int) -> Tensor:
+        """Read metres ``(h, w)`` float32."""
+        return super().decode(path, num_outputs).clamp(min=0)
+
+
+def header(path: Path) -> tuple[str, tuple[int, ...]]:
+    """Return what a file's header says it is, and its height and width."""
+    try:
+        if path.suffix == ArrayFile.suffix:
+            with path.open("rb") as file:
+                shape, _, dtype = _NPY_HEADERS[np.lib.format.read_magic(file)](file)
+            return f"{dtype} array", shape[-2:]
+        with Image.open(path) as image:
+            names = {"L": "8-bit PNG of one channel", "RGB": "8-bit RGB PNG", "P": "PNG with a palette"}
+            kind = names.get(image.mode, f"{image.format} of mode {image.mode}") if image.format == "PNG" else None
+            return kind or str(image.format), (image.height, image.width)
+    except (OSError, ValueError, KeyError, SyntaxError) as error:
+        return f"no readable file ({error})", ()
+
+
+def _png(pixels: NDArray[Any]) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    try:
+        return np.array(Image.open(path))
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise PredictionsError(f"Expected a complete file {path}, got {error}: write it again.") from error

@@ -1,0 +1,30 @@
+"""Saliency: the probability that a pixel belongs to what stands out."""
+
+from mtmamba.losses import balanced_cross_entropy
+from mtmamba.metrics.saliency import SaliencyFMeasure, all_foreground, saliency_probability
+from mtmamba.metrics.segmentation import class_counts
+from mtmamba.tasks.files import ProbabilityFile
+from mtmamba.tasks.pictures import greys
+from mtmamba.tasks.record import Protocol, Task
+
+TASK = Task(
+    name="sal",
+    title="Saliency",
+    loss=balanced_cross_entropy,
+    loss_weight=5.0,
+    activate=saliency_probability,
+    decide=lambda maps: maps[:, 0],  # (B, 1, H, W) → (B, H, W)
+    metric=lambda _: SaliencyFMeasure(),
+    headline="maxF",
+    units={"maxF": "%", "maxF_published": "%"},
+    protocol=Protocol(
+        "pooled-maxf",
+        1,
+        "maxF: counts pooled, thresholds 0.05..0.95; maxF_published: a second sigmoid before the thresholds",
+    ),
+    file=ProbabilityFile(),
+    picture=greys,
+    dtype="uint8",
+    statistics=class_counts,
+    constant=all_foreground,
+)

@@ -1,0 +1,25 @@
+"""Semantic segmentation: a class for every pixel."""
+
+from mtmamba.losses import cross_entropy
+from mtmamba.metrics.segmentation import MeanIoU, class_counts, class_probabilities, likeliest_class, majority_class
+from mtmamba.tasks.files import ClassFile
+from mtmamba.tasks.pictures import class_colours
+from mtmamba.tasks.record import Protocol, Task
+
+TASK = Task(
+    name="semseg",
+    title="Semantic segmentation",
+    loss=cross_entropy,
+    activate=class_probabilities,
+    decide=likeliest_class,
+    metric=MeanIoU,
+    headline="mIoU",
+    units={"mIoU": "%"},
+    protocol=Protocol("pooled-miou", 1, "counts over the whole set, a class absent from both sides counts 0"),
+    file=ClassFile(),
+    picture=class_colours,
+    dtype="uint8",
+    statistics=class_counts,
+    constant=majority_class,
+    guides_crop=True,
+)
