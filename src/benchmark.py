@@ -2,19 +2,18 @@
 
 from pathlib import Path
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mtmamba.benchmarks.suite import benchmark
-from mtmamba.build import with_choices
+from mtmamba.command import command
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="benchmark")
-def main(cfg: DictConfig) -> None:
-    """Compose the configuration and measure."""
-    benchmark(with_choices(cfg), Path(HydraConfig.get().runtime.output_dir))
+def main(cfg: DictConfig, run_dir: Path) -> None:
+    """Measure."""
+    from mtmamba.benchmarks.suite import benchmark
+    from mtmamba.build import with_choices
+
+    benchmark(with_choices(cfg), run_dir)
 
 
 if __name__ == "__main__":
-    main()
+    command("benchmark", main)

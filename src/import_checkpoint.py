@@ -3,16 +3,16 @@
 import logging
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
-from mtmamba.build import with_choices
-from mtmamba.released import export_checkpoint, import_checkpoint
+from mtmamba.command import command
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="import_checkpoint")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig, run_dir: Path) -> None:
     """Turn the source into a checkpoint of ours, or with ``export=FILE`` one of ours into the authors' naming."""
+    from mtmamba.build import with_choices
+    from mtmamba.released import export_checkpoint, import_checkpoint
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     source = Path(cfg.source)
     if cfg.export is not None:
@@ -22,4 +22,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command("import_checkpoint", main)

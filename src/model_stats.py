@@ -1,17 +1,18 @@
 """Parameters and FLOPs of a model: ``python src/model_stats.py encoder=swin_tiny``; of the paper's: ``table=all``."""
 
 import sys
+from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
-from mtmamba.build import with_choices
-from mtmamba.stats.report import report_model, report_tables
+from mtmamba.command import command
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="model_stats")
-def main(cfg: DictConfig) -> None:
-    """Compose the configuration and count; exit with 1 if a figure is not the paper's."""
+def main(cfg: DictConfig, run_dir: Path) -> None:
+    """Count; exit with 1 if a figure is not the paper's."""
+    from mtmamba.build import with_choices
+    from mtmamba.stats.report import report_model, report_tables
+
     if cfg.table is None:
         report_model(with_choices(cfg))
     elif not report_tables(str(cfg.table)):
@@ -19,4 +20,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command("model_stats", main)

@@ -1,16 +1,18 @@
 """The paper's tables from finished runs: ``python src/report.py runs=logs``."""
 
-import hydra
+from pathlib import Path
+
 from omegaconf import DictConfig
 
-from mtmamba.report.workflow import report
+from mtmamba.command import command
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="report")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig, run_dir: Path) -> None:
     """Gather the runs and write the report."""
+    from mtmamba.report.workflow import report
+
     report(cfg)
 
 
 if __name__ == "__main__":
-    main()
+    command("report", main)

@@ -14,23 +14,18 @@ from torch import nn
 
 import mtmamba
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint
+from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.losses import WeightedTotal
 from mtmamba.models.decoders.mtmamba.decoder import Decoder
 from mtmamba.models.multitask import MultiTaskModel
+from mtmamba.settings import check_settings
 from mtmamba.tasks import select_tasks
 from mtmamba.training.lit_module import MultiTaskModule
 
 MODEL_GROUPS = ("data", "encoder", "decoder", "ablation", "loss", "optimizer")
 """The groups that a checkpoint's choices restore."""
-
-
-def config_dir() -> Path:
-    """Return the folder of the YAML files: inside an installed package, beside ``src`` in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parents[1] / "configs"
 
 
 def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
@@ -67,6 +62,7 @@ def with_choices(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> D
     choices = HydraConfig.get().runtime.choices if choices is None else choices
     with open_dict(cfg):
         cfg.choices = {group: choice for group, choice in choices.items() if "/" not in group and group != "hydra"}
+    check_settings(cfg)
     if "decoder" in cfg.choices:
         check_config(cfg)
     return cfg

@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mtmamba.scan.interface import BACKENDS
+from mtmamba.settings import ConfigError
 from mtmamba.tasks import all_tasks, select_tasks
 
 ABLATED = {
@@ -16,10 +17,6 @@ ABLATED = {
     "gate_wmsa": ("mtmamba", "stm1", "stm2", "stm3"),
 }
 """The decoders that have the part which an ablation takes out."""
-
-
-class ConfigError(ValueError):
-    """A configuration that makes no sense; the message names the keys and the remedy."""
 
 
 def check_config(cfg: DictConfig) -> None:

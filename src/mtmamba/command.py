@@ -1,0 +1,218 @@
+"""What every script does around its work: compose the configuration, answer errors in a sentence, keep quiet.
+
+Nothing heavy is imported here: a wrong override is answered before PyTorch is.
+"""
+
+import difflib
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mtmamba.settings import check_given, check_settings
+from mtmamba.trainer_arguments import refusal
+
+DEBUG = "HYDRA_FULL_ERROR"
+"""The environment variable that asks for tracebacks: Hydra's own."""
+
+QUIET = {"PYTHONWARNINGS": "ignore", "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_SILENT": "true"}
+"""So that loading processes and those of other devices say nothing either that a user can do nothing about."""
+
+FLAGS_WITH_VALUE = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
+
+
+MAIN_KEYS = {"eval": "ckpt", "eval_predictions": "pred", "import_checkpoint": "source", "report": "runs"}
+"""What a script is called with first, where there is such a thing."""
+
+
+class JobError(RuntimeError):
+    """A job of a sweep failed and has said why; the others go on."""
+
+
+def config_dir() -> Path:
+    """Return the folder of the YAML files: inside an installed package, beside ``src`` in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parents[1] / "configs"
+
+
+def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
+    """Compose a script's configuration from the command line and work with it, run by run of a sweep.
+
+    An error that is the user's is printed as one sentence, with exit status 1; with ``HYDRA_FULL_ERROR=1`` every error
+    has its traceback. A call that fails leaves no empty folder behind.
+
+    Args:
+        name: the script's, and its configuration's.
+        work: is given the configuration and the run's folder; it imports what it needs.
+    """
+    debug = os.environ.get(DEBUG, "0") not in ("", "0")
+    if not debug:
+        hush()
+
+    def job(cfg: DictConfig) -> None:
+        swept = HydraConfig.get().mode == RunMode.MULTIRUN
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            with without_environment(DEBUG, not debug):
+                check_given(cfg)
+                check_settings(cfg)
+                if swept and takes_several_devices(cfg):
+                    run_alone(folder)
+                else:
+                    work(cfg, folder)
+        except Exception as error:
+            remove_unused(folder)
+            if debug or not is_answer(error):
+                raise
+            tell(error, name)
+            if swept:
+                raise JobError from error
+            sys.exit(1)
+
+    job.__module__ = name  # after which Hydra names the job
+    main = hydra.main(version_base="1.3", config_path=str(config_dir().resolve()), config_name=name)(job)
+    with without_environment(DEBUG, debug is False, "1"):  # Hydra hands its errors on
+        try:
+            main()
+        except JobError:
+            sys.exit(1)
+        except (HydraException, OmegaConfBaseException) as error:
+            if debug:
+                raise
+            tell(error, name)
+            sys.exit(1)
+
+
+def hush() -> None:
+    """Silence what other libraries say that a user can do nothing about, here and in processes to come."""
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    for library in ("lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed", "timm"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
+@contextmanager
+def without_environment(key: str, applies: bool, value: str | None = None) -> Iterator[None]:
+    """Give an environment variable another value for a while, or none."""
+    before = os.environ.get(key)
+    _set(key, value if applies else before)
+    try:
+        yield
+    finally:
+        _set(key, before)
+
+
+def _set(key: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(key, None)
+    else:
+        os.environ[key] = value
+
+
+def is_answer(error: BaseException) -> bool:
+    """Return whether an error's message is meant for people: ours, Hydra's, or the operating system's."""
+    ours = type(error).__module__.partition(".")[0] in ("mtmamba", "hydra", "omegaconf")
+    return ours or isinstance(error, OSError) or str(error).startswith("Expected ")
+
+
+def tell(error: BaseException, name: str) -> None:
+    """Print an error as one sentence."""
+    print(f"Error: {sentence(error, name)}", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
+
+
+def sentence(error: BaseException, name: str) -> str:
+    """Return an error's message on one line, Hydra's in our words.
+
+    Args:
+        error: whatever was raised.
+        name: the script's.
+    """
+    text, cause = " ".join(str(error).split()), error.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"Expected {group} to be one of {', '.join(error.options)}, got {choice}{_meant(choice, error.options)}"
+    if isinstance(error, OverrideParseException):
+        key = MAIN_KEYS.get(name)
+        if "=" in error.override:
+            return f"Expected KEY=VALUE, got {error.override}: put quotes around such a value, 'KEY=\"VALUE\"'."
+        return f"Expected KEY=VALUE, got {error.override}{f': did you mean {key}={error.override}?' if key else '.'}"
+    if found := re.match("Ambiguous value for argument '(.*?)'", text):
+        return f"Expected one value, got {found[1]}: add -m for a run of each, or write a list as KEY=[A,B]."
+    if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):
+        parent, _, key = str(cause.full_key).rpartition(".")
+        if parent == "trainer" and (reason := refusal(key, True, evaluation=name == "eval")):
+            return reason
+        known = map(str, cause.parent_node) if isinstance(cause.parent_node, DictConfig) else ()
+        near = _meant(key, known, f"{parent}." if parent else "")
+        near = near if near != "." else f": a new one is added with +{cause.full_key}=…"
+        return f"Expected a setting of src/{name}.py, got {cause.full_key}{near}"
+    return text or type(error).__name__
+
+
+def _meant(text: str, known: Iterable[str], before: str = "") -> str:
+    """Return the end of a sentence: what a text that is not among the known ones may have meant."""
+    found = difflib.get_close_matches(text, list(known), 1)
+    return f": did you mean {before}{found[0]}?" if found else "."
+
+
+def takes_several_devices(cfg: DictConfig) -> bool:
+    """Return whether a run may start processes for other devices."""
+    trainer = cfg.get("trainer") or {}
+    return trainer.get("devices", 1) not in (1, "1") or trainer.get("num_nodes", 1) != 1
+
+
+def run_alone(folder: Path) -> None:
+    """Run the present job of a sweep as a command of its own, in the folder that the sweep gave it.
+
+    Lightning starts other devices' processes by calling the command line again, which for a sweep would be the sweep.
+
+    Raises:
+        JobError: the command failed; it has said why.
+    """
+    flags, values = [], iter(sys.argv[1:])
+    for argument in values:
+        if argument in FLAGS_WITH_VALUE:
+            flags += [argument, next(values)]
+        elif argument.startswith("--config-"):
+            flags.append(argument)
+    overrides = HydraConfig.get().overrides
+    ours = [*overrides.task, *(o for o in overrides.hydra if not o.startswith(("hydra.mode=", "hydra.sweep")))]
+    call = [sys.executable, os.path.abspath(sys.argv[0]), *flags, *ours, "hydra.mode=RUN", f"hydra.run.dir='{folder}'"]
+    with subprocess.Popen(call) as child:
+        before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
+        signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # a terminal's Ctrl-C reaches the child by itself
+        try:
+            status = child.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if status != 0:
+        raise JobError(f"Expected the run in {folder} to end well, got exit status {status}: see above.")
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove a run's folder that holds nothing but Hydra's record of the call, and parents that are then empty."""
+    if folder.resolve() == Path.cwd() or not folder.is_dir() or {p.name for p in folder.iterdir()} - {".hydra"}:
+        return
+    shutil.rmtree(folder)
+    for parent in list(folder.parents)[:2]:
+        if parent.resolve() == Path.cwd() or any(parent.iterdir()):
+            break
+        parent.rmdir()

@@ -1,0 +1,172 @@
+"""Settings checked by type and range before anything is read or imported: a sentence for each that cannot work."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from mtmamba.trainer_arguments import refusal
+
+
+class ConfigError(ValueError):
+    """A configuration that makes no sense; the message names the keys and the remedy."""
+
+
+class Rule(NamedTuple):
+    """What a setting may be: in words, as a test of a plain value, and a value that is right."""
+
+    words: str
+    holds: Callable[[Any], bool]
+    example: str
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether a value is an integer, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def whole(low: int, example: int) -> Rule:
+    """Return the rule of whole numbers from a lowest one on."""
+    return Rule(f"a whole number of at least {low}", lambda value: is_whole(value) and value >= low, str(example))
+
+
+def pair(words: str, holds: Callable[[Any], bool], example: str) -> Rule:
+    """Return the rule of two values in a list that a test holds for."""
+    return Rule(words, lambda value: isinstance(value, list) and len(value) == 2 and holds(value), example)
+
+
+def or_null(rule: Rule) -> Rule:
+    """Return a rule that ``null`` obeys, too."""
+    return Rule(f"{rule.words}, or null", lambda value: value is None or rule.holds(value), rule.example)
+
+
+TEXT = Rule("a name", lambda value: isinstance(value, str) and bool(value.strip()), "NAME")
+SWITCH = Rule("true or false", lambda value: isinstance(value, bool), "true")
+POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0, "1.0")
+NOT_NEGATIVE = Rule("a number of at least 0", lambda value: is_number(value) and value >= 0, "0.0")
+SHARE = Rule("a number from 0 to below 1", lambda value: is_number(value) and 0 <= value < 1, "0.1")
+SIZE = pair("height and width, two whole numbers above 0", lambda v: all(is_whole(x) and x > 0 for x in v), "[448,576]")
+TASKS = Rule(
+    "a list of the dataset's tasks",
+    lambda value: isinstance(value, list) and bool(value) and all(isinstance(task, str) for task in value),
+    "[TASK,TASK]",
+)
+SCALES = Rule(
+    "a list of numbers above 0", lambda v: isinstance(v, list) and bool(v) and all(map(POSITIVE.holds, v)), "[0.75,1]"
+)
+DEVICES = Rule(
+    "a number of devices, a list of their indices, or auto",
+    lambda v: v == "auto" or (isinstance(v, str | list) and bool(v)) or (is_whole(v) and (v > 0 or v == -1)),
+    "2",
+)
+
+RULES: Mapping[str, Rule] = {
+    "seed": Rule("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32, "0"),
+    "tasks": TASKS,
+    "compile": SWITCH,
+    "baseline": SWITCH,
+    "pictures": whole(0, 4),
+    "ema_decay": or_null(Rule("a number above 0 and below 1", lambda v: is_number(v) and 0 < v < 1, "0.999")),
+    "log_dir": TEXT._replace(words="a folder", example="logs"),
+    "cache_dir": TEXT._replace(words="a folder", example="CACHE"),
+    "data.crop_size": SIZE,
+    "data.batch_size": whole(1, 8),
+    "data.device_batch_size": or_null(whole(1, 4)),
+    "data.val_batch_size": whole(1, 4),
+    "data.num_workers": or_null(whole(0, 2)),
+    "data.scale": pair(
+        "the least and the greatest factor, 0 < least <= greatest",
+        lambda v: all(map(is_number, v)) and 0 < v[0] <= v[1],
+        "[0.5,2.0]",
+    ),
+    "encoder.drop_path": SHARE,
+    "decoder.drop_path": SHARE,
+    "optimizer.lr": POSITIVE._replace(example="0.0001"),
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.betas": pair("two numbers from 0 to below 1", lambda v: all(map(SHARE.holds, v)), "[0.9,0.999]"),
+    "optimizer.power": NOT_NEGATIVE,
+    "trainer.devices": DEVICES,
+    "trainer.num_nodes": whole(1, 1),
+    "trainer.max_steps": whole(1, 1000),
+    "trainer.val_check_interval": whole(1, 500)._replace(words="optimiser steps, a whole number of at least 1"),
+    "trainer.log_every_n_steps": whole(1, 50),
+    "trainer.num_sanity_val_steps": whole(0, 0),
+    "callbacks.checkpoint_every": whole(1, 500),
+    "callbacks.progress_refresh": whole(0, 10),
+    "boundary_workers": or_null(whole(1, 2)),
+    "bootstrap.resamples": whole(0, 1000),
+    "bootstrap.seed": whole(0, 0),
+    "worst": whole(0, 8),
+    "split": Rule("train or val", lambda value: value in ("train", "val"), "val"),
+    "save_predictions": SWITCH,
+    "tta.flip": SWITCH,
+    "tta.scales": SCALES,
+    "image_size": SIZE,
+    "batch_size": whole(1, 1),
+    "repeats": whole(1, 5),
+    "min_repeats": whole(1, 3),
+    "seconds": POSITIVE,
+    "measure": SWITCH,
+    "loader.samples": whole(1, 200),
+    "loader.batch_size": whole(1, 4),
+    "picture_width": whole(1, 1400),
+    "max_megabytes": NOT_NEGATIVE,
+}
+"""By dotted key. Settings of one's own modules are theirs to check."""
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse settings of a wrong type or range, and Lightning's arguments that would not be carried out.
+
+    A task that stands alone, ``tasks=semseg``, becomes a list.
+
+    Args:
+        cfg: any script's configuration. One that reads a checkpoint takes null for the checkpoint's own setting.
+
+    Raises:
+        ConfigError: the message names the setting, what it may be, and the right form.
+    """
+    if isinstance(cfg.get("tasks"), str):
+        cfg.tasks = cfg.tasks.split(",")
+    from_checkpoint = "ckpt" in list(cfg)  # also while it has no value
+    for key, rule in RULES.items():
+        parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
+        if not isinstance(parent, DictConfig) or key.rpartition(".")[2] not in parent:
+            continue
+        value = OmegaConf.select(cfg, key)
+        value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        if value is None and (from_checkpoint or (key == "tasks" and "pred" in list(cfg))):
+            continue
+        if not rule.holds(value):
+            raise ConfigError(f"Expected {key} to be {rule.words}, got {shown(value)}: write {key}={rule.example}.")
+    if isinstance(cfg.get("trainer"), DictConfig):
+        for name, value in cfg.trainer.items():
+            if reason := refusal(str(name), value, evaluation=from_checkpoint):
+                raise ConfigError(reason)
+
+
+def check_given(cfg: DictConfig) -> None:
+    """Refuse a configuration that lacks what has no default.
+
+    Raises:
+        ConfigError: the message names the settings.
+    """
+    if missing := [f"{key}=…" for key in cfg if OmegaConf.is_missing(cfg, key)]:
+        raise ConfigError(f"Expected {' and '.join(missing)}, got none: give it.")
+
+
+def shown(value: Any) -> str:
+    """Return a value as on the command line.
+
+    >>> shown(None), shown([1, None]), shown(True)
+    ('null', '[1,null]', 'true')
+    """
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    text: str = "null" if value is None else str(value)
+    return text.lower() if isinstance(value, bool) else text

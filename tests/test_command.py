@@ -1,0 +1,128 @@
+"""The scripts answer what cannot work in one sentence, at once, and leave nothing behind."""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+import mtmamba
+from mtmamba.settings import ConfigError, check_settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(script, *arguments, cwd, **environment):
+    """Run a script in another folder, where importing PyTorch fails; it has to answer before."""
+    (cwd / "absent").mkdir(exist_ok=True)
+    (cwd / "absent/torch.py").write_text("raise AssertionError('PyTorch was imported')")
+    paths = os.pathsep.join([str(cwd / "absent"), str(ROOT / "src")])
+    command = [sys.executable, str(ROOT / f"src/{script}.py"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": paths, **environment}
+    environment.pop("HYDRA_FULL_ERROR", None) if "HYDRA_FULL_ERROR" not in environment else None
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+
+
+ANSWERS = {
+    ("train", "encoder.windows=7"): "got encoder.windows: did you mean encoder.window?",
+    ("train", "decodr=stm1"): "Expected a setting of src/train.py, got decodr: did you mean decoder?",
+    ("train", "data.velocity=3"): "got data.velocity: a new one is added with +data.velocity=…",
+    ("train", "decoder=stm4"): "Expected decoder to be one of mtmamba, ",
+    ("train", "experiment=tabel2"): "got tabel2: did you mean table2?",
+    ("train", "decoder=stm1,stm2"): "Expected one value, got decoder=stm1,stm2: add -m for a run of each",
+    ("train", "tasks=[semseg"): "Expected KEY=VALUE, got tasks=[semseg: put quotes around such a value",
+    ("train", "trainer.max_epochs=3"): "Expected no trainer.max_epochs, which would not be carried out here",
+    ("train", "data.batch_size=0"): "Expected data.batch_size to be a whole number of at least 1, got 0",
+    ("eval", "logs/x"): "Expected KEY=VALUE, got logs/x: did you mean ckpt=logs/x?",
+    ("eval",): "Expected ckpt=…, got none: give it.",
+    ("eval", "ckpt=x", "trainer.max_steps=3"): "Expected trainer.max_steps in a training, got it in an evaluation",
+    ("eval_predictions", "somewhere"): "did you mean pred=somewhere?",
+    ("report", "picture_width=0"): "Expected picture_width to be a whole number of at least 1, got 0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", ANSWERS, ids=" ".join)
+def test_a_wrong_call_is_answered_in_a_sentence_before_heavy_imports(arguments, tmp_path):
+    script, *overrides = arguments
+    done = call(script, *overrides, cwd=tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: Expected ")
+    assert ANSWERS[arguments] in line
+    assert (done.returncode, done.stdout) == (1, "")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_the_debug_switch_shows_tracebacks(tmp_path):
+    done = call("train", "data.batch_size=0", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert "Traceback" in done.stderr
+    assert "ConfigError: Expected data.batch_size" in done.stderr
+
+
+def test_an_error_that_is_not_the_users_has_its_traceback(tmp_path):
+    done = call("train", cwd=tmp_path)  # as if PyTorch were broken
+    assert "Traceback" in done.stderr
+    assert "AssertionError: PyTorch was imported" in done.stderr
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_sweep_names_each_job_that_failed_and_goes_on(tmp_path):
+    done = call("train", "-m", "data.batch_size=0,-1", cwd=tmp_path)
+    assert done.stderr.count("Error: Expected data.batch_size") == 2
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+
+
+WRONG = """
+    seed=null seed=-1 seed=1.5 tasks=null tasks=[] tasks=[1] compile=1 baseline=no-thanks pictures=-1 pictures=null
+    ema_decay=0 ema_decay=1 log_dir=null log_dir='' cache_dir=null data.crop_size=448 data.crop_size=[0,576]
+    data.crop_size=[448] data.crop_size=null data.batch_size=0 data.batch_size=-1 data.batch_size=2.5
+    data.batch_size=true data.device_batch_size=0 data.val_batch_size=0 data.val_batch_size=null data.num_workers=-1
+    data.scale=[2,1] data.scale=1 data.scale=[0,1] encoder.drop_path=1 encoder.drop_path=-0.1 decoder.drop_path=1.5
+    optimizer.lr=0 optimizer.lr=null optimizer.lr=fast optimizer.weight_decay=-1 optimizer.betas=[0.9,1] optimizer.betas=0.9
+    trainer.devices=0 trainer.devices=-2 trainer.max_steps=-1 trainer.max_steps=0 trainer.max_steps=null
+    trainer.val_check_interval=0 trainer.val_check_interval=0.5 trainer.log_every_n_steps=0
+    trainer.num_sanity_val_steps=-1 callbacks.checkpoint_every=0 callbacks.progress_refresh=-1
+""".split()  # noqa: SIM905 - a line each would hide the rest
+WRONG_IN_EVALUATION = """
+    bootstrap.resamples=-1 worst=-1 boundary_workers=0 split=test tta.scales=[] tta.scales=[0] tta.flip=2
+    data.num_workers=-1 pictures=0.5 save_predictions=all
+""".split()  # noqa: SIM905
+
+
+def changed(script, override):
+    """A script's configuration with one value replaced."""
+    cfg = configuration(script).copy()
+    key, _, text = override.partition("=")
+    OmegaConf.update(cfg, key, yaml.safe_load(text))
+    return cfg
+
+
+@cache
+def configuration(script):
+    return mtmamba.load_config(["ckpt=x"] if script == "eval" else [], script)
+
+
+@pytest.mark.parametrize(
+    ("script", "override"),
+    [*(("train", override) for override in WRONG), *(("eval", override) for override in WRONG_IN_EVALUATION)],
+)
+def test_a_setting_of_a_wrong_type_or_range_is_refused_with_a_form_that_is_right(script, override):
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"Expected {key} to be .*, got .*: write {key}=\S+\.$") as refused:
+        check_settings(changed(script, override))
+    remedy = str(refused.value).rpartition(": write ")[2].removesuffix(".")
+    check_settings(changed(script, remedy))
+
+
+def test_a_configuration_is_checked_where_it_is_composed():
+    with pytest.raises(ConfigError, match=r"data\.batch_size"):
+        mtmamba.load_config(["data.batch_size=0"])
+
+
+@pytest.mark.parametrize("override", ["tasks=depth", "tasks=[depth]"])
+def test_a_task_may_stand_alone(override):
+    assert list(mtmamba.load_config([override]).tasks) == ["depth"]
