@@ -10,7 +10,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import nn
 
 import mtmamba
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint
@@ -18,7 +17,7 @@ from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.losses import WeightedTotal
-from mtmamba.models.decoders.mtmamba.decoder import Decoder
+from mtmamba.models.decoders import Decoder
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.settings import check_settings
 from mtmamba.tasks import select_tasks
@@ -107,7 +106,7 @@ def build_datamodule(cfg: DictConfig) -> DenseDataModule:
     return hydra.utils.instantiate(settings, tasks=list(num_outputs(cfg)), _convert_="all")
 
 
-def build_module(cfg: DictConfig, model: nn.Module | None = None) -> MultiTaskModule:
+def build_module(cfg: DictConfig, model: MultiTaskModel | None = None) -> MultiTaskModule:
     """Build the network with its losses, metrics and optimiser.
 
     Args:
@@ -160,13 +159,18 @@ def config_of(description: Mapping[str, Any], overrides: Mapping[str, Any] | Non
     cfg = load_config(choices)
     cfg.choices.experiment = str(description["choices"]["experiment"])
     _update(cfg, description["values"])
-    cfg.encoder.pretrained = False
-    if "weights" in cfg.encoder:
-        cfg.encoder.weights = None
+    fetch_nothing(cfg)
     for key, value in (overrides or {}).items():
         OmegaConf.update(cfg, key, value)
     check_config(cfg)
     return cfg
+
+
+def fetch_nothing(cfg: DictConfig) -> None:
+    """Ask for an encoder with random weights, if it is one that can have others."""
+    for key, value in {"pretrained": False, "weights": None}.items():
+        if key in cfg.encoder:
+            cfg.encoder[key] = value
 
 
 def load_model(path: str | Path) -> MultiTaskModel:

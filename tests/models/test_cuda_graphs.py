@@ -55,7 +55,7 @@ def trained(device, dtype, graphed, *overrides, course=()):
         module.eval()
         images = batch["image"]
         with torch.inference_mode(), autocast:
-            logits += [module._logits(x) for x in (images, images.flip(-1), images[:1])]
+            logits += [module.outputs(x)[0] for x in (images, images.flip(-1), images[:1])]
         module.train()
     return losses, gradients, logits, weights
 

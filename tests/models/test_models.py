@@ -7,7 +7,7 @@ import torch
 
 import mtmamba
 from mtmamba.losses import LogTotal
-from mtmamba.models.decoders.mtmamba.decoder import Decoder
+from mtmamba.models.decoders.mtmamba.decoder import MTMambaDecoder
 from mtmamba.models.layers import seed_drop_path
 from mtmamba.tasks import select_tasks
 from mtmamba.types import IGNORE
@@ -194,4 +194,4 @@ def test_wrong_inputs_are_named():
     with pytest.raises(ValueError, match=r"twice the one before, got \[8, 16, 32, 60\]"):
         mtmamba.build_decoder(mtmamba.load_config(), [8, 16, 32, 60])
     with pytest.raises(ValueError, match="at least one task"):
-        Decoder([8, 16, 32, 64], {}, own=list, cross=list, head=list)
+        MTMambaDecoder([8, 16, 32, 64], {}, own=list, cross=list, head=list)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -17,9 +17,8 @@ from mtmamba.benchmarks.floors import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
 from mtmamba.config_checks import ConfigError
 from mtmamba.models.decoders.mtmamba.blocks import EXPANSION, MFE
-from mtmamba.models.decoders.mtmamba.decoder import Decoder, Stage
 from mtmamba.models.layers import TaskLayerNorm, TaskLinear
-from mtmamba.models.multitask import STRIDE, MultiTaskModel
+from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.models.ss2d import SS2D
 
 PASSES = ("forward", "backward")
@@ -111,7 +110,7 @@ def operator_cases(cfg: DictConfig, backend: str) -> Iterator[Case]:
 
 
 def block_cases(cfg: DictConfig, networks: Mapping[str, str], backend: str) -> Iterator[Case]:
-    """Yield the cases of each kind of block in each decoder stage.
+    """Yield the cases of each kind of block that takes one map ``(T, B, H, W, C)``, at each size that it has.
 
     Args:
         cfg: ``networks`` (names), ``batch_sizes``, ``precisions``, ``passes`` and ``cuda_graph``.
@@ -121,23 +120,30 @@ def block_cases(cfg: DictConfig, networks: Mapping[str, str], backend: str) -> I
     _require_settings(cfg)
     require("blocks.networks", cfg.networks, networks)
     for network in cfg.networks:
-        train_cfg, model = network_on_meta(networks[network])
-        tasks = len(model.decoder.tasks)
-        for stage, dim in enumerate(model.encoder.channels[2::-1]):
-            height, width = (math.ceil(side / STRIDE) * 2 ** (stage + 1) for side in train_cfg.data.crop_size)
-            for kind, index in _kinds(model, stage).items():
-                name = f"{kind.lower()}_{network}_t{tasks}_{dim}_{height}x{width}"
-                build = partial(_block, networks[network], stage, index)
-                yield from _map_cases("blocks", name, build, (tasks, height, width, dim), cfg, backend)
+        for (kind, shape), index in _kinds(networks[network]).items():
+            tasks, height, width, dim = shape
+            name = f"{kind.lower()}_{network}_t{tasks}_{dim}_{height}x{width}"
+            build = partial(_block, networks[network], index)
+            yield from _map_cases("blocks", name, build, shape, cfg, backend)
 
 
-def _kinds(model: MultiTaskModel, stage: int) -> dict[str, int]:
-    """Return where each kind of block stands in a decoder stage, the last of each."""
-    return {type(block).__name__: index for index, block in enumerate(_blocks(model.decoder, stage))}
+@cache
+def _kinds(overrides: str) -> dict[tuple[str, tuple[int, ...]], int]:
+    """Return which of the decoder's blocks has a kind and a shape ``(T, H, W, C)`` of its map, the last of each."""
+    cfg, model = network_on_meta(overrides)
+    found: dict[tuple[str, tuple[int, ...]], int] = {}
 
+    def note(index: int, block: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if len(inputs) == 1 and inputs[0].ndim == 5:
+            tasks, _, *rest = inputs[0].shape
+            found[type(block).__name__, (tasks, *rest)] = index
 
-def _blocks(decoder: Decoder, stage: int) -> nn.ModuleList:
-    return cast(Stage, decoder.stages[stage]).blocks
+    hooks = [block.register_forward_pre_hook(partial(note, i)) for i, block in enumerate(model.decoder.blocks())]
+    with torch.device("meta"), torch.no_grad():
+        model.eval()(torch.empty(1, 3, *cfg.data.crop_size))
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 @cache
@@ -155,7 +161,9 @@ def network_config(overrides: str, *more: str) -> DictConfig:
         overrides: as on the command line, parted by spaces.
         more: further overrides.
     """
-    return build.load_config([*overrides.split(), "encoder.pretrained=false", *more])
+    cfg = build.load_config([*overrides.split(), *more])
+    build.fetch_nothing(cfg)
+    return cfg
 
 
 def require(key: str, values: Iterable[Any], choices: Iterable[Any]) -> None:
@@ -191,10 +199,10 @@ def _map_cases(
         )
 
 
-def _block(overrides: str, stage: int, index: int, backend: str) -> nn.Module:
+def _block(overrides: str, index: int, backend: str) -> nn.Module:
     cfg = network_config(overrides, f"backend={backend}")
     _, model = network_on_meta(overrides)
-    return _blocks(build.build_decoder(cfg, model.encoder.channels), stage)[index]
+    return list(build.build_decoder(cfg, model.encoder.channels).blocks())[index]
 
 
 def _ss2d(tasks: int, dim: int, backend: str) -> nn.Module:

@@ -1,7 +1,7 @@
 """Networks replayed from CUDA graphs: the processor launches a whole pass at once, not kernel by kernel."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,8 +32,9 @@ class GraphedModel:
     accumulated over calls.
 
     Args:
-        model: images on a GPU → tensors, as one, a list or a dict. The processor waits for none of its results.
-            Stochastic depth is its only input besides the images.
+        model: a network whose only input besides images on a GPU is stochastic depth.
+        call: what to call it by, the network itself by default: images → tensors, as one, a list or a dict. The
+            processor waits for none of its results.
 
     Raises:
         RuntimeError: at the first batch, where the network cannot be captured.
@@ -41,8 +42,9 @@ class GraphedModel:
     Source: the PyTorch manual's partial-network capture.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, call: Callable[[Tensor], Any] | None = None) -> None:
         self.model = model
+        self.call = model if call is None else call
         self._parts = tuple(model.modules())
         self._graphs: dict[bool, _TrainingGraph | _InferenceGraph] = {}
         self._placed: list[tuple[int, bool]] = []
@@ -51,7 +53,7 @@ class GraphedModel:
         """Return the network's outputs for images ``(B, 3, H, W)``."""
         training = self.model.training
         if training != torch.is_grad_enabled():
-            return self.model(images)
+            return self.call(images)
         inputs = [images, *self._factors()] if training else [images]
         if (placed := self._places()) != self._placed:
             self._graphs.clear()
@@ -61,9 +63,12 @@ class GraphedModel:
         if training not in self._graphs:
             # Passes that never overlap share memory.
             pool = next((graph.forward.pool() for graph in self._graphs.values()), None)
-            self._graphs[training] = (_TrainingGraph if training else _InferenceGraph)(self.model, inputs, pool)
+            if training:
+                self._graphs[True] = _TrainingGraph(self.model, self.call, inputs, pool)
+            else:
+                self._graphs[False] = _InferenceGraph(self.call, inputs, pool)
         graph = self._graphs[training]
-        return graph(inputs) if graph.kind == _kind(inputs) else self.model(images)
+        return graph(inputs) if graph.kind == _kind(inputs) else self.call(images)
 
     def _factors(self) -> list[Tensor]:
         """Return what stochastic depth has drawn for the batch."""
@@ -78,16 +83,16 @@ class GraphedModel:
 class _InferenceGraph:
     """A forward pass without gradients."""
 
-    def __init__(self, model: nn.Module, inputs: list[Tensor], pool: Any) -> None:
+    def __init__(self, call: Callable[[Tensor], Any], inputs: list[Tensor], pool: Any) -> None:
         self.kind = _kind(inputs)
         with torch.inference_mode(False), torch.no_grad():  # memory that can be written outside inference mode too
             self.images = inputs[0].clone()
             with side_stream():
                 for _ in range(WARM_UP):
-                    _run(model, self.images)
+                    _run(call, self.images)
             self.forward = torch.cuda.CUDAGraph()
             with _capture(self.forward, pool):
-                self.outputs = _run(model, self.images)
+                self.outputs = _run(call, self.images)
 
     def __call__(self, inputs: list[Tensor]) -> Any:
         self.images.copy_(inputs[0])
@@ -98,18 +103,18 @@ class _InferenceGraph:
 class _TrainingGraph:
     """A forward pass and its backward pass, down to the parameters' gradients."""
 
-    def __init__(self, model: nn.Module, inputs: list[Tensor], pool: Any) -> None:
+    def __init__(self, model: nn.Module, call: Callable[[Tensor], Any], inputs: list[Tensor], pool: Any) -> None:
         self.kind = _kind(inputs)
         self.inputs = [inputs[0].clone(), *inputs[1:]]  # the factors that the network is about to read
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         with _unchanged_buffers(model), side_stream():
             for _ in range(WARM_UP):
-                outputs = pytree.tree_leaves(_run(model, self.inputs[0]))
+                outputs = pytree.tree_leaves(_run(call, self.inputs[0]))
                 self._differentiate(outputs, [torch.ones_like(x) for x in outputs])
                 del outputs
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with _capture(self.forward, pool):
-            result = _run(model, self.inputs[0])
+            result = _run(call, self.inputs[0])
         outputs, self.structure = pytree.tree_flatten(result)
         self.output_gradients = [torch.zeros_like(x) for x in outputs]
         with _capture(self.backward, self.forward.pool()):
@@ -193,12 +198,12 @@ def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
         buffer.copy_(value)
 
 
-def _run(model: nn.Module, images: Tensor) -> Any:
+def _run(call: Callable[[Tensor], Any], images: Tensor) -> Any:
     """Run the network; under autocast without its cache, whose copies of weights would be older than the replay."""
     device = images.device.type
     dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
     with torch.autocast(device, dtype, enabled, cache_enabled=False):
-        return model(images)
+        return call(images)
 
 
 def _kind(inputs: list[Tensor]) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtmamba.models.decoders.mtmamba.decoder import Decoder, ExpandHead
+from mtmamba.models.decoders import Decoder
 from mtmamba.models.encoders import Encoder
 from mtmamba.models.layers import recomputed
 from mtmamba.models.precision import rounded_parameters
@@ -46,8 +46,9 @@ class MultiTaskModel(nn.Module):
         choices = ("none", "heads", "blocks")
         if part not in choices:
             raise ValueError(f"Expected model.checkpointing to be one of {', '.join(choices)}, got {part}.")
-        if part != "none" and isinstance(self.decoder.head, ExpandHead):
-            self.decoder.head.recompute = True
+        for module in self.decoder.modules() if part != "none" else ():
+            if hasattr(module, "recompute"):
+                module.recompute = True  # type: ignore[assignment]
         if part == "blocks":
             for block in (*self.encoder.blocks(), *self.decoder.blocks()):
                 block.forward = partial(recomputed, block.forward)
@@ -85,6 +86,21 @@ class MultiTaskModel(nn.Module):
             images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
         logits = self.decoder(self.encoder(images))
         return {task: x[..., :height, :width] for task, x in logits.items()}
+
+    def with_auxiliary(self, images: Tensor) -> tuple[Logits, dict[str, Logits]]:
+        """Return the logits, and in training the decoder's intermediate ones too, resized to the images' size.
+
+        Shape: images ``(B, 3, H, W)`` → ``{task: (B, n, H, W)}, {name: {task: (B, n, H, W)}}``.
+        """
+        logits = self(images)
+        height, width = images.shape[2:]
+        padded = (height + -height % STRIDE, width + -width % STRIDE)
+
+        def resized(x: Tensor) -> Tensor:
+            return F.interpolate(x, padded, mode="bilinear", align_corners=False)[..., :height, :width]
+
+        auxiliary = self.decoder.auxiliary if self.training else {}
+        return logits, {name: {task: resized(x) for task, x in own.items()} for name, own in auxiliary.items()}
 
     def _check_use(self, device: str) -> None:
         """Refuse training, and another precision, of weights that were rounded."""

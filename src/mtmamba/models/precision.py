@@ -7,13 +7,14 @@ from torch import nn
 
 from mtmamba.models.attention import WindowAttention
 from mtmamba.models.decoders.mtmamba.blocks import MFE, LinearGate
+from mtmamba.models.decoders.mtmamba.heads import Project
 from mtmamba.models.encoders.swin_blocks import Linear, LinearGELU
 from mtmamba.models.layers import SkipFuse, TaskConv2d, TaskLinear
 from mtmamba.models.ss2d import SS2D
 
 ROUNDED: Mapping[type[nn.Module], tuple[str, ...]] = MappingProxyType(
     {
-        **dict.fromkeys((nn.Linear, nn.Conv2d, Linear, LinearGELU), ("weight", "bias")),
+        **dict.fromkeys((nn.Linear, nn.Conv2d, Linear, LinearGELU, Project), ("weight", "bias")),
         **dict.fromkeys((TaskLinear, LinearGate, SkipFuse, TaskConv2d), ("weight", "bias")),
         SS2D: ("x_proj", "dt_weight"),
         WindowAttention: ("position_bias",),

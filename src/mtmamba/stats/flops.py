@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
-from mtmamba.models.decoders.mtmamba.decoder import ExpandHead, Stage
 from mtmamba.models.layers import TaskLinear
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.models.ss2d import DIRECTIONS, SS2D
@@ -126,27 +125,25 @@ def model_stats(model: MultiTaskModel, image_size: Sequence[int], convention: st
     flops: Counter[tuple[str, str]] = Counter()
     for operation in _Tracer(parts).trace(model, image_size):
         flops[operation.part, operation.operator] += CONVENTIONS[convention](operation)
-    return ModelStats(parameters, +flops)
+    used = {part for part, _ in +flops}
+    return ModelStats({part: n for part, n in parameters.items() if n or part in used}, +flops)
 
 
 def parts_of(model: MultiTaskModel) -> dict[nn.Module, str]:
     """Name the part of the model that each module belongs to.
 
-    Parts are ``encoder``, ``expand``, ``fuse``, the blocks by their class (``STM``, ``CTM``, …), ``head``, and what the
-    head holds (``head expand``, ``head project``, …).
+    Parts are ``encoder``, what the decoder tells apart, and ``decoder`` for the rest of it.
     """
-    roots: list[tuple[nn.Module, str]] = [(model.encoder, "encoder")]
-    for stage in model.decoder.stages:
-        assert isinstance(stage, Stage)
-        roots += [(stage.expand, "expand"), (stage.fuse, "fuse")]
-        roots += [(block, type(block).__name__) for block in stage.blocks]
-    head = model.decoder.head
-    roots += [(head, "head"), *((child, f"head {name}") for name, child in head.named_children())]
-    return {module: part for root, part in roots for module in root.modules()}
+    roots = [("encoder", model.encoder), ("decoder", model.decoder), *model.decoder.parts()]
+    return {module: part for part, root in roots for module in root.modules()}
 
 
 class _Tracer(ForwardWatcher):
-    """Write down what a forward pass executes, and where."""
+    """Write down what a forward pass executes, and where.
+
+    A module may say what the published program has in its place: ``counted_as``, the operator of its product, and
+    ``counted_resize``, whether a resize of the logits follows it.
+    """
 
     def __init__(self, parts: Mapping[nn.Module, str]) -> None:
         super().__init__()
@@ -158,10 +155,10 @@ class _Tracer(ForwardWatcher):
     def trace(self, model: MultiTaskModel, image_size: Sequence[int]) -> list[Operation]:
         """Return what the forward pass of one image executes."""
         logits = self.watch(model, torch.empty(1, 3, *image_size, device="meta"))
-        head = model.decoder.head
-        if isinstance(head, ExpandHead):  # the published program resizes these logits to the size that they have
-            resized = sum(x.numel() for x in logits.values())
-            self.operations.append(Operation(self.parts[head], "resize", 4 * resized))
+        for module in model.decoder.modules():
+            if getattr(module, "counted_resize", False):
+                resized = sum(x.numel() for x in logits.values())
+                self.operations.append(Operation(self.parts[module], "resize", 4 * resized))
         return self.operations
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -192,10 +189,11 @@ class _Tracer(ForwardWatcher):
         if isinstance(module, SS2D):  # an einsum for each task
             for _ in range(self.maps):
                 self.add("einsum", flops // self.maps)
-        elif packet == aten.convolution or self.parts[module] == "head project":  # convolutions with a 1x1 kernel
+        elif packet == aten.convolution:
             self.add("conv", flops)
         else:
-            self.add("linear" if isinstance(module, TaskLinear | nn.Linear) else "matmul", flops)
+            own = "linear" if isinstance(module, TaskLinear | nn.Linear) else "matmul"
+            self.add(getattr(module, "counted_as", own), flops)
 
     def add(self, operator: str, flops: int) -> None:
         self.operations.append(Operation(self.parts[self.running[-1]], operator, flops))

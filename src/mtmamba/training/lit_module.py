@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.models.cuda_graphs import GraphedModel
 from mtmamba.models.layers import seed_drop_path
+from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.tasks import relative_gain, select_tasks
 from mtmamba.types import Batch, Logits
 
@@ -54,7 +55,8 @@ class MultiTaskModule(LightningModule):
     """Train and evaluate a multi-task network.
 
     Args:
-        model: images ``(B, 3, H, W)`` → ``{task: (B, n, H, W)}``.
+        model: images ``(B, 3, H, W)`` → ``{task: (B, n, H, W)}``. A task's loss in training holds those of its
+            decoder's auxiliary logits.
         num_outputs: n by task.
         total: combines ``{task: (B,)}`` into the loss.
         lr: initial learning rate; it decays to 0 at the trainer's ``max_steps`` as ``(1 - step / max_steps)^power``.
@@ -69,7 +71,7 @@ class MultiTaskModule(LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: MultiTaskModel,
         num_outputs: Mapping[str, int],
         total: Callable[[Mapping[str, Tensor]], Tensor],
         *,
@@ -96,7 +98,7 @@ class MultiTaskModule(LightningModule):
 
     def use_cuda_graphs(self) -> None:
         """Replay the network's forward and backward passes from CUDA graphs from now on; see `GraphedModel`."""
-        self._graphed = GraphedModel(self.model)
+        self._graphed = GraphedModel(self.model, self.model.with_auxiliary)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with polynomial decay per optimiser step."""
@@ -110,7 +112,9 @@ class MultiTaskModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch's images."""
         seed_drop_path(self.model, batch["key"].tolist(), self.device)
-        losses = self._losses(self._logits(batch["image"]), batch)
+        logits, auxiliary = self.outputs(batch["image"])
+        losses = self._losses(logits, batch)
+        self._add_auxiliary(losses, auxiliary, batch)
         total = self.total(losses)
         self._watched = _WatchedLosses([losses[task.name] for task in self.tasks], batch["id"])
         means = {f"train/{name}/loss": loss.detach().mean() for name, loss in losses.items()}
@@ -138,7 +142,7 @@ class MultiTaskModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Update the metrics; return each task's prediction."""
-        logits = self._logits(batch["image"])
+        logits, _ = self.outputs(batch["image"])
         losses = self._losses(logits, batch)
         means = {f"val/{task.name}/loss": losses[task.name].mean() for task in self.tasks if "loss" not in task.units}
         self.log_dict(
@@ -165,12 +169,23 @@ class MultiTaskModule(LightningModule):
         """Add what is needed to build the network again."""
         checkpoint["mtmamba"] = dict(self.description)
 
-    def _logits(self, images: Tensor) -> Logits:
-        logits: Logits = (self._graphed or self.model)(images)
-        return logits
+    def outputs(self, images: Tensor) -> tuple[Logits, dict[str, Logits]]:
+        """Return the network's logits and, in training, its decoder's auxiliary ones."""
+        outputs: tuple[Logits, dict[str, Logits]] = (self._graphed or self.model.with_auxiliary)(images)
+        return outputs
 
     def _losses(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return {task.name: task.loss(logits[task.name], batch[task.name]) for task in self.tasks}  # type: ignore[literal-required]
+
+    def _add_auxiliary(self, losses: dict[str, Tensor], auxiliary: Mapping[str, Logits], batch: Batch) -> None:
+        """Add to each task's loss those of the decoder's intermediate logits, times its ``aux_weight``."""
+        decoder = self.model.decoder
+        special, weight = getattr(decoder, "auxiliary_losses", {}), getattr(decoder, "aux_weight", 1.0)
+        for name, logits in auxiliary.items():
+            for task in (task for task in self.tasks if task.name in logits):
+                loss = special.get(name, {}).get(task.name, task.loss)
+                target = batch[task.name]  # type: ignore[literal-required]
+                losses[task.name] = losses[task.name] + weight * loss(logits[task.name], target)
 
 
 def compute_scores(metrics: Mapping[str, PooledMetric]) -> dict[str, dict[str, float]]:

@@ -3,7 +3,7 @@
 import logging
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning import Trainer, seed_everything
 from lightning.pytorch import Callback
@@ -19,7 +19,6 @@ from mtmamba.config_checks import ConfigError, check_resumed, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.files import remove_partial, write_json
-from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.runs.folder import begin, remove_empty, resumed_checkpoint
 from mtmamba.runs.record import model_record, score_record, written
 from mtmamba.runs.table import score_table, show
@@ -69,7 +68,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     loggers = _loggers(cfg, run_dir, resume)
     trainer = _trainer(cfg, data, module, callbacks, loggers)
     if cfg.compile:
-        cast(MultiTaskModel, module.model).compile_blocks()
+        module.model.compile_blocks()
     if cfg.cuda_graph:
         module.use_cuda_graphs()
     try:

@@ -1,10 +1,15 @@
-"""The decoder's names in released checkpoints: MTMamba's and MTMamba++'s."""
+"""The decoder's names in released checkpoints: MTMamba's and MTMamba++'s, and where other decoders add theirs."""
 
 import re
+from functools import singledispatch
+
+from torch import nn
 
 from mtmamba.models.adapters.views import CheckpointError, State, Views, load_strictly, strip_prefix
 from mtmamba.models.decoders.mtmamba.blocks import CTM, MFE, SCTM, STM, LinearGate
-from mtmamba.models.decoders.mtmamba.decoder import ConvHead, Decoder, Stage
+from mtmamba.models.decoders.mtmamba.decoder import MTMambaDecoder
+from mtmamba.models.decoders.mtmamba.heads import ConvHead
+from mtmamba.models.decoders.mtmamba.stages import Stage
 
 
 def _affine(released: str, ours: str) -> dict[str, str]:
@@ -56,8 +61,9 @@ EXPAND_HEAD = {
 CONV_HEAD = _affine("final_expand.{t}.0", "head.conv")
 
 
-def decoder_views(decoder: Decoder, state: State) -> Views:
-    """Return where each released decoder tensor lies in ours.
+@singledispatch
+def decoder_views(decoder: nn.Module, state: State) -> Views:
+    """Return where each released decoder tensor lies in ours; each kind of decoder registers its own.
 
     Args:
         decoder: says which architecture it is.
@@ -66,6 +72,14 @@ def decoder_views(decoder: Decoder, state: State) -> Views:
     Raises:
         CheckpointError: the decoder is none that the authors have released weights of.
     """
+    raise CheckpointError(
+        f"Expected a decoder that weights were released of, got {type(decoder).__name__}: choose decoder=mtmamba or "
+        "decoder=mtmamba_plus."
+    )
+
+
+@decoder_views.register
+def _(decoder: MTMambaDecoder, state: State) -> Views:
     views: Views = {}
     plus = isinstance(decoder.head, ConvHead)
 
@@ -121,11 +135,11 @@ def decoder_views(decoder: Decoder, state: State) -> Views:
     return views
 
 
-def load_released_decoder(decoder: Decoder, state: State) -> None:
+def load_released_decoder(decoder: nn.Module, state: State) -> None:
     """Load the decoder's part of a released state dict, strictly.
 
     Args:
-        decoder: MTMamba's (with any number of STM blocks) or MTMamba++'s.
+        decoder: one that `decoder_views` knows.
         state: released names, with or without a ``module.`` prefix; the encoder's tensors (``backbone.``) are left out.
 
     Raises:
