@@ -1,7 +1,10 @@
 """From configuration to objects: compose, check and build. The only module that imports Hydra."""
 
+import hashlib
+import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,9 +65,32 @@ def with_choices(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> D
     with open_dict(cfg):
         cfg.choices = {group: choice for group, choice in choices.items() if "/" not in group and group != "hydra"}
     check_settings(cfg)
+    load_extensions(cfg.get("extensions") or ())
     if "decoder" in cfg.choices:
         check_config(cfg)
     return cfg
+
+
+def load_extensions(files: Iterable[str]) -> None:
+    """Import files of yours, which may register tasks and datasets; each once a process.
+
+    Raises:
+        ConfigError: a file is missing or cannot be imported.
+    """
+    for file in files:
+        path = Path(file).expanduser().resolve()
+        name = f"mtmamba_extension_{hashlib.blake2b(str(path).encode(), digest_size=8).hexdigest()}"
+        if name in sys.modules:
+            continue
+        spec = importlib.util.spec_from_file_location(name, path)
+        if not path.is_file() or spec is None or spec.loader is None:
+            raise ConfigError(f"Expected a Python file in extensions, got {path}: correct extensions=[FILE.py].")
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
 
 
 def num_outputs(cfg: DictConfig) -> dict[str, int]:

@@ -231,7 +231,7 @@ def test_preparing_checks_the_folder(nyud, caplog):
         open_nyud(nyud, tasks=["sal"])
 
 
-@pytest.mark.parametrize(("dataset", "layout"), [("NYUDv2", "nyud"), ("PASCALContext", "pascal")])
+@pytest.mark.parametrize(("dataset", "layout"), [("nyud", "nyud"), ("PASCALContext", "pascal")])
 def test_scenes_are_generated_first(tmp_path, monkeypatch, dataset, layout):
     calls = []
 

@@ -13,9 +13,10 @@ from PIL import Image
 
 import fake_data
 from mtmamba.data.cache import cached
-from mtmamba.data.datasets import NYUDv2, PASCALContext
-from mtmamba.data.layouts import DatasetError, read_ids
-from mtmamba.data.pascal_labels import HAS_NORMALS, boundaries, human_parts
+from mtmamba.data.datasets import get_dataset
+from mtmamba.data.datasets.pascal_labels import HAS_NORMALS, boundaries, human_parts
+from mtmamba.data.dense import DenseDataset
+from mtmamba.data.layouts import DatasetError
 from mtmamba.data.sampler import sample_key
 from mtmamba.data.thinning import thin
 
@@ -38,11 +39,11 @@ def keep(sample, rng):
 
 
 def open_nyud(root, tasks=NYUD_TASKS, **kwargs):
-    return NYUDv2(root, "train", tasks, keep, cache_dir=root.parent / "cache", **kwargs)
+    return DenseDataset("nyud", root, "train", tasks, keep, cache_dir=root.parent / "cache", **kwargs)
 
 
 def open_pascal(root, tasks=PASCAL_TASKS):
-    return PASCALContext(root, "train", tasks, keep, cache_dir=root.parent / "cache")
+    return DenseDataset("pascal_context", root, "train", tasks, keep, cache_dir=root.parent / "cache")
 
 
 def test_nyud_targets_follow_the_files(nyud):
@@ -285,7 +286,7 @@ def test_an_unwritable_cache_is_named(tmp_path):
 
 def test_boundaries_come_from_the_cache(pascal, monkeypatch):
     expected = open_pascal(pascal, ["edge"]).read(0)["edge"]
-    monkeypatch.setattr("mtmamba.data.datasets.boundaries", lambda labels: pytest.fail("computed again"))
+    monkeypatch.setattr("mtmamba.data.datasets.pascal_context.boundaries", lambda labels: pytest.fail("computed again"))
     assert (open_pascal(pascal, ["edge"]).read(0)["edge"] == expected).all()
 
 
@@ -296,5 +297,5 @@ def test_boundaries_come_from_the_cache(pascal, monkeypatch):
 def test_a_malformed_list_is_named(nyud, text, message):
     (nyud / "gt_sets/val.txt").write_text(text)
     with pytest.raises(DatasetError, match=message) as error:
-        read_ids(nyud, NYUDv2.layout, "val")
+        get_dataset("nyud").read_ids(nyud, "val")
     assert "gt_sets/val.txt" in str(error.value)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import fake_data
-from mtmamba.data.layouts import NYUDV2, DatasetError, read_ids
+from mtmamba.data.datasets import get_dataset
+from mtmamba.data.layouts import DatasetError
 from mtmamba.data.validation import validate
 
 NYUD_TASKS = ["semseg", "depth", "normals", "edge"]
@@ -24,11 +25,11 @@ def pascal(tmp_path):
 
 
 def check_nyud(root, tasks=NYUD_TASKS, counts=COUNTS):
-    return validate(root, "NYUDv2", tasks, cache_dir=root.parent / "cache", counts=counts)
+    return validate(root, "nyud", tasks, cache_dir=root.parent / "cache", counts=counts)
 
 
 def check_pascal(root, tasks=PASCAL_TASKS):
-    return validate(root, "PASCALContext", tasks, cache_dir=root.parent / "cache", counts=COUNTS)
+    return validate(root, "pascal_context", tasks, cache_dir=root.parent / "cache", counts=COUNTS)
 
 
 def contents(root):
@@ -165,7 +166,7 @@ def test_a_missing_or_repeated_list_is_named(nyud):
 
 def test_a_split_that_there_is_not_is_named(nyud):
     with pytest.raises(DatasetError, match="split among train, val of NYUDv2, got test"):
-        read_ids(nyud, NYUDV2, "test")
+        get_dataset("nyud").read_ids(nyud, "test")
 
 
 def test_unknown_names_are_refused(nyud):

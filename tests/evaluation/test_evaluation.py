@@ -12,7 +12,7 @@ import mtmamba
 from fake_data import write_nyud, write_pascal
 from mtmamba import build
 from mtmamba.config_checks import ConfigError
-from mtmamba.data.datasets import NYUDv2
+from mtmamba.data.dense import DenseDataset
 from mtmamba.data.layouts import DatasetError
 from mtmamba.evaluation.boundaries import boundary_score, boundary_statistics, choose_protocol, read_id_list
 from mtmamba.evaluation.checkpoint import evaluate
@@ -466,7 +466,7 @@ def test_test_images_are_those_chosen(tmp_path):
     root = write_nyud(tmp_path / "data", train=3, val=2)
     data = mtmamba.build_datamodule(mtmamba.load_config(["data=nyud", f"data.root={root}", "data.num_workers=0"]))
     data.setup()
-    assert data.dataset_of("test").ids == NYUDv2(root, "val", ["depth"], dict, cache_dir=tmp_path).ids
+    assert data.dataset_of("test").ids == DenseDataset("nyud", root, "val", ["depth"], dict, cache_dir=tmp_path).ids
     data.choose_test("train", ["0003", "0001"])
     assert [batch["id"] for batch in data.test_dataloader()] == [["0001", "0003"]]
     assert not torch.equal(data.dataset_of("test")[0]["image"], data.dataset_of("train")[0]["image"])

@@ -5,14 +5,13 @@ from typing import Any
 
 _HOMES = {
     "DatasetError": "layouts",
-    "NYUDv2": "datasets",
-    "PASCALContext": "datasets",
+    "DenseDataset": "dense",
     "DenseDataModule": "datamodule",
     "GlobalBatchSampler": "sampler",
     "validate": "validation",
 }
 
-__all__ = ["DatasetError", "DenseDataModule", "GlobalBatchSampler", "NYUDv2", "PASCALContext", "validate"]
+__all__ = ["DatasetError", "DenseDataModule", "DenseDataset", "GlobalBatchSampler", "validate"]
 
 
 def __getattr__(name: str) -> Any:

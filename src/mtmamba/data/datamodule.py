@@ -13,8 +13,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from mtmamba.data.datasets import DATASETS, DenseDataset, Transform
-from mtmamba.data.layouts import DatasetError, get_layout
+from mtmamba.data.datasets import get_dataset
+from mtmamba.data.dense import DenseDataset, Transform
+from mtmamba.data.layouts import DatasetError
 from mtmamba.data.sampler import GlobalBatchSampler, accumulation, evaluation_batches
 from mtmamba.data.transforms import SCALE, TrainTransform, ValTransform
 from mtmamba.data.validation import validate
@@ -24,14 +25,14 @@ _MAX_WORKERS = 16
 
 
 class DenseDataModule(LightningDataModule):
-    """NYUDv2, PASCAL-Context or synthetic scenes in either's layout, for training and evaluation.
+    """A registered dataset, or synthetic scenes in its layout, for training and evaluation.
 
     The images of optimiser step n, and their augmentation, are a function of the seed and n alone, so resuming needs
     only ``trainer.global_step``, in the middle of an epoch too. The Trainer needs ``use_distributed_sampler=False`` and
     ``accumulate_grad_batches`` from the method of that name.
 
     Args:
-        dataset: ``NYUDv2`` or ``PASCALContext``, the layout of the folder.
+        dataset: the name of a registered dataset, whose layout the folder has.
         root: the dataset's folder.
         tasks: whose targets to load.
         crop_size: height and width of the grid that images are cropped or padded to.
@@ -68,8 +69,11 @@ class DenseDataModule(LightningDataModule):
         scenes: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        get_layout(dataset).files(tasks)  # refuses an unknown dataset or task before anything else happens
-        self.dataset, self.root, self.tasks = dataset, Path(root).expanduser(), tuple(tasks)
+        self.record = get_dataset(dataset)  # refuses an unknown dataset or task before anything else happens
+        self.record.check_tasks(tasks)
+        if scenes is not None and self.record.scenes is None:
+            raise ValueError(f"Expected data.scenes=null for {self.record.title}, which has no synthetic scenes.")
+        self.root, self.tasks = Path(root).expanduser(), tuple(tasks)
         self.crop_size, self.scale = (crop_size[0], crop_size[1]), (scale[0], scale[1])
         self.batch_size, self.device_batch_size, self.val_batch_size = batch_size, device_batch_size, val_batch_size
         self.num_workers, self.seed, self.cache_dir, self.scenes = num_workers, seed, Path(cache_dir), scenes
@@ -90,9 +94,10 @@ class DenseDataModule(LightningDataModule):
         if self.scenes is not None:
             from mtmamba.data.synthetic import generate  # slow to import, and only the synthetic datasets need it
 
-            generate(self.root, layout="nyud" if self.dataset == "NYUDv2" else "pascal", **self.scenes)
+            assert self.record.scenes is not None
+            generate(self.root, layout=self.record.scenes, **self.scenes)
             counts = {split: self.scenes[split] for split in ("train", "val")}
-        report = validate(self.root, self.dataset, self.tasks, cache_dir=self.cache_dir, counts=counts)
+        report = validate(self.root, self.record, self.tasks, cache_dir=self.cache_dir, counts=counts)
         _log.info(report.summary())
         if report.largest[0] > self.crop_size[0] or report.largest[1] > self.crop_size[1]:
             raise ValueError(
@@ -103,13 +108,12 @@ class DenseDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open both splits."""
-        cls = DATASETS[self.dataset]
         transforms: dict[str, Transform] = {
             "train": TrainTransform(self.crop_size, self.scale),
             "val": ValTransform(self.crop_size),
         }
         self.train_dataset, self.val_dataset = (
-            cls(self.root, split, self.tasks, transform, seed=self.seed, cache_dir=self.cache_dir)
+            DenseDataset(self.record, self.root, split, self.tasks, transform, seed=self.seed, cache_dir=self.cache_dir)
             for split, transform in transforms.items()
         )
 

@@ -60,7 +60,7 @@ def read_gray(path: Path) -> np.ndarray:
     return image
 
 
-def read_classes(path: Path, num_classes: int, *, zero_is_unlabelled: bool) -> np.ndarray:
+def read_classes(path: Path, *, num_classes: int, zero_is_unlabelled: bool) -> np.ndarray:
     """Return a map of classes as ``(h, w)`` uint8, unlabelled pixels ``IGNORE``.
 
     Args:

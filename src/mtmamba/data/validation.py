@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mtmamba.data.datasets import DATASETS, DenseDataset
-from mtmamba.data.layouts import LAYOUTS, Alternatives, DatasetError, Layout, get_layout, read_ids
-from mtmamba.data.readers import read_rgb
+from mtmamba.data.datasets import SPLITS, DatasetRecord, all_datasets, get_dataset
+from mtmamba.data.dense import DenseDataset
+from mtmamba.data.layouts import Alternatives, DatasetError
+from mtmamba.tasks.files import npy_header
 
-SPLITS = ("train", "val")
 _log = logging.getLogger(__name__)
 
 MAX_LINES = 10
@@ -31,7 +31,7 @@ _THREADS = 16  # headers are many small reads, which a network's file system ans
 class Report:
     """What a check found: how many images each split has, what must be mended and what is only worth knowing."""
 
-    dataset: str
+    dataset: DatasetRecord
     root: Path
     counts: dict[str, int] = field(default_factory=dict)
     largest: tuple[int, int] = (0, 0)  # greatest height and greatest width of the images
@@ -41,19 +41,19 @@ class Report:
     def summary(self) -> str:
         """Return one line: the dataset, its splits' sizes and where it lies."""
         counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
-        return f"{self.dataset}: {counts} images in {self.root}"
+        return f"{self.dataset.title}: {counts} images in {self.root}"
 
-    def error(self, layout: Layout) -> DatasetError:
+    def error(self) -> DatasetError:
         """Return the exception that lists the problems, at most ten, and the remedy."""
         listed, more = self.problems[:MAX_LINES], len(self.problems) - MAX_LINES
         lines = [f"  - {problem}" for problem in listed] + ([f"  … and {more} more"] if more > 0 else [])
-        head = f"Expected a complete {self.dataset} in {self.root}, got {len(self.problems)} problem(s):"
-        return DatasetError("\n".join([head, *lines, layout.remedy]))
+        head = f"Expected a complete {self.dataset.title} in {self.root}, got {len(self.problems)} problem(s):"
+        return DatasetError("\n".join([head, *lines, self.dataset.remedy]))
 
 
 def validate(
     root: str | Path,
-    dataset: str,
+    dataset: str | DatasetRecord,
     tasks: Sequence[str],
     *,
     cache_dir: str | Path,
@@ -66,7 +66,7 @@ def validate(
 
     Args:
         root: the folder.
-        dataset: ``NYUDv2`` or ``PASCALContext``.
+        dataset: a record, or the name of a registered one.
         tasks: the selected tasks; the others' files are not looked at.
         cache_dir: see ``DenseDataset``.
         counts: images expected in each split; the published dataset's when None.
@@ -75,11 +75,12 @@ def validate(
         DatasetError: something is missing or wrong; the message lists it, at most ten lines, and says what to do.
         ValueError: a dataset or a task that there is not.
     """
-    layout, root = get_layout(dataset), Path(root).expanduser()
-    needed = layout.files(tasks)
-    _require_layout(root, layout)
-    report = Report(dataset, root)
-    ids = {split: read_ids(root, layout, split) for split in SPLITS}
+    record, root = get_dataset(dataset) if isinstance(dataset, str) else dataset, Path(root).expanduser()
+    record.check_tasks(tasks)
+    needed = record.layout.files(tasks)
+    _require_layout(root, record)
+    report = Report(record, root)
+    ids = {split: record.read_ids(root, split) for split in SPLITS}
     report.counts = {split: len(names) for split, names in ids.items()}
     report.problems += _find_missing(root, ids, needed)
     if not report.problems:
@@ -87,12 +88,12 @@ def validate(
         report.problems += found
     if not report.problems:
         for split in SPLITS:
-            _check_samples(DATASETS[dataset](root, split, tasks, _keep, cache_dir=cache_dir), report)
+            _check_samples(DenseDataset(record, root, split, tasks, _keep, cache_dir=cache_dir), report)
     if report.problems:
-        raise report.error(layout)
-    report.warnings += _compare_counts(report.counts, counts or layout.counts)
+        raise report.error()
+    report.warnings += _compare_counts(report.counts, counts or record.counts)
     for warning in report.warnings:
-        _log.warning("%s: %s", dataset, warning)
+        _log.warning("%s: %s", record.title, warning)
     return report
 
 
@@ -100,46 +101,34 @@ def _keep(sample: dict[str, Any], _: np.random.Generator) -> dict[str, Any]:
     return sample
 
 
-def _require_layout(root: Path, layout: Layout) -> None:
+def _require_layout(root: Path, record: DatasetRecord) -> None:
     """Raise the DatasetError that says what a folder of another layout seems to be."""
 
-    def holds(folder: Path, other: Layout) -> bool:
-        return (folder / other.lists).is_dir()
+    def holds(folder: Path, other: DatasetRecord) -> bool:
+        return (folder / other.layout.lists).is_dir()
 
-    expected = f"Expected {layout.name} in {root}, with {layout.lists}/train.txt and {layout.image}, got "
+    layout = record.layout
+    expected = f"Expected {record.title} in {root}, with {layout.lists}/train.txt and {layout.image}, got "
     if not root.is_dir():
         raise DatasetError(
-            f"{expected}no such folder: set data.root=FOLDER or the environment variable {layout.variable}. "
-            f"{layout.remedy}"
+            f"{expected}no such folder: set data.root=FOLDER"
+            f"{f' or the environment variable {record.variable}' if record.variable else ''}. {record.remedy}"
         )
     below = sorted(folder for folder in root.iterdir() if folder.is_dir())
-    if layout.name == "NYUDv2" and (found := _find_incompatible_nyud([root, *below])):
-        raise DatasetError(
-            f"{expected}the other NYUD archive in {found} (NYUD_MT: 480 x 640, .jpg images, .npy labels), which has "
-            f"another format. {layout.remedy}"
-        )
-    if holds(root, layout):
+    if found := record.recognise([root, *below]):
+        raise DatasetError(f"{expected}{found}. {record.remedy}")
+    if holds(root, record):
         return
-    nested = next((folder for folder in below if holds(folder, layout)), None)
+    nested = next((folder for folder in below if holds(folder, record)), None)
     if nested:
         raise DatasetError(f"{expected}it one level deeper: set data.root={nested}")
-    if above := next((folder for folder in root.parents[:2] if holds(folder, layout)), None):
+    if above := next((folder for folder in root.parents[:2] if holds(folder, record)), None):
         raise DatasetError(f"{expected}a folder inside it: set data.root={above}")
-    other = next((other for other in LAYOUTS.values() if holds(root, other)), None)
+    other = next((other for other in all_datasets().values() if holds(root, other)), None)
     if other:
-        raise DatasetError(f"{expected}{other.name}: choose data={other.config}, or set data.root to {layout.name}.")
+        raise DatasetError(f"{expected}{other.title}: choose data={other.name}, or set data.root to {record.title}.")
     names = ", ".join(folder.name for folder in below[:MAX_LINES]) or "nothing"
-    raise DatasetError(f"{expected}a folder that holds {names}. {layout.remedy}")
-
-
-def _find_incompatible_nyud(folders: list[Path]) -> Path | None:
-    for folder in folders:
-        if folder.name == "NYUD_MT":
-            return folder
-        for name, suffix in (("images", ".jpg"), ("segmentation", ".npy")):
-            if (folder / name).is_dir() and any(entry.endswith(suffix) for entry in os.listdir(folder / name)):
-                return folder
-    return None
+    raise DatasetError(f"{expected}a folder that holds {names}. {record.remedy}")
 
 
 def _find_missing(root: Path, ids: dict[str, list[str]], needed: dict[Alternatives, list[str]]) -> Iterator[str]:
@@ -174,7 +163,7 @@ def _compare_sizes(
                 continue  # its size takes decoding it
             try:
                 sizes[path] = _read_size(root / path)
-            except (OSError, ValueError, struct.error) as error:
+            except (OSError, ValueError, KeyError, struct.error) as error:
                 found.append(f"{path}: expected a readable file, got {error}")
         image = needed[0][0].format(id=name)
         if image in sizes:
@@ -190,12 +179,10 @@ def _compare_sizes(
 
 def _read_size(path: Path) -> tuple[int, int]:
     """Return height and width of a PNG, JPEG or ``.npy`` from its header."""
+    if path.suffix == ".npy":
+        height, width = npy_header(path)[1][:2]
+        return height, width
     with path.open("rb") as file:
-        if path.suffix == ".npy":
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            height, width = read(file)[0]
-            return height, width
         if path.suffix == ".png":
             width, height = struct.unpack(">16xII", file.read(24))
             return height, width
@@ -204,19 +191,16 @@ def _read_size(path: Path) -> tuple[int, int]:
 
 
 def _check_samples(dataset: DenseDataset, report: Report) -> None:
-    """Decode evenly spaced images with their targets; note what fails and normals that are not of unit length."""
+    """Decode evenly spaced images with their targets; note what fails, and what the dataset remarks on."""
     for index in np.unique(np.linspace(0, len(dataset) - 1, SAMPLES).astype(int)):
         try:
             sample = dataset.read(index)
         except DatasetError as error:
             report.problems.append(str(error))
             continue
-        if "normals" in sample:
-            path = dataset.root / dataset.layout.tasks["normals"][0][0].format(id=sample["id"])
-            vectors = read_rgb(path)[sample["normals"][..., 0] <= 1] * (2 / 255) - 1
-            share = np.mean(np.abs(np.linalg.norm(vectors, axis=-1) - 1) < 0.1) if vectors.size else 1.0
-            if share < 0.9:
-                report.warnings.append(f"{path}: {1 - share:.0%} of the valid normals are not of unit length")
+        for task, remark in dataset.record.remarks.items():
+            if task in sample and (odd := remark(dataset.source, sample["id"], sample[task])):
+                report.warnings.append(odd)
 
 
 def _compare_counts(counts: Mapping[str, int], expected: Mapping[str, int]) -> list[str]:
@@ -229,5 +213,5 @@ def _compare_counts(counts: Mapping[str, int], expected: Mapping[str, int]) -> l
             else "more than published"
         )
         for split, count in counts.items()
-        if count != expected[split]
+        if count != expected.get(split, count)
     ]

@@ -10,18 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtmamba.data.datasets import DenseDataset
-from mtmamba.data.layouts import LABEL_MAP, DatasetError
-from mtmamba.data.pascal_labels import label_map
-from mtmamba.data.readers import read_bytes, read_gray
+from mtmamba.data.datasets import get_dataset
+from mtmamba.data.dense import DenseDataset
+from mtmamba.data.layouts import DatasetError
 from mtmamba.evaluation.formats import prediction_path
 from mtmamba.evaluation.statistics import Statistics
 from mtmamba.metrics.boundary import BoundaryProtocol, BoundaryScores, boundary_truth, evaluate_boundaries, protocol
 from mtmamba.metrics.boundary.scores import average_precision, f_measure, precision_recall
 from mtmamba.tasks.files import PredictionsError
-
-PROTOCOLS = {"NYUDv2": "nyud", "PASCALContext": "pascal"}
-"""The protocol of each dataset's published numbers."""
 
 VERSION = 1
 """Of how this program carries out a protocol: it rises whenever the same maps get other scores."""
@@ -30,14 +26,18 @@ VERSION = 1
 def choose_protocol(name: str | None, dataset: str) -> BoundaryProtocol | None:
     """Return the protocol that ``boundaries`` names: the dataset's for ``auto``, None for null.
 
+    ``auto`` is null for a dataset without a protocol.
+
     Raises:
         ValueError: another name, or a protocol for other labels than this dataset's.
     """
-    if name is None:
+    record = get_dataset(dataset)
+    own = record.protocol if record.boundary_labels is not None else None
+    if name is None or (name == "auto" and own is None):
         return None
-    own = PROTOCOLS[dataset]
-    if name not in ("auto", own):
-        raise ValueError(f"Expected boundaries=auto, {own} or null for {dataset}, got {name}: choose one of those.")
+    if own is None or name not in ("auto", own):
+        choices = "auto or null" if own is None else f"auto, {own} or null"
+        raise ValueError(f"Expected boundaries={choices} for {record.title}, got {name}: choose one of those.")
     return protocol(own)
 
 
@@ -71,7 +71,9 @@ def score_maps(
                 raise PredictionsError(f"Expected a complete PNG {path}, got none: write it again.")
             yield np.asarray(image, np.uint8)
 
-    truths = (boundary_truth(_labels(dataset, name), chosen) for name in ids)
+    labels = dataset.record.boundary_labels
+    assert labels is not None, "its protocol was chosen"
+    truths = (boundary_truth(labels(dataset.source, name), chosen) for name in ids)
     return evaluate_boundaries(predictions(), truths, workers=workers, cache=cache, **chosen.settings)
 
 
@@ -111,14 +113,6 @@ def boundary_score(sums: Statistics) -> dict[str, Tensor]:
     }
     counted = torch.from_numpy(np.asarray(counts.any((-2, -1))))
     return {name: torch.where(counted, 100 * torch.as_tensor(value), torch.nan) for name, value in found.items()}
-
-
-def _labels(dataset: DenseDataset, name: str) -> NDArray[Any]:
-    """Return the labels whose regions' borders the benchmark takes for true: ``(h, w)``."""
-    if dataset.layout.name == "NYUDv2":
-        return read_gray(dataset.root / dataset.layout.tasks["edge"][0][0].format(id=name))
-    path = dataset.root / LABEL_MAP.format(id=name)
-    return label_map(path, read_bytes(path))
 
 
 def read_id_list(path: str | None, known: Sequence[str]) -> list[str]:

@@ -18,7 +18,6 @@ from mtmamba import build
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint
 from mtmamba.config_checks import ConfigError, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
-from mtmamba.data.layouts import get_layout, read_ids
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.evaluation.formats import save_prediction
@@ -101,12 +100,12 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     path = find_checkpoint(Path(cfg.ckpt))
     checkpoint = read_checkpoint(path)
     full = evaluated_config(cfg, checkpoint["mtmamba"])
-    chosen = choose_protocol(cfg.boundaries, get_layout(full.data.dataset).name)
+    chosen = choose_protocol(cfg.boundaries, full.data.dataset)
     begin(full, run_dir)
 
     data = build.build_datamodule(full)
     data.prepare_data()
-    ids = read_id_list(cfg.ids, read_ids(data.root, get_layout(data.dataset), cfg.split))
+    ids = read_id_list(cfg.ids, data.record.read_ids(data.root, cfg.split))
     data.choose_test(cfg.split, ids)
     model = build.restore_model(full, checkpoint)
     outputs = build.num_outputs(full)

@@ -12,8 +12,7 @@ from torch import Tensor, from_numpy
 from torch.utils.data import DataLoader, Dataset
 
 from mtmamba import build
-from mtmamba.data.datasets import DenseDataset
-from mtmamba.data.layouts import get_layout, read_ids
+from mtmamba.data.dense import DenseDataset
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
 from mtmamba.evaluation.formats import check_predictions, read_prediction
 from mtmamba.evaluation.outcome import Evaluated, conclude
@@ -83,7 +82,7 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     begin(cfg, run_dir)
     data = build.build_datamodule(cfg)
     data.prepare_data()
-    known = read_ids(data.root, get_layout(data.dataset), cfg.split)
+    known = data.record.read_ids(data.root, cfg.split)
     ids = read_id_list(cfg.ids, known)
     data.choose_test(cfg.split, ids)
     data.setup()
@@ -138,6 +137,6 @@ def _sizes(dataset: DenseDataset) -> dict[str, tuple[int, int]]:
     """Return each image's height and width, from its header."""
     sizes = {}
     for name in dataset.ids:
-        with Image.open(dataset.root / dataset.layout.image.format(id=name)) as image:
+        with Image.open(dataset.image_path(name)) as image:
             sizes[name] = (image.height, image.width)
     return sizes

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from mtmamba.data.class_names import CLASS_NAMES
-from mtmamba.data.datasets import DenseDataset
+from mtmamba.data.dense import DenseDataset
 from mtmamba.evaluation.boundaries import (
     VERSION,
     boundary_score,
@@ -34,7 +33,7 @@ from mtmamba.evaluation.statistics import (
 from mtmamba.files import write_text
 from mtmamba.metrics.boundary import plot_curve
 from mtmamba.metrics.pooled import PooledMetric
-from mtmamba.metrics.segmentation import class_iou
+from mtmamba.metrics.segmentation import MeanIoU, class_iou
 from mtmamba.runs.record import Scores, score_record, written
 from mtmamba.runs.table import score_table, show
 from mtmamba.tasks import Task, relative_gain
@@ -153,7 +152,7 @@ def _score_boundaries(
     cfg: DictConfig, options: DictConfig, run_dir: Path, found: Evaluated, edge: str
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
     """Return what the record says of the boundary protocol, and its statistics; None where it is not wanted."""
-    protocol = choose_protocol(options.boundaries, found.dataset.layout.name)
+    protocol = choose_protocol(options.boundaries, found.dataset.record.name)
     if protocol is None:
         return None
     ids = read_id_list(options.boundary_ids, found.dataset.ids)
@@ -190,9 +189,9 @@ def _class_scores(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return every class's IoU in percent with its interval: ``{task: {class: {IoU, interval}}}``."""
     scores: dict[str, dict[str, dict[str, Any]]] = {}
-    for task, names in CLASS_NAMES[found.dataset.layout.name].items():
-        if task not in statistics:
-            continue
+    counted = {task: metric for task, metric in found.metrics.items() if isinstance(metric, MeanIoU)}
+    for task, metric in counted.items():
+        names = found.dataset.record.classes.get(task) or [str(i) for i in range(metric.num_classes)]
 
         def score(sums: Statistics, names: Sequence[str] = names) -> dict[str, torch.Tensor]:
             return dict(zip(names, (100 * class_iou(sums["counts"])).unbind(-1), strict=True))

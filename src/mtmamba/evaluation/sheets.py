@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtmamba.data.datasets import DenseDataset
+from mtmamba.data.dense import DenseDataset
 from mtmamba.evaluation.statistics import Assessment
 from mtmamba.tasks import Task, picture_row
 from mtmamba.tasks.pictures import Picture, panel, save_png

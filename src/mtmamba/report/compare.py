@@ -22,6 +22,7 @@ from mtmamba.report.gain import LOWER, Gain, gain_over, own_base, paper_base
 from mtmamba.report.groups import Group, Summary, as_text, differences
 from mtmamba.report.runs import decisive
 from mtmamba.stats.tables import floored, network_stats, our_figures
+from mtmamba.tasks import get_task
 
 Derived = Mapping[str, Sequence[str]]
 """By dataset, the tasks whose labels are not the published ones."""
@@ -176,7 +177,7 @@ def _score(members: Sequence[Group], task: str, derived: Sequence[str]) -> tuple
                 return None, f"{task}: derived labels, not the published ones, so nothing to compare"
             ours = group.summary(task, METRICS[task])
             if ours is not None:
-                reason = _other_boundaries(group) if task == "edge" else None
+                reason = _other_boundaries(group, task) if get_task(task).boundaries else None
                 part = f"{task}: of {ours.n} of {len(group.runs)} runs" if ours.n < len(group.runs) else None
                 return (None, reason) if reason else (ours, part)
             scored = ", ".join(metric for other, metric in group.metrics() if other == task) or "nothing"
@@ -184,14 +185,14 @@ def _score(members: Sequence[Group], task: str, derived: Sequence[str]) -> tuple
     return None, None
 
 
-def _other_boundaries(group: Group) -> str | None:
+def _other_boundaries(group: Group, task: str) -> str | None:
     """Return why a group's odsF does not compare with the paper's; None if it does."""
     expected = protocol(BOUNDARIES[group.network.data])
-    measured = [run for run in group.runs if METRICS["edge"] in run.scores.get("edge", {})]
-    for name, images in {run.boundaries for run in measured}:
+    measured = [run for run in group.runs if METRICS[task] in run.scores.get(task, {})]
+    for name, images in {run.boundaries(task) for run in measured}:
         if (name, images) != (expected.name, expected.images):
             number = "an unknown number of" if images is None else images
-            return f"edge: odsF by {name} on {number} images; the paper's is by {expected.name} on {expected.images}"
+            return f"{task}: odsF by {name} on {number} images; the paper's is by {expected.name} on {expected.images}"
     return None
 
 

@@ -97,11 +97,10 @@ class Run:
         recorded = Path(self.record["checkpoint"])
         return (recorded if self.is_evaluation else self.folder / recorded.parent.name / recorded.name).resolve()
 
-    @property
-    def boundaries(self) -> tuple[str, Any]:
-        """By which protocol odsF was measured, and on how many images; None where that is not recorded."""
+    def boundaries(self, task: str) -> tuple[str, Any]:
+        """By which protocol a task's odsF was measured, and on how many images; None where that is not recorded."""
         found: Any = self.record
-        for key in ("protocols", "edge", "boundaries"):
+        for key in ("protocols", task, "boundaries"):
             found = found.get(key) if isinstance(found, Mapping) else None
         if not isinstance(found, Mapping):
             return "an unknown protocol", None

@@ -140,12 +140,22 @@ class MetresFile(ArrayFile):
         return super().decode(path, num_outputs).clamp(min=0)
 
 
+def npy_header(path: Path) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return the type and shape of an ``.npy`` file's array.
+
+    Raises:
+        OSError, ValueError, KeyError: the file cannot be read, or its header is another.
+    """
+    with path.open("rb") as file:
+        shape, _, dtype = _NPY_HEADERS[np.lib.format.read_magic(file)](file)
+    return dtype, shape
+
+
 def header(path: Path) -> tuple[str, tuple[int, ...]]:
     """Return what a file's header says it is, and its height and width."""
     try:
         if path.suffix == ArrayFile.suffix:
-            with path.open("rb") as file:
-                shape, _, dtype = _NPY_HEADERS[np.lib.format.read_magic(file)](file)
+            dtype, shape = npy_header(path)
             return f"{dtype} array", shape[-2:]
         with Image.open(path) as image:
             names = {"L": "8-bit PNG of one channel", "RGB": "8-bit RGB PNG", "P": "PNG with a palette"}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from mtmamba.data import layouts
+from mtmamba.data.datasets import nyud, pascal_context
 from mtmamba.data.synthetic.render import SPLITS, Layout, Split, render
 from mtmamba.data.synthetic.write import write_nyud, write_pascal
 
@@ -147,7 +147,7 @@ def _jobs(root: Path, layout: Layout, counts: dict[Split, int], size: tuple[int,
     for split in SPLITS:
         ids = [f"{i:04d}" if layout == "nyud" else f"2008_{i:06d}" for i in range(number, number + counts[split])]
         number += counts[split]
-        path = (layouts.NYUDV2 if layout == "nyud" else layouts.PASCAL_CONTEXT).list_path(root, split)
+        path = (nyud if layout == "nyud" else pascal_context).DATASET.layout.list_path(root, split)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
         scenes = list(enumerate(ids))

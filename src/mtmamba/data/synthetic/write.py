@@ -9,7 +9,7 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from mtmamba.data import layouts
+from mtmamba.data.datasets import nyud, pascal_context
 from mtmamba.data.synthetic.kinds import VOC_NAMES
 from mtmamba.data.synthetic.raycast import Maps
 
@@ -19,9 +19,10 @@ _MAT_HEADER = b"MATLAB 5.0 MAT-file, synthetic scenes".ljust(116)  # SciPy would
 
 def write_nyud(root: Path, name: str, image: NDArray[np.uint8], maps: Maps) -> None:
     """Image, classes 0..40, metres, normals and boundaries in the folders of NYUDv2."""
-    files = {task: root / alternatives[0][0].format(id=name) for task, alternatives in layouts.NYUDV2.tasks.items()}
+    layout = nyud.DATASET.layout
+    files = {task: layout.path(root, task, name) for task in layout.tasks}
     classes = maps.classes("nyud").astype(np.uint8)
-    _save_image(root / layouts.NYUDV2.image.format(id=name), image[..., ::-1])
+    _save_image(layout.image_path(root, name), image[..., ::-1])
     _save_image(files["semseg"], classes)
     files["depth"].parent.mkdir(parents=True, exist_ok=True)
     np.save(files["depth"], maps.depth)
@@ -31,13 +32,13 @@ def write_nyud(root: Path, name: str, image: NDArray[np.uint8], maps: Maps) -> N
 
 def write_pascal(root: Path, name: str, image: NDArray[np.uint8], maps: Maps) -> None:
     """Image, VOC classes, LabelMap, people's parts, normals and saliency in the folders of PASCAL-Context."""
-    tasks = layouts.PASCAL_CONTEXT.tasks
-    _save_image(root / layouts.PASCAL_CONTEXT.image.format(id=name), image[..., ::-1], cv2.IMWRITE_JPEG_QUALITY, 92)
-    _save_image(root / tasks["semseg"][0][0].format(id=name), maps.classes("voc").astype(np.uint8))
-    _save_image(root / tasks["sal"][0][0].format(id=name), salient(maps) * np.uint8(255))
-    _save_image(root / tasks["normals"][0][0].format(id=name), encode_normals(maps.normals)[..., ::-1])
-    _save_mat(root / layouts.LABEL_MAP.format(id=name), {"LabelMap": maps.classes("context").astype(np.uint16)})
-    _save_mat(root / tasks["human_parts"][0][0].format(id=name), {"anno": part_annotation(maps, name)})
+    layout = pascal_context.DATASET.layout
+    _save_image(layout.image_path(root, name), image[..., ::-1], cv2.IMWRITE_JPEG_QUALITY, 92)
+    _save_image(root / layout.tasks["semseg"][0][0].format(id=name), maps.classes("voc").astype(np.uint8))
+    _save_image(layout.path(root, "sal", name), salient(maps) * np.uint8(255))
+    _save_image(layout.path(root, "normals", name), encode_normals(maps.normals)[..., ::-1])
+    _save_mat(layout.path(root, "edge", name), {"LabelMap": maps.classes("context").astype(np.uint16)})
+    _save_mat(layout.path(root, "human_parts", name), {"anno": part_annotation(maps, name)})
 
 
 def encode_normals(normals: NDArray[np.float32]) -> NDArray[np.uint8]:

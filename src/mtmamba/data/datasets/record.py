@@ -1,0 +1,177 @@
+"""What a dataset is to the rest of the program: one record, registered by name."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtmamba.data.layouts import DatasetError, Layout
+
+SPLITS = ("train", "val")
+ELSEWHERE = "To start without a download, use data=synthetic."
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset's files on this machine.
+
+    Attributes:
+        root: its folder.
+        layout: where files lie there.
+        cache_dir: where results too slow to compute each time are kept; outside the dataset.
+    """
+
+    root: Path
+    layout: Layout
+    cache_dir: Path
+
+    def path(self, task: str, name: str) -> Path:
+        """Return the file of an image's target."""
+        return self.layout.path(self.root, task, name)
+
+
+Reader = Callable[[Source, str, str, tuple[int, int]], NDArray[Any]]
+"""``(source, task, id, image size) -> target (h, w)`` or ``(h, w, channels)``, 255 where there is no truth."""
+
+
+def from_file(read: Callable[[Path], NDArray[Any]]) -> Reader:
+    """Return a reader of targets that are one file each."""
+    return lambda source, task, name, _: read(source.path(task, name))
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetRecord:
+    """Every fact about one dataset; all but name, layout and readers may be left out.
+
+    Attributes:
+        name: in configs, of its file under ``configs/data`` where it has one.
+        layout: where its files lie.
+        readers: by task.
+        title: name for people.
+        aliases: other names that configs and checkpoints may use.
+        classes: names of the classes by task, in the order of their numbers in memory.
+        counts: published number of images by split.
+        protocol: of the boundary benchmark (`mtmamba.metrics.boundary.protocol`).
+        boundary_labels: ``(source, id) -> labels``, the benchmark's truth; see ``boundary_truth``.
+        scenes: the kind of synthetic scenes that can be generated in this layout.
+        variable: the environment variable that configs read the folder from.
+        remedy: where to get the dataset, in a sentence.
+        recognise: looks at folders for another archive that is taken for this one → what it is, and where.
+        remarks: by task, ``(source, id, target) -> `` what is odd about a target, or None.
+    """
+
+    name: str
+    layout: Layout
+    readers: Mapping[str, Reader]
+    title: str = ""
+    aliases: tuple[str, ...] = ()
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    protocol: str | None = None
+    boundary_labels: Callable[[Source, str], NDArray[Any]] | None = None
+    scenes: Literal["nyud", "pascal"] | None = None
+    variable: str | None = None
+    remedy: str = ELSEWHERE
+    recognise: Callable[[Sequence[Path]], str | None] = lambda folders: None
+    remarks: Mapping[str, Callable[[Source, str, NDArray[Any]], str | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", self.name)
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        """Raise ValueError unless these are distinct tasks of this dataset, at least one."""
+        known = list(self.readers)
+        if not tasks or not set(tasks) <= set(known) or len(set(tasks)) != len(tasks):
+            raise ValueError(
+                f"Expected distinct tasks out of {known} for {self.title}, got {list(tasks)}: "
+                f"set tasks=[{','.join(known)}] or some of them."
+            )
+
+    def read_ids(self, root: Path, split: str) -> list[str]:
+        """Return a split's ids in the order of its list.
+
+        Raises:
+            DatasetError: there is no such split; its list is missing, empty, repeats an id or holds something that is
+                no single name.
+        """
+        if split not in SPLITS:
+            raise DatasetError(
+                f"Expected a split among {', '.join(SPLITS)} of {self.title}, got {split}: choose one of those; no "
+                "test labels are public."
+            )
+        path = self.layout.list_path(root, split)
+        if not path.is_file():
+            raise DatasetError(f"Expected the {split} ids in {path}, got no such file. {self.remedy}")
+        try:
+            ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise DatasetError(f"Expected ids in UTF-8 in {path}, got {error}: save the list as UTF-8.") from error
+        malformed = [name for name in ids if len(name.split()) != 1 or "/" in name or "." in name]
+        repeated = [name for name, times in Counter(ids).items() if times > 1]
+        if not ids:
+            raise DatasetError(f"Expected {split} ids in {path}, one per line, got an empty file. {self.remedy}")
+        if malformed:
+            raise DatasetError(f"Expected one plain id per line in {path}, got {malformed[0]!r}. {self.remedy}")
+        if repeated:
+            raise DatasetError(f"Expected each id once in {path}, got {repeated[0]!r} twice. {self.remedy}")
+        return ids
+
+
+def archive_remedy(archive: str) -> str:
+    """Say where the prepared archives of the multi-task literature come from."""
+    return (
+        f"Extract {archive}.tar.gz and set data.root=/path/to/{archive}. Its copies are linked from the "
+        "READMEs of prismformore/Multi-Task-Transformer, EnVision-Research/MTMamba and innovator-zero/MTDP_Lib. "
+        f"{ELSEWHERE}"
+    )
+
+
+def odd_normals(read_rgb: Callable[[Path], NDArray[np.uint8]]) -> Callable[[Source, str, NDArray[Any]], str | None]:
+    """Return the remark on 8-bit normals of which a tenth or more is not of unit length."""
+
+    def remark(source: Source, name: str, target: NDArray[Any]) -> str | None:
+        path = source.path("normals", name)
+        vectors = read_rgb(path)[target[..., 0] <= 1] * (2 / 255) - 1
+        share = np.mean(np.abs(np.linalg.norm(vectors, axis=-1) - 1) < 0.1) if vectors.size else 1.0
+        return f"{path}: {1 - share:.0%} of the valid normals are not of unit length" if share < 0.9 else None
+
+    return remark
+
+
+_registered: dict[str, DatasetRecord] = {}
+
+
+def register(record: DatasetRecord) -> None:
+    """Make a dataset known by its name and aliases.
+
+    Raises:
+        ValueError: a task has a reader and no files, or files and no reader.
+    """
+    if record.readers.keys() != record.layout.tasks.keys():
+        raise ValueError(
+            f"Expected a reader for each of the tasks {list(record.layout.tasks)} of dataset {record.name}, got "
+            f"readers for {list(record.readers)}: complete the record."
+        )
+    _registered[record.name] = record
+
+
+def all_datasets() -> dict[str, DatasetRecord]:
+    """Return every registered dataset by name."""
+    return dict(_registered)
+
+
+def get_dataset(name: str) -> DatasetRecord:
+    """Return a dataset's record by its name, or by one of its older names.
+
+    Raises:
+        ValueError: there is none of this name; the message lists those there are.
+    """
+    for record in _registered.values():
+        if name in (record.name, *record.aliases):
+            return record
+    raise ValueError(f"Expected a dataset out of {list(_registered)}, got {name!r}: set data.dataset to one of them.")

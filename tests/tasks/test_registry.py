@@ -1,0 +1,45 @@
+"""The records of tasks: names stand nowhere else, and records that contradict themselves are refused."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtmamba.tasks import all_tasks, get_task, register
+from mtmamba.tasks.pictures import IGNORED_COLOUR, stretched
+from mtmamba.types import IGNORE
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_names_of_tasks_stand_in_their_own_files_alone():
+    allowed = ("tasks/", "data/datasets/", "data/synthetic/", "paper.py", "models/adapters/")
+    pattern = re.compile(r"[\"'](semseg|depth|normals|human_parts|sal|edge)[\"']")
+    package = ROOT / "src/mtmamba"
+    found = [
+        f"{path.relative_to(package)}:{number}"
+        for path in sorted(package.rglob("*.py"))
+        if not str(path.relative_to(package)).startswith(allowed)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert found == []
+
+
+def test_records_that_contradict_themselves_are_refused():
+    before = all_tasks()
+    for change, message in (({"name": "my task"}, "identifier"), ({"headline": "PSNR"}, "units for the headline")):
+        with pytest.raises(ValueError, match=message):
+            register(replace(get_task("depth"), **change))
+    assert all_tasks() == before
+    register(before["depth"])  # again, in its old place
+    assert list(all_tasks()) == list(before)
+
+
+def test_the_picture_of_any_numbers_goes_from_black_to_white():
+    values = torch.tensor([[2.0, 4.0], [3.0, IGNORE]])
+    assert stretched(values).tolist() == [[[0] * 3, [255] * 3], [[128] * 3, list(IGNORED_COLOUR)]]
+    assert stretched(torch.stack([values, values, values])).tolist() == stretched(values).tolist()
+    assert stretched(torch.full((2, 2), float(IGNORE))).tolist() == [[list(IGNORED_COLOUR)] * 2] * 2
