@@ -82,8 +82,8 @@ WRONG = """
     data.crop_size=[448] data.crop_size=null data.batch_size=0 data.batch_size=-1 data.batch_size=2.5
     data.batch_size=true data.device_batch_size=0 data.val_batch_size=0 data.val_batch_size=null data.num_workers=-1
     data.scale=[2,1] data.scale=1 data.scale=[0,1] encoder.drop_path=1 encoder.drop_path=-0.1 decoder.drop_path=1.5
-    optimizer.lr=0 optimizer.lr=null optimizer.lr=fast optimizer.weight_decay=-1 optimizer.betas=[0.9,1] optimizer.betas=0.9
-    trainer.devices=0 trainer.devices=-2 trainer.max_steps=-1 trainer.max_steps=0 trainer.max_steps=null
+    optimizer.lr=0 optimizer.lr=null optimizer.lr=fast optimizer.weight_decay=-1 optimizer.betas=[0.9,1]
+    optimizer.betas=0.9 trainer.devices=0 trainer.devices=-2 trainer.max_steps=-1 trainer.max_steps=0 trainer.max_steps=null
     trainer.val_check_interval=0 trainer.val_check_interval=0.5 trainer.log_every_n_steps=0
     trainer.num_sanity_val_steps=-1 callbacks.checkpoint_every=0 callbacks.progress_refresh=-1
 """.split()  # noqa: SIM905 - a line each would hide the rest
