@@ -1,5 +1,6 @@
 """The scripts answer what cannot work in one sentence, at once, and leave nothing behind."""
 
+import json
 import os
 import subprocess
 import sys
@@ -83,9 +84,9 @@ WRONG = """
     data.batch_size=true data.device_batch_size=0 data.val_batch_size=0 data.val_batch_size=null data.num_workers=-1
     data.scale=[2,1] data.scale=1 data.scale=[0,1] encoder.drop_path=1 encoder.drop_path=-0.1 decoder.drop_path=1.5
     optimizer.lr=0 optimizer.lr=null optimizer.lr=fast optimizer.weight_decay=-1 optimizer.betas=[0.9,1]
-    optimizer.betas=0.9 trainer.devices=0 trainer.devices=-2 trainer.max_steps=-1 trainer.max_steps=0 trainer.max_steps=null
-    trainer.val_check_interval=0 trainer.val_check_interval=0.5 trainer.log_every_n_steps=0
-    trainer.num_sanity_val_steps=-1 callbacks.checkpoint_every=0 callbacks.progress_refresh=-1
+    optimizer.betas=0.9 trainer.devices=0 trainer.devices=-2 trainer.max_steps=-1
+    callbacks.progress_refresh=-1 trainer.max_steps=0 trainer.max_steps=null trainer.val_check_interval=0
+    trainer.val_check_interval=0.5 trainer.log_every_n_steps=0 trainer.num_sanity_val_steps=-1 callbacks.checkpoint_every=0
 """.split()  # noqa: SIM905 - a line each would hide the rest
 WRONG_IN_EVALUATION = """
     bootstrap.resamples=-1 worst=-1 boundary_workers=0 split=test tta.scales=[] tta.scales=[0] tta.flip=2
@@ -126,3 +127,17 @@ def test_a_configuration_is_checked_where_it_is_composed():
 @pytest.mark.parametrize("override", ["tasks=depth", "tasks=[depth]"])
 def test_a_task_may_stand_alone(override):
     assert list(mtmamba.load_config([override]).tasks) == ["depth"]
+
+
+@pytest.mark.slow
+def test_a_sweep_of_two_devices_runs_each_job_in_its_own_folder(tmp_path):
+    """Lightning starts the second process by calling the command again, which once began the sweep anew and hung."""
+    options = """-m seed=0,1 trainer.devices=2 trainer.strategy=ddp trainer.accelerator=cpu logger=csv trainer.max_steps=2
+        trainer.val_check_interval=2 data.scenes.train=8 data.scenes.val=5 data.num_workers=0""".split()
+    command = [sys.executable, str(ROOT / "src/train.py"), *options, f"cache_dir={tmp_path}/cache"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "logs/demo").glob("*")
+    records = [json.loads((sweep / f"{job}/metrics.json").read_text()) for job in (0, 1)]
+    assert [(record["seed"], record["images"], record["step"]) for record in records] == [(0, 5, 2), (1, 5, 2)]
+    assert all(record["constant"] for record in records)

@@ -156,7 +156,7 @@ def check_given(cfg: DictConfig) -> None:
     Raises:
         ConfigError: the message names the settings.
     """
-    if missing := [f"{key}=…" for key in cfg if OmegaConf.is_missing(cfg, key)]:
+    if missing := [f"{key!s}=…" for key in cfg if OmegaConf.is_missing(cfg, key)]:
         raise ConfigError(f"Expected {' and '.join(missing)}, got none: give it.")
 
 
@@ -167,6 +167,6 @@ def shown(value: Any) -> str:
     ('null', '[1,null]', 'true')
     """
     if isinstance(value, list):
-        return f"[{','.join(map(shown, value))}]"
-    text: str = "null" if value is None else str(value)
+        return "[" + ",".join(shown(item) for item in value) + "]"
+    text = "null" if value is None else str(value)
     return text.lower() if isinstance(value, bool) else text

@@ -2,8 +2,16 @@
 
 import csv
 import hashlib
+import http.client
 import io
+import logging
 import math
+import netrc
+import os
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +19,11 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mtmamba.files import write_text
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 4
+"""Seconds to wait for Weights & Biases before a run goes on without."""
 
 
 class CSVLogger(Logger):
@@ -77,6 +90,36 @@ class CSVLogger(Logger):
         self.save()
 
 
+def has_key(url: str) -> bool:
+    """Return whether this machine holds a key for a Weights & Biases server, as ``wandb login`` leaves it."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    try:
+        return netrc.netrc(path).authenticators(urllib.parse.urlsplit(url).hostname or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def answers(url: str, seconds: float = PATIENCE) -> bool:
+    """Return whether a server answers within some seconds, through the environment's proxies, whatever it says."""
+    answered = threading.Event()
+
+    def ask() -> None:  # in a thread: looking up a name has no time limit of its own
+        try:
+            urllib.request.urlopen(url, timeout=seconds).close()
+        except urllib.error.HTTPError:
+            pass  # an answer, too
+        except (OSError, ValueError, http.client.HTTPException):
+            return
+        answered.set()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()
+
+
 def wandb_logger(run_dir: Path, project: str, name: str, group: str, config: dict[str, Any]) -> WandbLogger:
     """Return a Weights & Biases logger that never prompts: online where you are logged in, offline elsewhere.
 
@@ -84,9 +127,19 @@ def wandb_logger(run_dir: Path, project: str, name: str, group: str, config: dic
     """
     import wandb  # a second to import, and logger=csv does without it
 
-    mode = wandb.Settings().mode  # WANDB_MODE
-    if mode == "online" and not wandb.login(prompt=False):
+    settings = wandb.setup().settings  # WANDB_MODE, WANDB_BASE_URL and wandb's own files
+    mode, trouble, url = settings.mode, "", settings.base_url
+    if mode == "online":
+        if has_key(url) and not answers(url):
+            trouble = f"an answer from {url} within {PATIENCE} s, got none"
+        else:
+            try:
+                mode = "online" if wandb.login(prompt=False) else "offline"
+            except wandb.errors.Error as error:
+                trouble = f"a login at {url}, got: {' '.join(str(error).split())}"
+    if trouble:
         mode = "offline"
+        log.warning("Expected %s: Weights & Biases goes on offline; upload the run later with `wandb sync`.", trouble)
     run_id = hashlib.blake2b(str(run_dir.resolve()).encode(), digest_size=8).hexdigest()
     return WandbLogger(
         project=project,
