@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mtmamba.scan.interface import BACKENDS
+from mtmamba.scan.registry import BACKENDS
 from mtmamba.settings import ConfigError
 from mtmamba.tasks import all_tasks, select_tasks
 
@@ -32,10 +32,8 @@ def check_config(cfg: DictConfig) -> None:
             f"Expected decoder={'|'.join(allowed)} with ablation={ablation}, got decoder={decoder}, which lacks the "
             "part that it replaces: choose one of those, or ablation=none."
         )
-    if cfg.backend not in ("auto", *BACKENDS):
-        raise ConfigError(
-            f"Expected backend=auto|{'|'.join(BACKENDS)}, got backend={cfg.backend}: choose one of those."
-        )
+    if cfg.backend not in (backends := ("auto", *BACKENDS)):
+        raise ConfigError(f"Expected backend={'|'.join(backends)}, got backend={cfg.backend}: choose one of those.")
     select_tasks(cfg.tasks)
     weights = OmegaConf.select(cfg, "loss.weights") or ()  # scripts that train nothing have no loss
     if unknown := [name for name in weights if name not in all_tasks()]:

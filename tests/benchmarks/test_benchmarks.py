@@ -1,4 +1,4 @@
-"""The benchmark: floors by hand, cases and their names, and the script as a user calls it."""
+"""The benchmark: rooflines by hand, cases and their names, and the script as a user calls it."""
 
 import dataclasses
 import json
@@ -15,10 +15,10 @@ from mtmamba import build
 from mtmamba.benchmarks import suite
 from mtmamba.benchmarks.cases import MapCase, network_on_meta, operator_cases
 from mtmamba.benchmarks.device import Device, cpu_name, measure_device
-from mtmamba.benchmarks.floors import Layer, Work, count_work, floor
 from mtmamba.benchmarks.network_cases import mean_square, network_cases, random_batch
 from mtmamba.benchmarks.release import RELEASE
 from mtmamba.benchmarks.report import markdown
+from mtmamba.benchmarks.roofline import Layer, Work, count_work, roofline
 from mtmamba.benchmarks.timing import measure, tf32
 from mtmamba.models.decoders.mtmamba.blocks import MFE, STM, LinearGate
 from mtmamba.models.layers import TaskLinear
@@ -31,24 +31,24 @@ DEVICE = Device("a device", None, 1e12, {"bf16": 1e14, "float32": 1e13}, 1e12, "
 MICRO = "experiment=demo data.crop_size=[32,64]"
 
 
-# --- floors -------------------------------------------------------------------------------------------------------
+# --- roofline -----------------------------------------------------------------------------------------------------
 
 
-def test_the_floor_of_a_layer_is_its_longest_time_and_layers_add_up():
+def test_the_roofline_of_a_layer_is_its_longest_time_and_layers_add_up():
     product = Layer(flops=2e11, inputs=1e8, outputs=2e8, weights=5e7)  # 2 ms; 0.6 + 0.2 GB: 0.8 ms
     scan = Layer(updates=3e9, inputs=1e9, outputs=1e9)  # 3 ms; 4 GB: 4 ms
-    found = floor(Work([product, scan]), DEVICE, "bf16")
+    found = roofline(Work([product, scan]), DEVICE, "bf16")
     assert found == pytest.approx((2, 3, 0.8 + 4, 2 + 4))
     # float32: 20 ms of products; activations of four bytes: 1.2 + 0.2 and 8 GB
-    assert floor(Work([product, scan]), DEVICE, "float32") == pytest.approx((20, 3, 1.4 + 8, 20 + 8))
+    assert roofline(Work([product, scan]), DEVICE, "float32") == pytest.approx((20, 3, 1.4 + 8, 20 + 8))
 
 
-def test_the_floor_of_a_training_step_adds_the_backward_pass_and_the_optimizer():
+def test_the_roofline_of_a_training_step_adds_the_backward_pass_and_the_optimizer():
     product = Layer(flops=2e11, inputs=1e8, outputs=2e8, weights=5e7)
     scan = Layer(updates=3e9, inputs=1e9, outputs=1e9)
     # Products thrice, updates 3.5 times. Backward traffic of the first 2 (2e8 + 2e8) + 8 (5e7) = 1.2 GB, of the
     # second 2 (3e9) = 6 GB. AdamW moves 28 bytes for each of 5e7 weights: 1.4 GB.
-    found = floor(Work([product, scan], 50_000_000), DEVICE, "bf16", backward=True, optimizer=True)
+    found = roofline(Work([product, scan], 50_000_000), DEVICE, "bf16", backward=True, optimizer=True)
     assert found == pytest.approx((6, 10.5, 0.8 + 1.2 + 4 + 6 + 1.4, 6 + 10.5 + 1.4))
 
 
@@ -95,8 +95,11 @@ def test_the_timing_of_a_call_that_sleeps():
     assert 3 <= timing.repeats <= 5
     assert len(calls) == timing.repeats + 3  # one warms up, one shows its memory, one tells how often to repeat
     assert timing.extra_bytes == 4000
-    with pytest.raises(ValueError, match="Expected min_repeats of at least 2"):
-        measure(function, CPU, min_repeats=1)
+    once = measure(function, CPU, seconds=0, min_repeats=1)
+    assert once.repeats == 1
+    assert once.best_ms == once.low_ms == once.median_ms == once.high_ms
+    with pytest.raises(ValueError, match="Expected repeats of at least 1, got 0"):
+        measure(function, CPU, min_repeats=0)
 
 
 def test_tf32_is_set_for_a_while():
@@ -330,10 +333,10 @@ def test_the_markdown_page():
         "images_per_second": 20.0,
         "peak_bytes": 3 * 2**29,
         "extra_bytes": 2**30,
-        "floor": {"total_ms": 100.0},
-        "fraction_of_floor": 0.25,
+        "roofline": {"total_ms": 100.0},
+        "fraction_of_roofline": 0.25,
     }
-    lost = {"name": "huge", "release_name": "huge", "status": "out of memory", "floor": {"total_ms": 7.0}}
+    lost = {"name": "huge", "release_name": "huge", "status": "out of memory", "roofline": {"total_ms": 7.0}}
     record = {"environment": ENVIRONMENT, "device": vars(DEVICE), "cases": [row, lost]}
     lines = markdown(record).splitlines()
     assert "| train_nyud_b8_bf16_compile-blocks | 400 | 399–1,401 | 20 | 1.5 | 1 | 100 | 25.0% | 1,261 | 99 |" in lines
@@ -365,7 +368,7 @@ def test_the_script_measures_ops_blocks_and_a_network(tmp_path):
         assert row["status"] == "measured"
         assert 0 < row["low_ms"] <= row["median_ms"] <= row["high_ms"]
         assert row["extra_bytes"] > 0
-        assert row["fraction_of_floor"] == pytest.approx(row["floor"]["total_ms"] / row["median_ms"])
+        assert row["fraction_of_roofline"] == pytest.approx(row["roofline"]["total_ms"] / row["median_ms"])
     page = (tmp_path / "run/benchmark.md").read_text()
     assert all(f"| {name} |" in page for name in names)
     assert names[-1] in done.stdout

@@ -282,8 +282,8 @@ def test_on_a_gpu_under_autocast_and_compiled(compiled):
 @compiler
 def test_tiles_compile_for_hopper_without_spills(tmp_path, monkeypatch):
     pytest.importorskip("triton")
+    from mtmamba.benchmarks.kernels.depthwise import CANDIDATES
     from mtmamba.kernels import depthwise_triton as kernels
-    from mtmamba.kernels.depthwise_benchmark import CANDIDATES
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 

@@ -142,8 +142,8 @@ def test_parameters_may_be_more_precise_than_the_maps(form):
 
 def test_shapes_that_do_not_fit_are_refused():
     x, parameters, wide = torch.zeros(2, 1, 3, 4, 5), torch.zeros(2, 5), torch.zeros(2, 1, 3, 4, 10)
-    with pytest.raises(ValueError, match=r"weight of shape \(2, 5\) for x of shape \(2, 1, 3, 4, 5\), got \(10,\)"):
-        layer_norm(x, parameters.flatten(), parameters)
+    with pytest.raises(ValueError, match=r"weight of shape \(2, 5\) for x of shape \(2, 1, 3, 4, 5\), got \(5, 2\)"):
+        layer_norm(x, parameters.mT, parameters)
     with pytest.raises(ValueError, match=r"bias of shape \(10,\) .* got \(2, 5\)"):
         joint_layer_norm(x, parameters.flatten(), parameters)
     with pytest.raises(ValueError, match=r"gate of the shape of x, \(2, 1, 3, 4, 5\), got \(2, 1, 3, 4, 10\)"):

@@ -7,12 +7,13 @@ import torch
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from mtmamba.benchmarks.timing import tf32
 from mtmamba.kernels.dispatch import triton_products
-from mtmamba.kernels.window_attention import window_attention
+from mtmamba.kernels.window_attention import torch_window_attention, window_attention
 from mtmamba.models.encoders import SwinEncoder
 from mtmamba.models.encoders.swin_blocks import PadFirstBlock
 from mtmamba.models.layers import DropPath
@@ -78,7 +79,6 @@ def block(window: int = 4, shift: int = 0, **settings: Any) -> PadFirstBlock:
         32, (8, 8), 2, None, window, shift, always_partition=True, dynamic_mask=True, **settings
     )
     made.__class__ = PadFirstBlock
-    made.attn.fused_attn = True
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return made
@@ -97,22 +97,21 @@ class Operators(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "window", "drop", "fused"),
+    ("device", "dtype", "window", "fused"),
     [
-        ("cuda", torch.bfloat16, 4, 0.0, True),
-        ("cuda", torch.float16, 7, 0.0, True),
-        ("cuda", torch.float32, 12, 0.0, True),
-        ("cuda", torch.float32, 13, 0.0, False),
-        ("cuda", torch.float32, 4, 0.1, False),
-        ("cuda", torch.float64, 4, 0.0, False),
-        ("cpu", torch.float32, 4, 0.0, False),
-        ("meta", torch.float32, 4, 0.0, False),
+        ("cuda", torch.bfloat16, 4, True),
+        ("cuda", torch.float16, 7, True),
+        ("cuda", torch.float32, 12, True),
+        ("cuda", torch.float32, 13, False),
+        ("cuda", torch.float64, 4, False),
+        ("cpu", torch.float32, 4, False),
+        ("meta", torch.float32, 4, False),
     ],
 )
-def test_the_kernels_serve_blocks_on_cuda_up_to_float32(device, dtype, window, drop, fused):
+def test_the_kernels_serve_blocks_on_cuda_up_to_float32(device, dtype, window, fused):
     pytest.importorskip("triton")
     with FakeTensorMode(), Operators() as called, torch.device(device):  # which needs no device
-        made = block(window, 2, attn_drop=drop, dtype=dtype)
+        made = block(window, 2, dtype=dtype)
         x = torch.empty(2, 5, 6, 32, dtype=dtype)
         y = made(x).total()
     assert (y.shape, y.dtype, y.device.type) == (x.shape, dtype, device)
@@ -120,34 +119,65 @@ def test_the_kernels_serve_blocks_on_cuda_up_to_float32(device, dtype, window, d
     assert ("aten::roll" in called.names) != fused
 
 
+def layers(batch: int, height: int, width: int, heads: int, head_dim: int, window: int) -> list[Tensor]:
+    """Leaves x, the weights and biases of both linear layers, and table; and a gradient of the output."""
+    generator = torch.Generator().manual_seed(height * width + window)
+    channels = heads * head_dim
+    shapes = (
+        (3 * channels, channels),
+        (3 * channels,),
+        (channels, channels),
+        (channels,),
+        ((2 * window - 1) ** 2, heads),
+    )
+    x, *parameters, dout = (
+        torch.randn(shape, generator=generator).to(DEVICE)
+        for shape in ((batch, height, width, channels), *shapes, (batch, height, width, channels))
+    )
+    return [*(t.requires_grad_() for t in (x, *parameters)), dout]
+
+
+def reference_layers(*given: Any) -> tuple[Tensor, ...]:
+    """The result and the gradients of all inputs, in float64, with attention among all pixels."""
+    *leaves, dout, window, shift = given
+    leaves = [tensor.detach().double().requires_grad_() for tensor in leaves]
+    x, qkv_weight, qkv_bias, proj_weight, proj_bias, table = leaves
+    y = attention_among_all(x @ qkv_weight.mT + qkv_bias, qkv_bias, table, window, shift) @ proj_weight.mT + proj_bias
+    return y.detach(), *torch.autograd.grad(y, leaves, dout.double())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"table": (48, 2)}, r"= \(49, heads\), got \(48, 2\)"),
-        ({"qkv": (1, 5, 6, 95)}, r"heads = 2, got \(1, 5, 6, 95\)"),
-        ({"padding": (32,)}, r"padding of shape \(96,\), got \(32,\)"),
+        ({"x": (1, 5, 6, 31)}, r"heads = 2, got \(1, 5, 6, 31\)"),
+        ({"qkv_weight": (32, 32)}, r"qkv_weight of shape \(96, 32\), got \(32, 32\)"),
+        ({"qkv_bias": (32,)}, r"qkv_bias of shape \(96,\), got \(32,\)"),
+        ({"proj_weight": (32, 96)}, r"proj_weight of shape \(32, 32\), got \(32, 96\)"),
+        ({"proj_bias": (1,)}, r"proj_bias of shape \(32,\), got \(1,\)"),
         ({"shift": 4}, "less than the window 4, got 4"),
-        ({}, r"on a CUDA device .* got torch\.float32 on cpu, d = 16 and a window of 4: use timm's block"),
+        ({"shift": -1}, "at least 0 .* got -1"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
-    shapes = {"qkv": (1, 5, 6, 96), "padding": (96,), "table": (49, 2), "shift": 2} | change
+    shapes = {"x": (1, 5, 6, 32), "qkv_weight": (96, 32), "qkv_bias": (96,), "proj_weight": (32, 32)}
+    shapes |= {"proj_bias": (32,), "table": (49, 2), "shift": 2} | change
     shift = shapes.pop("shift")
     with pytest.raises(ValueError, match=message):
         window_attention(*(torch.zeros(shape) for shape in shapes.values()), 4, shift)
 
 
 def test_devices_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="table on qkv's device cpu, got meta"):
-        window_attention(torch.zeros(1, 5, 6, 96), torch.zeros(96), torch.zeros(49, 2, device="meta"), 4, 0)
+    *tensors, table, _ = (t.detach() for t in layers(1, 5, 6, 2, 16, 4))
+    with pytest.raises(ValueError, match=f"table on x's device {table.device}, got meta"):
+        window_attention(*tensors, table.to("meta"), 4, 0)
 
 
 def test_in_the_interpreter():
     run_in_the_interpreter(__file__)
 
 
-@kernel
-@pytest.mark.parametrize(
+WINDOWS = pytest.mark.parametrize(
     ("shape", "window", "shift"),  # batch, height, width, heads, head_dim
     [
         ((2, 4, 4, 2, 16), 4, 0),  # nothing is padded
@@ -157,6 +187,18 @@ def test_in_the_interpreter():
         ((2, 7, 6, 1, 16), 7, 3),  # 49 tokens
     ],
 )
+
+
+@WINDOWS
+def test_plain_form_is_attention_among_all_pixels_of_a_window(shape, window, shift):
+    *leaves, dout = layers(*shape, window)
+    y = torch_window_attention(*leaves, window, shift)
+    gradients = torch.autograd.grad(y, leaves, dout)
+    assert_near((y.detach(), *gradients), reference_layers(*leaves, dout, window, shift), 1e-5)
+
+
+@kernel
+@WINDOWS
 def test_kernel_is_attention_among_all_pixels_of_a_window(shape, window, shift):
     qkv, padding, table, dout = inputs(*shape, window)
     y, _ = torch.ops.mtmamba.window_attention(qkv, padding, table, window, shift)
@@ -206,18 +248,19 @@ def test_kernel_operator_is_one_that_compilers_understand():
     torch.library.opcheck(torch.ops.mtmamba.window_attention, (qkv, padding, table, 4, 2))
 
 
-@kernel
 @pytest.mark.parametrize("shift", [0, 2])
-def test_kernel_in_a_block_is_timms_attention_padded_first(shift, monkeypatch):
-    monkeypatch.setattr("mtmamba.kernels.window_attention.has_kernels", lambda *_: True)
-    made = block(shift=shift).to(DEVICE)
-    x, dy = torch.randn(2, 1, 6, 5, 32, device=DEVICE)
-    results = []
-    for attend in (made.fused_attention, made.timm_attention):
-        leaf = x.clone().requires_grad_()
-        y = attend(leaf)
-        results.append((y.detach(), *torch.autograd.grad(y, (leaf, *made.attn.parameters()), dy)))
-    assert_near(results[0], tuple(t.double() for t in results[1]), 1e-5)
+@pytest.mark.parametrize("size", [(8, 12), (6, 5)])
+def test_a_block_is_timms_on_a_map_padded_first(size, shift):
+    """timm shifts a map of whole windows as the published models did."""
+    made = block(shift=shift)
+    height, width = (side + -side % 4 for side in size)
+    plain = SwinTransformerBlock(32, (height, width), 2, None, 4, shift, always_partition=True, dynamic_mask=True)
+    plain.load_state_dict(made.state_dict())
+    x = torch.randn(2, *size, 32)
+    padded = F.pad(made.norm1(x), (0, 0, 0, width - size[1], 0, height - size[0]))
+    y = x + plain._attn(padded)[:, : size[0], : size[1]]
+    expected = y + plain.mlp(plain.norm2(y))
+    torch.testing.assert_close(made(x).total(), expected)
 
 
 def test_tf32_is_taken_however_pytorch_was_told():
@@ -239,13 +282,21 @@ def test_tf32_is_taken_however_pytorch_was_told():
 def test_products_are_exact_unless_tf32_is_allowed(allowed):
     *leaves, dout = inputs(2, 9, 13, 2, 32, 12)
     with tf32(allowed):
-        y = window_attention(*leaves, 12, 6)
+        y, _ = torch.ops.mtmamba.window_attention(*leaves, 12, 6)
         results = (y.detach(), *torch.autograd.grad(y, leaves, dout))
     expected = reference(*leaves, dout, 12, 6)
     assert_near(results, expected, 1e-2 if allowed else 1e-5)
     if allowed:
         with pytest.raises(AssertionError, match="not close"):
             assert_near(results, expected, 1e-5)
+
+
+@gpu
+@tf32(False)
+def test_layers_on_a_gpu():
+    *leaves, dout = layers(2, 28, 30, 3, 32, 12)
+    y = window_attention(*leaves, 12, 6)
+    assert_near((y.detach(), *torch.autograd.grad(y, leaves, dout)), reference_layers(*leaves, dout, 12, 6), 1e-5)
 
 
 @kernel
@@ -263,7 +314,6 @@ def test_kernel_encoder_blocks_equal_those_without_kernels(seeded, monkeypatch):
     for kernels in (False, True):
         for module in ("linear", "norm", "residual", "window_attention"):
             monkeypatch.setattr(f"mtmamba.kernels.{module}.has_kernel", lambda _, kernels=kernels: kernels)
-        monkeypatch.setattr("mtmamba.models.encoders.swin_blocks.has_kernel", lambda _, kernels=kernels: kernels)
         leaf = x.clone().requires_grad_()
         y = made(leaf).total()
         found.append([y.detach(), *torch.autograd.grad(y, [leaf, *made.parameters()], dy)])
@@ -288,7 +338,7 @@ def test_on_a_gpu_under_autocast_compiled_and_recomputed(compiled, recomputed):
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
     exact = made.double()
     leaf = x.double().requires_grad_()
-    y = exact(leaf).total()  # which timm's attention serves
+    y = exact(leaf).total()  # which PyTorch's attention serves
     gradients = torch.autograd.grad(y, (leaf, *exact.attn.parameters()), dy.double())
     assert_near(runs[0], (y.detach(), *gradients), 4e-2)
 

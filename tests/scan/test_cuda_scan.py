@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+import weakref
 from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
@@ -14,13 +15,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mtmamba.benchmarks.cases import OPERATORS
-from mtmamba.benchmarks.timing import tf32
-from mtmamba.scan import cuda_operators, nvrtc, selective_scan, ss2d
-from mtmamba.scan.cuda import scan_cuda, ss2d_cuda
+from mtmamba.benchmarks.timing import peak_bytes, tf32
+from mtmamba.kernels import nvrtc
+from mtmamba.scan import cuda_operators, selective_scan, ss2d
+from mtmamba.scan.backends.cuda import scan_cuda, ss2d_cuda
 from mtmamba.scan.cuda_operators import Shape, Walk
-from mtmamba.scan.order import padded_order
-from mtmamba.scan.ss2d import _walk
-from mtmamba.stats.speed import peak_bytes
+from mtmamba.scan.dt_proj import widen
+from mtmamba.scan.order import along, padded_order
 from triton_runs import gpu
 
 HERE = Path(__file__).parents[1]
@@ -163,28 +164,38 @@ def test_order_of_steps(height: int, width: int) -> None:
     order = padded_order(height, width, 4, 64, torch.device("cpu"))
     pixels = torch.arange(height * width).view(height, width)
     for k, row in enumerate(order):
-        assert torch.equal(row[row >= 0].long(), _walk(pixels, k))
+        assert torch.equal(row[row >= 0].long(), along(pixels, k))
     for half in order.view(4, 2, -1).unbind(1):
         for k in range(2):
             assert sorted(half[k::2][half[k::2] >= 0].tolist()) == pixels.flatten().tolist()
 
 
 def test_a_backward_pass_holds_one_stretch_of_time_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Besides its results, in maps like x: the columns' sum, and an eighth of time steps and shares."""
+    """Each of eight: when the next is computed, neither its time steps and ranks nor the gradients' shares are left."""
     x = torch.zeros(1, 1, 64, 64, 64, dtype=torch.bfloat16)
     projected, states = torch.zeros(1, 1, 4096, 4 * 40, dtype=x.dtype), torch.zeros(1, 4, 1, 128, 64, 16, dtype=x.dtype)
     A, vector, weight = -torch.ones(1, 4, 64, 16), torch.zeros(1, 4, 64), torch.zeros(1, 4, 64, 8, dtype=x.dtype)
-    monkeypatch.setattr(nvrtc, "launch", lambda *arguments: None)
+    held: list[weakref.ref[Tensor]] = []
+    shapes: list[tuple[int, ...]] = []
+
+    def widened(*arguments: Any) -> tuple[Tensor, Tensor]:
+        assert all(tensor() is None for tensor in held)
+        dt, ranks = widen(*arguments)
+        held.extend(map(weakref.ref, (dt, ranks)))
+        shapes.append(tuple(dt.shape))
+        return dt, ranks
+
+    def launched(source: str, name: str, *rest: Any) -> None:
+        if name == "sum_of_steps":
+            held.append(weakref.ref(rest[-1][0]))  # the parts of a gradient
+
+    monkeypatch.setattr(cuda_operators, "widen", widened)
+    monkeypatch.setattr(nvrtc, "launch", launched)
     monkeypatch.setattr(cuda_operators, "STRETCH_STEPS", 512)
     monkeypatch.setattr(cuda_operators, "STRETCH_BYTES", 1)
-    results = cuda_operators.ss2d_backward(x, x, projected, A, weight, vector, vector, states)  # warms up, too
-    held = sum(t.nbytes for t in results)
-
-    def backward() -> None:
-        cuda_operators.ss2d_backward(x, x, projected, A, weight, vector, vector, states)
-
-    shares = 2 * 32 * 4 / 64  # of two blocks, for B and C of each direction
-    assert peak_bytes(backward, torch.device("cpu")) - held < (1 + (4 + shares) / 8 + 0.4) * x.nbytes
+    cuda_operators.ss2d_backward(x, x, projected, A, weight, vector, vector, states)
+    assert shapes == [(1, 4, 1, 512, 64)] * 8
+    assert len(held) == 8 * 4
 
 
 @pytest.mark.usefixtures("emulated")

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mtmamba.benchmarks.scan import benchmark_scan
-from mtmamba.scan import available_backends, chunked, interface, selective_scan, ss2d
+from mtmamba.scan import available_backends, registry, selective_scan, ss2d
+from mtmamba.scan.backends import torch as chunked
 from triton_runs import gpu
 
 SRC = Path(__file__).parents[2] / "src"
@@ -213,8 +214,7 @@ def test_wrong_arguments_are_named(name: str, wrong: object, error: type[Excepti
 
 
 def test_backend_choice(caplog: pytest.LogCaptureFixture) -> None:
-    interface.choose.cache_clear()
-    interface._announce.cache_clear()
+    registry.choose.cache_clear()
     inputs = make_inputs(1, 1, 2, 3, 1)
     with caplog.at_level(logging.INFO, logger="mtmamba.scan"):
         for dtype in (torch.float32, torch.float64, torch.float32):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from mtmamba import build
-from mtmamba.benchmarks.floors import Work, count_work
+from mtmamba.benchmarks.roofline import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
 from mtmamba.config_checks import ConfigError
 from mtmamba.models.decoders.mtmamba.blocks import EXPANSION, MFE

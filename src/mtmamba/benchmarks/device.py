@@ -1,4 +1,4 @@
-"""What a device can do: the rates that floors are computed from, measured when a benchmark begins."""
+"""What a device can do: the rates that a roofline is computed from, measured when a benchmark begins."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from mtmamba.benchmarks.timing import measure, tf32
-from mtmamba.scan import nvrtc
+from mtmamba.kernels import nvrtc
 
 SECONDS = 0.2
 """How long each rate is measured."""

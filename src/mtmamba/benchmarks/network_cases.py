@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mtmamba import build
 from mtmamba.benchmarks.cases import Case, network_config, network_on_meta, require
-from mtmamba.benchmarks.floors import Work, count_work
+from mtmamba.benchmarks.roofline import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
 from mtmamba.models.cuda_graphs import GraphedModel
 from mtmamba.models.multitask import MultiTaskModel

@@ -14,8 +14,8 @@ COLUMNS = (
     "images/s",
     "peak GiB",
     "extra GiB",
-    "floor ms",
-    "floor/ms",
+    "roofline ms",
+    "of roofline",
     "release ms",
     "release GiB",
 )
@@ -28,7 +28,7 @@ def table(rows: Sequence[Row]) -> Table:
     chosen = [
         i
         for i, column in enumerate(COLUMNS)
-        if column not in ("quartiles", "images/s", "extra GiB", "floor ms", "release GiB")
+        if column not in ("quartiles", "images/s", "extra GiB", "roofline ms", "release GiB")
     ]
     for i in chosen:
         shown.add_column(COLUMNS[i], justify="right" if i else "left", no_wrap=True)
@@ -71,7 +71,7 @@ def _page(record: Mapping[str, Any]) -> Iterator[str]:
     yield from _lines(COLUMNS, [_cells(row) for row in record["cases"]])
     yield (
         "Median and quartiles of a call; `backward` is forward and backward together. Peak: all memory held; extra: "
-        "beyond what was held before the call. The floor is the sum over layers of the longest of three times: "
+        "beyond what was held before the call. The roofline is the sum over layers of the longest of three times: "
         "products, one exponential for each state update, and inputs, outputs and weights moved once."
     )
     if any(row["release_name"] in RELEASE for row in record["cases"]):
@@ -99,8 +99,8 @@ def _cells(row: Row) -> list[str]:
         _text(row.get("images_per_second")),
         _gib(row.get("peak_bytes")),
         _gib(row.get("extra_bytes")),
-        _text(row["floor"]["total_ms"]),
-        f"{row['fraction_of_floor']:.1%}" if measured else "",
+        _text(row["roofline"]["total_ms"]),
+        f"{row['fraction_of_roofline']:.1%}" if measured else "",
         _text(release.ms if release else None),
         _text(release.peak_gib if release else None),
     ]

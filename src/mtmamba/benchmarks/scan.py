@@ -1,16 +1,13 @@
 """How fast the selective scan's backends are, and how much memory they take."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from mtmamba.scan import selective_scan
-from mtmamba.stats.speed import peak_bytes
-
-DIRECTIONS = 4
+from mtmamba.benchmarks.timing import measure
+from mtmamba.scan import DIRECTIONS, selective_scan
 
 
 def scan_inputs(batch: int, groups: int, channels: int, length: int, d_state: int, device: str) -> list[Tensor]:
@@ -48,17 +45,17 @@ def benchmark_scan(
     returned_bytes = dy.nbytes + sum(x.nbytes for x in inputs)
     results = []
     for backend in backends:
-        forward = partial(selective_scan, *inputs, backend=backend)
-        forward_backward = partial(_forward_backward, inputs, dy, backend)
+        calls = partial(selective_scan, *inputs, backend=backend), partial(_forward_backward, inputs, dy, backend)
+        forward, both = (measure(call, torch.device(device), seconds=0, min_repeats=repeats) for call in calls)
         result: dict[str, str | int | float] = {
             "backend": backend,
             "device": device,
             "length": length,
             "channels": channels,
             "d_state": d_state,
-            "forward_s": _best_seconds(forward, repeats, device),
-            "forward_backward_s": _best_seconds(forward_backward, repeats, device),
-            "peak_extra_mib": (peak_bytes(forward_backward, torch.device(device)) - returned_bytes) / 2**20,
+            "forward_s": 1e-3 * forward.best_ms,
+            "forward_backward_s": 1e-3 * both.best_ms,
+            "peak_extra_mib": (both.extra_bytes - returned_bytes) / 2**20,
         }
         results.append(result)
     return results
@@ -66,16 +63,3 @@ def benchmark_scan(
 
 def _forward_backward(inputs: list[Tensor], dy: Tensor, backend: str) -> None:
     torch.autograd.grad(selective_scan(*inputs, backend=backend), inputs, dy)
-
-
-def _best_seconds(function: Callable[[], object], repeats: int, device: str) -> float:
-    """Shortest of ``repeats`` runs, after one that warms up."""
-    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
-    seconds = []
-    for _ in range(repeats + 1):
-        wait()
-        start = time.perf_counter()
-        function()
-        wait()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])

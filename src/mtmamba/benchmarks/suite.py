@@ -15,10 +15,10 @@ from omegaconf import DictConfig, ListConfig
 from mtmamba import build
 from mtmamba.benchmarks.cases import Case, block_cases, operator_cases, require
 from mtmamba.benchmarks.device import Device, measure_device
-from mtmamba.benchmarks.floors import floor
 from mtmamba.benchmarks.loader import benchmark_loader
 from mtmamba.benchmarks.network_cases import network_cases
 from mtmamba.benchmarks.report import markdown, table
+from mtmamba.benchmarks.roofline import roofline
 from mtmamba.benchmarks.scan import benchmark_scan
 from mtmamba.benchmarks.timing import measure, tf32
 from mtmamba.config_checks import ConfigError
@@ -135,7 +135,7 @@ def _measured(case: Case, device: torch.device, rates: Device, seconds: float, m
         "backend": case.backend,
     }
     work = case.work()
-    record["floor"] = floor(work, rates, case.precision, case.backward, case.optimizer)._asdict()
+    record["roofline"] = roofline(work, rates, case.precision, case.backward, case.optimizer)._asdict()
     record["forward_work"] = {name: work.total(name) for name in ("flops", "updates", "inputs", "outputs", "weights")}
     try:
         with tf32(case.precision == "tf32"), warnings.catch_warnings():
@@ -148,7 +148,7 @@ def _measured(case: Case, device: torch.device, rates: Device, seconds: float, m
         record["status"] = f"failed: {type(error).__name__}"
     else:
         record |= {"status": "measured", **timing._asdict()}
-        record["fraction_of_floor"] = record["floor"]["total_ms"] / timing.median_ms
+        record["fraction_of_roofline"] = record["roofline"]["total_ms"] / timing.median_ms
         if case.group == "model":
             record["images_per_second"] = 1e3 * case.batch_size / timing.median_ms
     torch.compiler.reset()  # compiled code holds the network

@@ -124,7 +124,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, d_mixed: Tensor, _: None) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors  # which checkpointing lets nobody ask for twice
+    saved = ctx.saved_tensors  # once: under checkpointing a second look would raise
     d_features, d_gate, sums = _blend_backward(d_mixed, *saved)
     own_and_shared = *sums[:, :-1], *sums[:, -1:]
     d_parameters = (d.to(p.dtype) for d, p in zip(own_and_shared, saved[2:6], strict=True))

@@ -1,4 +1,8 @@
-"""Which tensors the kernels take, and how these are handed to them."""
+"""Which tensors the kernels take, and how these are handed to them.
+
+Every function of this package asks here, and else computes its plain form by PyTorch's operators: its callers know of
+neither device nor kernel.
+"""
 
 from importlib.util import find_spec
 
@@ -7,6 +11,11 @@ from torch import Tensor
 
 HAS_TRITON = find_spec("triton") is not None
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def on_cuda(x: Tensor) -> bool:
+    """Whether a map lies where PyTorch's own products are put together for speed."""
+    return x.is_cuda
 
 
 def has_kernel(x: Tensor) -> bool:

@@ -1,5 +1,7 @@
 """Layer norms for T tasks, with what stands around them in the decoder, in one operator: gate, factors, rearranging.
 
+`layer_norm` without an axis of tasks is PyTorch's, for an encoder; on CUDA it is the same kernel.
+
 On CUDA tensors each is a Triton kernel forwards and one backwards (`norm_triton`) that read and write each map once;
 statistics and sums are in float32, the backward pass keeps the inputs and two numbers a row, and its gradients are
 reproducible bit for bit. ``torch.compile`` sees one node. Elsewhere they are PyTorch's operators, in the dtype of the
@@ -20,9 +22,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, upscale: int = 1) -> Ten
     """Normalise the channels of each pixel, scale and shift them by the parameters of the map's task.
 
     Args:
-        x: ``(T, B, ..., C)``; with ``upscale``, ``(T, B, H, W, upscale² C)``.
-        weight: ``(T, C)``.
-        bias: ``(T, C)``.
+        x: ``(T, B, ..., C)``, or ``(B, ..., C)`` of no task; with ``upscale``, ``(T, B, H, W, upscale² C)``.
+        weight: ``(T, C)``, or ``(C,)``.
+        bias: like ``weight``.
         upscale: read the channels as (row, column, channel) of ``upscale x upscale`` pixels, as eq. 26 does.
 
     Returns:
@@ -34,10 +36,13 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, upscale: int = 1) -> Ten
     >>> layer_norm(torch.zeros(2, 1, 3, 4, 20), torch.ones(2, 5), torch.ones(2, 5), upscale=2).shape
     torch.Size([2, 1, 6, 8, 5])
     """
-    check_parameters(x, weight, bias, (x.shape[0], x.shape[-1] // upscale**2))
+    tasks = x.shape[: weight.ndim - 1]
+    check_parameters(x, weight, bias, (*tasks, x.shape[-1] // upscale**2))
     if has_kernel(x):
+        if not tasks:
+            return layer_norm(x[None], weight[None], bias[None]).squeeze(0)
         x = autocast(x).contiguous()  # here, so that the backward pass has no copy to make again
-        y: Tensor = _layer_norm(x, weight, bias, None, None, upscale, 1)[0]
+        y: Tensor = norm_operator(x, weight, bias, None, None, upscale, 1)[0]
         return y
     if upscale > 1:
         x = rearrange(x, "t b h w (p q c) -> t b (h p) (w q) c", p=upscale, q=upscale)
@@ -63,7 +68,7 @@ def joint_layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     check_parameters(x, weight, bias, (x.shape[0] * x.shape[-1],))
     if has_kernel(x):
-        y: Tensor = _layer_norm(autocast(x), weight, bias, None, None, 1, len(x))[0]
+        y: Tensor = norm_operator(autocast(x), weight, bias, None, None, 1, len(x))[0]
         return y
     x = rearrange(x, "t b h w c -> 1 b h w (t c)")
     return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype))
@@ -90,13 +95,18 @@ def gated_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, scale: Ten
     if gate.shape != x.shape:
         raise ValueError(f"Expected a gate of the shape of x, {tuple(x.shape)}, got {tuple(gate.shape)}.")
     if has_kernel(x):
-        y: Tensor = _layer_norm(autocast(x), weight, bias, autocast(gate), scale, 1, 1)[0]
+        y: Tensor = norm_operator(autocast(x), weight, bias, autocast(gate), scale, 1, 1)[0]
         return y
     return scale_samples(torch_layer_norm(x, weight, bias) * F.silu(gate), scale)
 
 
 def torch_layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the layer norm of maps ``(T, B, ..., C)`` by PyTorch, in the dtype of ``x``."""
+    """Return the layer norm of maps ``(T, B, ..., C)`` by PyTorch, in the dtype of ``x``.
+
+    Without tasks it is PyTorch's own, in the dtype that autocast gives it.
+    """
+    if weight.ndim == 1:
+        return F.layer_norm(x, weight.shape, weight, bias)
     tasks, channels = weight.shape
     shape = (tasks, *[1] * (x.ndim - 2), channels)
     return torch.addcmul(bias.view(shape), F.layer_norm(x, (channels,)), weight.view(shape)).to(x.dtype)
@@ -117,7 +127,7 @@ def check_parameters(x: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, 
 
 
 @torch.library.custom_op("mtmamba::layer_norm", mutates_args=())
-def _layer_norm(
+def norm_operator(
     x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, scale: Tensor | None, upscale: int, joined: int
 ) -> tuple[Tensor, Tensor]:
     """Return the result and each row's statistics; ``joined`` maps are normalised together."""
@@ -137,7 +147,7 @@ def _shape(x: Tensor, upscale: int, joined: int) -> tuple[int, ...]:
     return (x.shape[0] // joined, *x.shape[1:-1], x.shape[-1] * joined)
 
 
-@_layer_norm.register_fake
+@norm_operator.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, gate: Any, scale: Any, upscale: int, joined: int) -> Any:
     rows = x.numel() // weight.numel()
     statistics = x.new_empty(2, weight.numel() // weight.shape[-1], rows, dtype=torch.float32)
@@ -180,9 +190,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors  # which checkpointing lets nobody ask for twice
+    saved = ctx.saved_tensors  # once: under checkpointing a second look would raise
     dx, dparameters, dgate = _layer_norm_backward(dy, *saved, ctx.upscale, ctx.joined)
     return dx, *dparameters, None if saved[3] is None else dgate, None, None, None
 
 
-_layer_norm.register_autograd(_backward, setup_context=_save)
+norm_operator.register_autograd(_backward, setup_context=_save)

@@ -1,6 +1,8 @@
 """Matrix products of layers whose parameters carry a leading task axis, and the gradients of these parameters.
 
-All are PyTorch's products; what is theirs here is which of them add to one another, and in which precision they end.
+All are PyTorch's products. On CUDA, maps are first cast to autocast's dtype, sums are made within the products, and the
+gradients of parameters end in the parameters' precision. Elsewhere they are written as one would, and follow autocast
+and autograd by themselves.
 """
 
 from typing import Any
@@ -8,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from mtmamba.kernels.dispatch import autocast, on_cuda
 
 
 def weight_gradient(dy: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -31,18 +35,27 @@ def weight_gradient(dy: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def project(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> Tensor:
-    """Return ``x weightᵀ``, plus ``residual`` within the product, in the dtype of ``x``.
+    """Return ``x weightᵀ``, plus ``residual``.
 
     Args:
-        x: ``(T, N, C)``, or ``(1, N, C)`` for all tasks.
+        x: ``(T, ..., C)``, or ``(1, ..., C)`` for all tasks.
         weight: ``(T, n, C)``.
-        residual: ``(T, N, n)``, in the dtype of ``x``.
+        residual: ``(T, ..., n)``.
 
     Returns:
-        ``(T, N, n)``.
+        ``(T, ..., n)``.
+
+    >>> project(torch.ones(1, 2, 3), torch.ones(4, 5, 3), torch.ones(4, 2, 5)).unique()
+    tensor([4.])
     """
-    y: Tensor = _Projection.apply(x, weight, residual)
-    return y
+    tasks, outputs, _ = weight.shape
+    rows = x.flatten(1, -2)  # (T, N, C)
+    if on_cuda(x):
+        added = None if residual is None else autocast(residual).flatten(1, -2)
+        y: Tensor = _Projection.apply(autocast(rows), weight, added)
+        return y.view(tasks, *x.shape[1:-1], outputs)
+    y = (rows.expand(tasks, -1, -1) @ weight.mT).view(tasks, *x.shape[1:-1], outputs)
+    return y if residual is None else residual + y
 
 
 class _Projection(torch.autograd.Function):
@@ -66,18 +79,24 @@ class _Projection(torch.autograd.Function):
 
 
 def project_twice(x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``x firstᵀ`` and ``x secondᵀ``, halves of one product in the dtype of ``x``.
+    """Return ``x firstᵀ`` and ``x secondᵀ``: on CUDA the halves of one product, whose rows lie ``2 n`` apart.
 
     Args:
-        x: ``(T, N, C)``.
+        x: ``(T, ..., C)``.
         first: ``(T, n, C)``.
         second: like ``first``.
 
     Returns:
-        Two ``(T, N, n)``, whose rows lie ``2 n`` apart.
+        Two ``(T, ..., n)``.
+
+    >>> y, z = project_twice(torch.ones(2, 1, 3), torch.ones(2, 5, 3), torch.zeros(2, 5, 3))
+    >>> y.unique(), z.unique()
+    (tensor([3.]), tensor([0.]))
     """
-    y, z = _JointProjection.apply(x, first, second)
-    return y, z
+    if not on_cuda(x):
+        return project(x, first), project(x, second)
+    y, z = _JointProjection.apply(autocast(x).flatten(1, -2), first, second)
+    return y.view(*x.shape[:-1], -1), z.view(*x.shape[:-1], -1)
 
 
 class _JointProjection(torch.autograd.Function):
@@ -100,19 +119,28 @@ class _JointProjection(torch.autograd.Function):
 
 
 def fuse(expanded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return ``[expanded, skip] weightᵀ + bias`` in the maps' dtype; each task's bias is added within a product.
+    """Return ``[expanded, skip] weightᵀ + bias``: one product for each half, so that neither is copied.
 
     Args:
-        expanded: ``(T, N, C)``.
-        skip: ``(N, C)``, for all tasks, in the dtype of ``expanded``.
+        expanded: ``(T, ..., C)``.
+        skip: ``(..., C)``, for all tasks.
         weight: ``(T, C, 2 C)``.
         bias: ``(T, C)``.
 
     Returns:
-        ``(T, N, C)``.
+        ``(T, ..., C)``.
+
+    >>> fuse(torch.ones(2, 4, 3), torch.ones(4, 3), torch.ones(2, 3, 6), torch.ones(2, 3)).unique()
+    tensor([7.])
     """
-    y: Tensor = _Fusion.apply(expanded, skip, weight, bias)
-    return y
+    maps, shared = expanded.flatten(1, -2), skip.reshape(-1, skip.shape[-1])  # (T, N, C), (N, C)
+    if on_cuda(expanded):
+        y: Tensor = _Fusion.apply(autocast(maps), autocast(shared), weight, bias)
+        return y.view(expanded.shape)
+    for_expanded, for_skip = weight.chunk(2, dim=2)
+    y = torch.baddbmm(bias[:, None], shared.expand(len(weight), -1, -1), for_skip.mT)
+    y.baddbmm_(maps.to(y.dtype), for_expanded.mT.to(y.dtype))  # where y lies
+    return y.view(expanded.shape)
 
 
 class _Fusion(torch.autograd.Function):

@@ -20,11 +20,11 @@ def residual_norm(
     """Return ``x + scale added`` and its layer norm.
 
     Args:
-        x: ``(T, B, ..., C)``.
-        weight: ``(T, C)``.
-        bias: ``(T, C)``.
+        x: ``(T, B, ..., C)``, or ``(B, ..., C)`` of no task.
+        weight: ``(T, C)``, or ``(C,)``.
+        bias: like ``weight``.
         added: like ``x``; None for nothing, and the first result is ``x``.
-        scale: factors of ``added`` for each sample, ``(T, B)``, without gradient; None for ones.
+        scale: factors of ``added`` for each sample, ``(T, B)`` or ``(B,)``, without gradient; None for ones.
 
     Raises:
         ValueError: a shape does not fit.
@@ -34,12 +34,17 @@ def residual_norm(
     >>> total.unique(), normed.unique()
     (tensor([2.]), tensor([5.]))
     """
-    norm.check_parameters(x, weight, bias, (x.shape[0], x.shape[-1]))
+    tasks = x.shape[: weight.ndim - 1]
+    norm.check_parameters(x, weight, bias, (*tasks, x.shape[-1]))
     if added is not None and added.shape != x.shape:
         raise ValueError(f"Expected added of the shape of x, {tuple(x.shape)}, got {tuple(added.shape)}.")
     if not has_kernel(x):
         total = x if added is None else x + norm.scale_samples(added, scale)
         return total, norm.torch_layer_norm(total, weight, bias)
+    if not tasks:
+        added, scale = (None if t is None else t[None] for t in (added, scale))
+        total, y = residual_norm(x[None], weight[None], bias[None], added, scale)
+        return total.squeeze(0), y.squeeze(0)
     if added is None:
         total, y = _Branch.apply(autocast(x), weight, bias)
     else:
@@ -52,7 +57,7 @@ class _Branch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        y, statistics = norm._layer_norm(x, weight, bias, None, None, 1, 1)
+        y, statistics = norm.norm_operator(x, weight, bias, None, None, 1, 1)
         ctx.save_for_backward(x, weight, statistics)
         ctx.set_materialize_grads(False)
         return x, y

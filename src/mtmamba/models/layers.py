@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mtmamba.kernels.dispatch import autocast
 from mtmamba.kernels.norm import joint_layer_norm, layer_norm, scale_samples
 from mtmamba.kernels.products import fuse, project, project_twice
 
@@ -43,15 +42,10 @@ class TaskLinear(nn.Module):
         A layer without bias adds ``residual`` ``(T, ..., dim_out)`` to its result, and takes ``weight``, such as one
         task's, in the place of its own.
         """
-        weight, bias = self.weight if weight is None else weight, self.bias
-        tasks, dim_out, dim_in = weight.shape
-        if x.is_cuda and bias is None:
-            added = None if residual is None else autocast(residual).flatten(1, -2)
-            return project(autocast(x).flatten(1, -2), weight, added).view(tasks, *x.shape[1:-1], dim_out)
-        flat = x.reshape(x.shape[0], -1, dim_in).expand(tasks, -1, -1)
-        y = flat @ weight.mT if bias is None else torch.baddbmm(bias[:, None], flat, weight.mT)
-        y = y.view(tasks, *x.shape[1:-1], dim_out)
-        return y if residual is None else residual + y
+        if self.bias is None:
+            return project(x, self.weight if weight is None else weight, residual)
+        maps = x.flatten(1, -2).expand(len(self.weight), -1, -1)  # (T, N, dim_in)
+        return torch.baddbmm(self.bias[:, None], maps, self.weight.mT).unflatten(1, x.shape[1:-1])
 
 
 def project_jointly(x: Tensor, first: TaskLinear, second: TaskLinear) -> tuple[Tensor, Tensor]:
@@ -59,10 +53,7 @@ def project_jointly(x: Tensor, first: TaskLinear, second: TaskLinear) -> tuple[T
 
     Shape: ``(T, ..., dim_in) → (T, ..., dim_out), (T, ..., dim_out)``.
     """
-    if not x.is_cuda:
-        return first(x), second(x)
-    y, z = project_twice(autocast(x).flatten(1, -2), first.weight, second.weight)
-    return y.view(*x.shape[:-1], -1), z.view(*x.shape[:-1], -1)
+    return project_twice(x, first.weight, second.weight)
 
 
 class TaskLayerNorm(nn.Module):
@@ -159,14 +150,7 @@ class SkipFuse(TaskLinear):
     def forward(self, expanded: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
         """Fuse each task's map with the shared one."""
         assert self.bias is not None
-        maps, shared = expanded.flatten(1, -2), skip.reshape(-1, skip.shape[-1])
-        if expanded.is_cuda:
-            return fuse(autocast(maps), autocast(shared), self.weight, self.bias).view(expanded.shape)
-        tasks, dim = self.bias.shape
-        for_expanded, for_skip = self.weight.split(dim, dim=2)
-        y = torch.baddbmm(self.bias[:, None], shared.expand(tasks, -1, -1), for_skip.mT)
-        y.baddbmm_(maps.to(y.dtype), for_expanded.mT.to(y.dtype))  # where y lies
-        return y.view(expanded.shape)
+        return fuse(expanded, skip, self.weight, self.bias)
 
 
 class DropPath(nn.Module):

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mtmamba import scan
-
-DIRECTIONS = 4
-"""Row-major, column-major, and both reversed."""
+from mtmamba.scan import DIRECTIONS
 
 
 class SS2D(nn.Module):

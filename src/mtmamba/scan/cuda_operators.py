@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mtmamba.kernels.time_steps import widen, widen_backward
-from mtmamba.scan import nvrtc
+from mtmamba.kernels import nvrtc
+from mtmamba.scan.dt_proj import widen, widen_backward
 from mtmamba.scan.order import padded_order
 
+CSRC = Path(__file__).with_name("csrc")
+"""The kernels' sources, which the wheel carries."""
 STATES = 16
 """States of a channel in the kernel."""
 PACK = 8
@@ -63,7 +65,7 @@ def shape(shapes: tuple[Shape, ...], channels: int) -> Shape:
 @cache
 def source(name: str) -> str:
     """The CUDA C++ of a file: what all share, then its own."""
-    return "".join(Path(__file__).with_name(file).read_text(encoding="utf-8") for file in ("ss2d.cuh", f"{name}.cu"))
+    return "".join((CSRC / file).read_text(encoding="utf-8") for file in ("ss2d.cuh", f"{name}.cu"))
 
 
 @cache
@@ -260,7 +262,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _gradients(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors  # which checkpointing lets nobody ask for twice
+    saved = ctx.saved_tensors  # once: under checkpointing a second look would raise
     dx, dprojected, dA, dweight, dvectors = ss2d_backward(dy, *saved)
     return dx, dprojected, dA, None if saved[3] is None else dweight, *dvectors, None, None
 

@@ -1,54 +1,11 @@
-"""One selective scan, several implementations: checks the arguments and chooses the backend."""
+"""One selective scan, several implementations: checks the arguments and calls the backend."""
 
-import logging
-from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cache
-from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mtmamba.scan import compiled, cuda, mamba_ssm
-from mtmamba.scan.chunked import scan_chunked
-from mtmamba.scan.reference import scan_reference
-
-logger = logging.getLogger(__name__)
-
-
-def _always(device_type: str, dtype: torch.dtype) -> None:
-    """Nothing stands in the way of a backend in plain PyTorch."""
-
-
-class Backend(NamedTuple):
-    """One implementation of the scan."""
-
-    scan: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-    why_unavailable: Callable[[str, torch.dtype], str | None]
-    """From the tensors' device type and the scan's precision to the reason why it cannot run, or None."""
-
-
-BACKENDS = MappingProxyType(
-    {
-        "cuda": Backend(cuda.scan_cuda, cuda.why_unavailable),
-        "mamba_ssm": Backend(mamba_ssm.scan_mamba_ssm, mamba_ssm.why_unavailable),
-        "numba": Backend(compiled.scan_compiled, compiled.why_unavailable),
-        "torch": Backend(scan_chunked, _always),
-        "reference": Backend(scan_reference, _always),
-    }
-)
-"""Every backend by name, the fastest first: the order in which ``auto`` tries them."""
-
-
-def available_backends(device: torch.device | str, dtype: torch.dtype = torch.float32) -> dict[str, str | None]:
-    """Say for each backend, fastest first, why it cannot scan on ``device`` in precision ``dtype`` (None: it can).
-
-    >>> available_backends("cpu")["torch"] is None
-    True
-    """
-    device_type = torch.device(device).type
-    return {name: backend.why_unavailable(device_type, dtype) for name, backend in BACKENDS.items()}
+from mtmamba.scan.registry import BACKENDS, choose
 
 
 def selective_scan(
@@ -137,27 +94,3 @@ def _check(tensors: dict[str, Tensor]) -> None:
             raise TypeError(f"Expected {name} of a floating-point dtype, got {tensor.dtype}.")
         if tensor.device != u.device:
             raise ValueError(f"Expected {name} on u's device {u.device}, got {tensor.device}.")
-
-
-@cache
-def choose(backend: str, device_type: str, dtype: torch.dtype) -> str:
-    """Name of the backend to use; ``auto`` becomes the fastest that can run."""
-    if backend not in ("auto", *BACKENDS):
-        raise ValueError(f"Expected backend to be one of auto, {', '.join(BACKENDS)}, got {backend!r}.")
-    reasons = available_backends(device_type, dtype)
-    if backend == "auto":
-        chosen = next(name for name, reason in reasons.items() if reason is None)
-        _announce(device_type, chosen, "; ".join(f"not {name}: {reason}" for name, reason in reasons.items() if reason))
-        return chosen
-    if reasons[backend]:
-        usable = ", ".join(name for name, reason in reasons.items() if reason is None)
-        raise RuntimeError(
-            f"Expected a backend that can scan on {device_type} in {dtype}, got {backend!r}: {reasons[backend]}. "
-            f"Or use one of: auto, {usable}."
-        )
-    return backend
-
-
-@cache
-def _announce(device_type: str, chosen: str, skipped: str) -> None:
-    logger.info("Selective scan on %s: backend %s%s.", device_type, chosen, f" ({skipped})" if skipped else "")

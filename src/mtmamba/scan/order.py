@@ -6,12 +6,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+DIRECTIONS = 4
+"""0 row by row, 1 column by column, 2 and 3 the same two from the end."""
+
+
+def along(maps: Tensor, direction: int) -> Tensor:
+    """Read maps along one direction: ``(…, H, W) → (…, H W)``.
+
+    >>> along(torch.tensor([[0, 1], [2, 3]]), 3)
+    tensor([3, 1, 2, 0])
+    """
+    sequence = (maps.mT if direction % 2 else maps).flatten(-2)
+    return sequence.flip(-1) if direction >= 2 else sequence
+
 
 def pixels_in_order(height: int, width: int) -> Tensor:
     """Return the pixels in the order of each of the four directions, ``(4, H W)``."""
-    rows = torch.arange(height * width)
-    columns = rows.view(height, width).mT.flatten()
-    return torch.stack([rows, columns, rows.flip(0), columns.flip(0)])
+    pixels = torch.arange(height * width).view(height, width)
+    return torch.stack([along(pixels, direction) for direction in range(DIRECTIONS)])
 
 
 @cache

@@ -3,15 +3,9 @@
 import torch
 from torch import Tensor
 
-from mtmamba.scan.compiled import ss2d_compiled
-from mtmamba.scan.cuda import ss2d_cuda
-from mtmamba.scan.interface import check_shape, choose, selective_scan
-
-DIRECTIONS = 4
-"""0 row by row, 1 column by column, 2 and 3 the same two from the end."""
-
-FUSED = {"cuda": ss2d_cuda, "numba": ss2d_compiled}
-"""Backends that scan maps as they lie, in all directions at once."""
+from mtmamba.scan.interface import check_shape, selective_scan
+from mtmamba.scan.order import DIRECTIONS, along
+from mtmamba.scan.registry import BACKENDS, choose
 
 
 def ss2d(
@@ -55,17 +49,17 @@ def ss2d(
     tasks, batch, height, width, e = x.shape
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     source = x if source is None else source
-    fused = None if x.is_meta else FUSED.get(_chosen(backend, x.device.type, dtype))
+    fused = None if x.is_meta else BACKENDS[_chosen(backend, x.device.type, dtype)].ss2d
     if fused is not None:
         return fused(x, x_proj, dt_weight, dt_bias, A_log, D, source)
 
     projected = torch.einsum("tbhwe,tkce->btkchw", source, x_proj)
-    walks = [_walk(maps, k) for k, maps in enumerate(projected.unbind(2))]
+    walks = [along(maps, k) for k, maps in enumerate(projected.unbind(2))]
     sequences = torch.stack(walks, dim=2)  # (B, T, 4, r + 2n, L)
     time_step, B, C = sequences.split((r, n, n), dim=3)
     delta = dt_weight @ time_step  # (B, T, 4, e, L)
     maps = x.to(dtype).permute(1, 0, 4, 2, 3)  # (B, T, e, H, W)
-    u = torch.stack([_walk(maps, k) for k in range(DIRECTIONS)], dim=2)  # (B, T, 4, e, L)
+    u = torch.stack([along(maps, k) for k in range(DIRECTIONS)], dim=2)  # (B, T, 4, e, L)
 
     y = selective_scan(
         u.flatten(1, 3),
@@ -87,12 +81,6 @@ def ss2d(
 @torch.compiler.assume_constant_result
 def _chosen(backend: str, device_type: str, dtype: torch.dtype) -> str:
     return choose(backend, device_type, dtype)
-
-
-def _walk(maps: Tensor, direction: int) -> Tensor:
-    """Read maps along one direction: ``(…, H, W) → (…, H*W)``."""
-    sequence = (maps.mT if direction % 2 else maps).flatten(-2)
-    return sequence.flip(-1) if direction >= 2 else sequence
 
 
 def _check(

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
-from mtmamba.models.layers import TaskLinear
 from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.models.ss2d import DIRECTIONS, SS2D
+from mtmamba.models.ss2d import SS2D
+from mtmamba.scan import DIRECTIONS
 from mtmamba.stats.watcher import ForwardWatcher
 
 aten = torch.ops.aten
@@ -148,6 +148,8 @@ class _Tracer(ForwardWatcher):
     def __init__(self, parts: Mapping[nn.Module, str]) -> None:
         super().__init__()
         self.parts = parts
+        parameters = (p for module in parts for p in module.parameters(recurse=False))
+        self.weights = {p.untyped_storage()._cdata for p in parameters}
         self.running: list[nn.Module] = []  # the modules whose forward has begun, innermost last
         self.operations: list[Operation] = []
         self.maps = 0  # that the SS2D which is running scans
@@ -177,14 +179,15 @@ class _Tracer(ForwardWatcher):
         out = func(*args, **kwargs)
         packet = func.overloadpacket
         if packet in PRODUCTS:  # which holds twice the multiply-adds
-            self.product(packet, PRODUCTS[packet](*args, **kwargs, out_val=out) // 2)
+            weighted = any(isinstance(x, Tensor) and x.untyped_storage()._cdata in self.weights for x in args)
+            self.product(packet, PRODUCTS[packet](*args, **kwargs, out_val=out) // 2, weighted)
         elif packet in PER_ELEMENT:
             operator, cost = PER_ELEMENT[packet]
             self.add(operator, cost * (out if isinstance(out, Tensor) else out[0]).numel())
         return out
 
-    def product(self, packet: Any, flops: int) -> None:
-        """Add a product, under the operator that the published program has in its place."""
+    def product(self, packet: Any, flops: int, weighted: bool) -> None:
+        """Add a product, with a layer's weights or not, under the operator that the published program has there."""
         module = self.running[-1]
         if isinstance(module, SS2D):  # an einsum for each task
             for _ in range(self.maps):
@@ -192,8 +195,7 @@ class _Tracer(ForwardWatcher):
         elif packet == aten.convolution:
             self.add("conv", flops)
         else:
-            own = "linear" if isinstance(module, TaskLinear | nn.Linear) else "matmul"
-            self.add(getattr(module, "counted_as", own), flops)
+            self.add(getattr(module, "counted_as", "linear" if weighted else "matmul"), flops)
 
     def add(self, operator: str, flops: int) -> None:
         self.operations.append(Operation(self.parts[self.running[-1]], operator, flops))

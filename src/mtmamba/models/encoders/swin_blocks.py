@@ -1,16 +1,14 @@
-"""The parts of the Swin encoder: timm's, with windows padded first, and fused operators on CUDA."""
+"""The parts of the Swin encoder: timm's, with windows padded first, over the functions of `mtmamba.kernels`."""
 
 from typing import NamedTuple
 
-from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock, window_partition, window_reverse
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mtmamba.kernels.dispatch import has_kernel
 from mtmamba.kernels.linear import linear, linear_gelu
 from mtmamba.kernels.norm import layer_norm, scale_samples
 from mtmamba.kernels.residual import residual_norm
-from mtmamba.kernels.window_attention import has_kernels, window_attention
+from mtmamba.kernels.window_attention import window_attention
 from mtmamba.models.layers import DropPath
 
 
@@ -22,9 +20,7 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise over the channels."""
-        if not has_kernel(x):
-            return super().forward(x)
-        return layer_norm(x[None], self.weight[None], self.bias[None]).squeeze(0)
+        return layer_norm(x, self.weight, self.bias)
 
 
 class Linear(nn.Linear):
@@ -58,13 +54,10 @@ class Residual(NamedTuple):
 
 def add_and_norm(norm: nn.Module, residual: Residual) -> tuple[Tensor, Tensor]:
     """Return the sum and its norm."""
-    x, *rest = residual
-    if not (isinstance(norm, LayerNorm) and has_kernel(x)):
-        x = residual.total()
-        return x, norm(x)
-    added, scale = (None if t is None else t[None] for t in rest)
-    total, y = residual_norm(x[None], norm.weight[None], norm.bias[None], added, scale)
-    return total.squeeze(0), y.squeeze(0)
+    if isinstance(norm, LayerNorm):
+        return residual_norm(residual.x, norm.weight, norm.bias, residual.added, residual.scale)
+    x = residual.total()
+    return x, norm(x)
 
 
 class CopyFreePatchMerging(PatchMerging):
@@ -87,8 +80,8 @@ class PadFirstBlock(SwinTransformerBlock):
     """timm's Swin block with windows padded before they are shifted, as the published models were trained.
 
     timm shifts first and pads after, which moves image content across the border whenever a side is no multiple of
-    the window. On CUDA, attention is one operator (`mtmamba.kernels.window_attention`) where there are kernels for it,
-    and so is each norm with the residual sum before it; the block's last sum is left to the norm that follows.
+    the window. Attention is one function (`mtmamba.kernels.window_attention`), and so is each norm with the residual
+    sum before it; the block's last sum is left to the norm that follows.
 
     Shape: ``(B, H, W, C)``, or a `Residual` of such maps → a `Residual` of such maps, where timm's block returns a map:
     timm's stage hands on what its blocks return, whatever it is.
@@ -103,30 +96,11 @@ class PadFirstBlock(SwinTransformerBlock):
         return Residual(x, y, _factor(self.drop_path2, y))
 
     def _attn(self, x: Tensor) -> Tensor:
-        served = has_kernels(x, x.shape[-1] // self.attn.num_heads, self.window_size[0])
-        return self.fused_attention(x) if served and not self.attn.attn_drop.p else self.timm_attention(x)
-
-    def fused_attention(self, x: Tensor) -> Tensor:
-        """Attend within windows that are never formed: padded pixels, zeros, have the linear layer's bias."""
+        """Attend within windows, padded pixels included."""
         attention, (window, _), (shift, _) = self.attn, self.window_size, self.shift_size
+        qkv, proj = attention.qkv, attention.proj
         table = attention.relative_position_bias_table
-        y = window_attention(attention.qkv(x), attention.qkv.bias, table, window, shift)
-        out: Tensor = attention.proj_drop(attention.proj(y))
-        return out
-
-    def timm_attention(self, x: Tensor) -> Tensor:
-        """Attend within windows padded, shifted and cut out, by timm's module."""
-        (_, height, width, channels), (window, _), (shift, _) = x.shape, self.window_size, self.shift_size
-        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-        padded = x.shape
-        if shift:
-            x = x.roll((-shift, -shift), dims=(1, 2))
-        windows = window_partition(x, self.window_size).view(-1, window * window, channels)
-        windows = self.attn(windows, mask=self.get_attn_mask(x)).view(-1, window, window, channels)
-        x = window_reverse(windows, self.window_size, padded[1], padded[2])
-        if shift:
-            x = x.roll((shift, shift), dims=(1, 2))
-        return x[:, :height, :width]
+        return window_attention(x, qkv.weight, qkv.bias, proj.weight, proj.bias, table, window, shift)
 
 
 def _factor(drop_path: nn.Module, x: Tensor) -> Tensor | None:

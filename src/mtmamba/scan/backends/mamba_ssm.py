@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mtmamba.scan.registry import Backend, register
+
 KERNEL = "selective_scan_cuda"
 """Extension module that the package installs beside itself."""
 
@@ -57,3 +59,6 @@ class _KernelScan(torch.autograd.Function):
         # No z gate, hence neither its output nor its gradient; softplus on delta; nothing to recompute.
         grads = kernel.bwd(u, delta, A, B, C, D, None, delta_bias, dy.contiguous(), states, None, None, True, False)
         return tuple(grads[:7])
+
+
+register(Backend("mamba_ssm", 1, scan_mamba_ssm, why_unavailable))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mtmamba.benchmarks.timing import tf32
-from mtmamba.kernels import time_steps
+from mtmamba.scan import dt_proj
 from triton_runs import DEVICE, INTERPRETED, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
 
 pytestmark = pytest.mark.usefixtures("loop_bounds_for_the_interpreter")
@@ -84,16 +84,16 @@ def test_in_the_interpreter():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_where_there_is_no_kernel(shape):
     given = inputs(*shape, torch.float32)
-    assert_widened(time_steps.widen, given, 1.3e-6, atol=1e-5)
-    assert_gradients(time_steps.widen_backward, given, 1e-5)
+    assert_widened(dt_proj.widen, given, 1.3e-6, atol=1e-5)
+    assert_gradients(dt_proj.widen_backward, given, 1e-5)
 
 
 def test_the_identity_takes_the_ranks_as_time_steps():
     given = inputs(2, 1, 9, 8, 8, torch.float32)
-    dt, ranks = time_steps.widen(given.low, None, given.pixels)
+    dt, ranks = dt_proj.widen(given.low, None, given.pixels)
     assert dt is ranks
     assert torch.equal(dt[0, 0, 1, :8].double(), exact_ranks(given.low, given.pixels)[0, 0, 1, :8])
-    assert torch.equal(time_steps.widen_backward(dt, None, ranks, torch.zeros(0)), dt[None])
+    assert torch.equal(dt_proj.widen_backward(dt, None, ranks, torch.zeros(0)), dt[None])
 
 
 @kernel
@@ -101,7 +101,7 @@ def test_the_identity_takes_the_ranks_as_time_steps():
 @pytest.mark.parametrize("dtype", PRECISION)
 @pytest.mark.parametrize(("rows", "chunk"), [(None, 128), (32, 64)])
 def test_kernel_widens(shape, dtype, rows, chunk):
-    from mtmamba.kernels import time_steps_triton as kernels
+    from mtmamba.scan import dt_proj_triton as kernels
 
     assert_widened(partial(kernels.widen, rows=rows, chunk=chunk), inputs(*shape, dtype), PRECISION[dtype])
 
@@ -110,7 +110,7 @@ def test_kernel_widens(shape, dtype, rows, chunk):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", PRECISION)
 def test_kernel_gradients(shape, dtype):
-    from mtmamba.kernels import time_steps_triton as kernels
+    from mtmamba.scan import dt_proj_triton as kernels
 
     assert_gradients(kernels.gradients, inputs(*shape, dtype), PRECISION[dtype])
 
@@ -118,7 +118,7 @@ def test_kernel_gradients(shape, dtype):
 @kernel
 @pytest.mark.parametrize(("rows", "chunk", "chunks", "programs"), [(16, 64, 1, 1), (32, 128, 3, 9), (64, 128, 2, 264)])
 def test_kernel_gradients_do_not_depend_on_how_they_are_shared(rows, chunk, chunks, programs):
-    from mtmamba.kernels import time_steps_triton as kernels
+    from mtmamba.scan import dt_proj_triton as kernels
 
     launch = kernels.Launch(rows, chunk, chunks, warps=8, stages=2, programs=programs)
     given = inputs(2, 2, 75, 260, 24, torch.float16)
@@ -132,8 +132,8 @@ def test_kernel_gradients_do_not_depend_on_how_they_are_shared(rows, chunk, chun
 @tf32(False)
 def test_on_a_gpu(shape, dtype):
     given = inputs(*shape, dtype, images=3)
-    assert_widened(time_steps.widen, given, PRECISION[dtype], atol=1e-4)
-    runs = [assert_gradients(time_steps.widen_backward, given, PRECISION[dtype]) for _ in range(2)]
+    assert_widened(dt_proj.widen, given, PRECISION[dtype], atol=1e-4)
+    runs = [assert_gradients(dt_proj.widen_backward, given, PRECISION[dtype]) for _ in range(2)]
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 
@@ -142,7 +142,7 @@ def test_on_a_gpu(shape, dtype):
 @pytest.mark.parametrize(("e", "r"), [(192, 8), (384, 16), (768, 24), (1536, 48)])
 def test_kernel_compiles_for_hopper_without_spills(e, r, tmp_path, monkeypatch):
     triton = pytest.importorskip("triton")
-    from mtmamba.kernels import time_steps_triton as kernels
+    from mtmamba.scan import dt_proj_triton as kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     rows, chunk, chunks, warps, stages, _ = kernels.DEFAULT

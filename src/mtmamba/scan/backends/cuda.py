@@ -1,4 +1,4 @@
-"""The four-direction scan fused into one CUDA kernel each for forward and backward (``ss2d.cuh``).
+"""The four-direction scan fused into one CUDA kernel each for forward and backward (``csrc/ss2d.cuh``).
 
 Maps are read where they lie, channels last, in float32 or bfloat16; states are float32. Time steps are projected in
 here, for a stretch of every sequence at a time, so that the map of all of them, four times the signal's size, never
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtmamba.kernels import nvrtc
 from mtmamba.kernels.products import weight_gradient
-from mtmamba.scan import nvrtc
 from mtmamba.scan.cuda_operators import PACK, PAD, STATES, ss2d_forward
+from mtmamba.scan.registry import Backend, register
 
 MOST_BYTES = 2**32
 """Of an image's map: what the kernels' 32-bit offsets reach."""
@@ -168,3 +169,6 @@ def _scan_maps(x: Tensor, projected: Tensor, A: Tensor, dt_weight: Tensor | None
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     y, _ = ss2d_forward(x, projected.contiguous(), A.contiguous(), dt_weight, dt_bias, D, directions, save)
     return y[..., :e]
+
+
+register(Backend("cuda", 0, scan_cuda, why_unavailable, ss2d_cuda))

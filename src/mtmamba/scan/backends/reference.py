@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtmamba.scan.registry import Backend, register
+
 
 def scan_reference(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
     """Scan step by step in the inputs' own precision, for tests: slow, and its graph keeps every state.
@@ -23,3 +25,6 @@ def scan_reference(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
         h = torch.exp(delta_t * A) * h + delta_t * B_t * u[:, :, t, None]
         outputs.append((C_t * h).sum(-1))
     return torch.stack(outputs, dim=-1) + D[:, None] * u
+
+
+register(Backend("reference", 4, scan_reference))

@@ -1,4 +1,4 @@
-"""Triton kernels behind `mtmamba.kernels.time_steps`: a low-rank product, and both gradients from one read of a map.
+"""Triton kernels behind `mtmamba.scan.dt_proj`: a low-rank product, and both gradients from one read of a map.
 
 The product is written by programs that have some rows each. For the gradients, a program walks over some rows of one
 task and direction, a tile at a time, and keeps the sums for its channels of the weight's gradient in registers, in
@@ -131,7 +131,7 @@ def _gradients(
 def widen(
     low: Tensor, weight: Tensor, pixels: Tensor, rows: int | None = None, chunk: int = 128
 ) -> tuple[Tensor, Tensor]:
-    """Return time steps and ranks as `mtmamba.kernels.time_steps.widen` does; a program has so many rows."""
+    """Return time steps and ranks as `mtmamba.scan.dt_proj.widen` does; a program has so many rows."""
     (tasks, images, length, _), (directions, steps) = low.shape, pixels.shape
     e, r = weight.shape[2:]
     stride = low.stride(2)
@@ -153,7 +153,7 @@ def _power(r: int) -> int:
 
 
 def gradients(dt: Tensor, weight: Tensor, ranks: Tensor, dweight: Tensor, launch: Launch = DEFAULT) -> Tensor:
-    """Return ``dt weight`` in parts and add ``dtᵀ ranks`` as `mtmamba.kernels.time_steps.widen_backward` does."""
+    """Return ``dt weight`` in parts and add ``dtᵀ ranks`` as `mtmamba.scan.dt_proj.widen_backward` does."""
     tasks, directions, images, steps, e = dt.shape
     r, pairs, rows = weight.shape[-1], tasks * directions, images * steps
     chunks = min(launch.chunks, triton.cdiv(e, launch.chunk))

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mtmamba.scan import compiled_kernels
 from mtmamba.scan.order import pixels_in_order
+from mtmamba.scan.registry import Backend, register
 
 
 def why_unavailable(device_type: str, dtype: torch.dtype) -> str | None:
@@ -29,7 +29,7 @@ def why_unavailable(device_type: str, dtype: torch.dtype) -> str | None:
 
 
 @torch.compiler.disable
-def ss2d_compiled(
+def ss2d_numba(
     x: Tensor, x_proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, source: Tensor
 ) -> Tensor:
     """Scan maps in four directions and sum the results, as :func:`mtmamba.scan.ss2d` describes."""
@@ -40,7 +40,7 @@ def ss2d_compiled(
     bc = flat @ x_proj[:, :, r:].flatten(1, 2).mT  # (T, B L, 4 * 2 n)
     low = low.unflatten(-1, (directions, r)).transpose(1, 2)  # (T, 4, B L, r)
     delta = (low @ dt_weight.mT).float() + dt_bias.float()[:, :, None]
-    y: Tensor = _CompiledScan.apply(
+    y: Tensor = _NumbaScan.apply(
         x.float().flatten(2, 3),
         delta.unflatten(2, (batch, -1)),
         bc.float().view(tasks, batch, height * width, directions, -1),
@@ -51,7 +51,7 @@ def ss2d_compiled(
     return y.view(x.shape).to(x.dtype)
 
 
-def scan_compiled(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
+def scan_numba(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
     """Scan sequences with the same code, in one direction; each gradient has the dtype of its input.
 
     Shape: as in :func:`mtmamba.scan.selective_scan`, whose ``numba`` backend this is.
@@ -62,7 +62,7 @@ def scan_compiled(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: 
         return tensor.float().unflatten(1, (groups, -1)).permute(1, 0, 3, 2)
 
     bc = torch.cat([B.float(), C.float()], dim=2).permute(1, 0, 3, 2)  # (g, b, l, 2n)
-    y = _CompiledScan.apply(
+    y = _NumbaScan.apply(
         maps(u),
         maps(delta + delta_bias[:, None]).unsqueeze(1),
         bc.unsqueeze(3),
@@ -74,14 +74,15 @@ def scan_compiled(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: 
 
 
 @cache
-@torch.inference_mode(False)  # validation may ask first, and training then keeps it for its backward pass
-@cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="mtmamba-scan")
 
 
-def _share(kernel: Callable[..., None], jobs: int, *arguments: Any) -> None:
+def _share(name: str, jobs: int, *arguments: Any) -> None:
     """Run a kernel over all jobs, on as many threads as PyTorch has."""
+    from mtmamba.scan import numba_kernels  # here: nobody waits for Numba who does not scan with it
+
+    kernel: Callable[..., None] = getattr(numba_kernels, name)
     arrays = [x.numpy() if isinstance(x, Tensor) else x for x in arguments]
     threads = torch.get_num_threads()
     if threads == 1:
@@ -92,10 +93,10 @@ def _share(kernel: Callable[..., None], jobs: int, *arguments: Any) -> None:
         running.result()
 
 
-class _CompiledScan(torch.autograd.Function):
+class _NumbaScan(torch.autograd.Function):
     """From u ``(G, R, L, d)``, delta before softplus, bc, A ``(G, K, d, n)``, D and order to y ``(G, R, L, d)``.
 
-    The axes are those of `compiled_kernels`.
+    The axes are those of `mtmamba.scan.numba_kernels`.
     """
 
     @staticmethod
@@ -110,7 +111,7 @@ class _CompiledScan(torch.autograd.Function):
         starts = u.new_empty(groups, images, directions, -(-length // chunk), n, channels)
         y = u.new_empty(parts, *u.shape)
         inputs = (u, delta, bc, A2, D, order)
-        _share(compiled_kernels.forward, parts * groups * images, *inputs, chunk, starts, y)
+        _share("forward", parts * groups * images, *inputs, chunk, starts, y)
         ctx.save_for_backward(*inputs, starts)
         ctx.chunk, ctx.parts = chunk, parts
         return y.sum(0) if parts > 1 else y[0]
@@ -125,6 +126,9 @@ class _CompiledScan(torch.autograd.Function):
         ddelta, dbc = torch.empty_like(delta), torch.empty_like(bc)
         dA = u.new_empty(groups, images, directions, *A2.shape[2:])
         arrays = (*inputs, ctx.chunk, starts, dy.contiguous(), du, ddelta, dbc, dA, dD)
-        _share(compiled_kernels.backward, ctx.parts * groups * images, *arrays)
+        _share("backward", ctx.parts * groups * images, *arrays)
         ddelta.mul_(torch.expm1(-delta).neg_())  # the slope of softplus
         return du.sum(0) if ctx.parts > 1 else du[0], ddelta, dbc, dA.sum(1).mT, dD.sum((0, 2)), None
+
+
+register(Backend("numba", 2, scan_numba, why_unavailable, ss2d_numba))

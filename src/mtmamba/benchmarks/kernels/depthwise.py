@@ -1,4 +1,4 @@
-"""Time the depthwise kernels for many tiles: ``python -m mtmamba.kernels.depthwise_benchmark [T B H W C]`` on a GPU."""
+"""Time depthwise kernels for many tiles on a GPU: ``python -m mtmamba.benchmarks.kernels.depthwise [T B H W C]``."""
 
 import json
 import sys
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtmamba.benchmarks.timing import kernel_ms
 from mtmamba.kernels import depthwise_triton as kernels
 from mtmamba.kernels.depthwise import depthwise_silu, torch_depthwise_silu
 from mtmamba.kernels.depthwise_triton import Tile
-from mtmamba.kernels.timing import median_ms
 
 CANDIDATES: Mapping[str, tuple[Tile, ...]] = {
     "convolve": (
@@ -61,7 +61,7 @@ def benchmark_depthwise(
         ``forward``, ``activation_gradient`` and ``input_gradient``: a record for each tile, the fastest first, of
         median milliseconds and of GB/s where each map is read or written once. ``forward_backward_ms``: of the operator
         with the tiles now set, of PyTorch's convolution on ``(B, T C, H, W)``, and of one for each task where
-        channels lie last. ``floor_ms``: the time of copies that move as many bytes.
+        channels lie last. ``roofline_ms``: the time of copies that move as many bytes.
 
     Raises:
         AssertionError: a tile's results are wrong.
@@ -81,15 +81,15 @@ def benchmark_depthwise(
         records = []
         for tile in candidates[kind]:
             _check(shape, dtype, kind, tile)
-            ms = median_ms(partial(run, tile))
+            ms = kernel_ms(partial(run, tile))
             records.append({**tile._asdict(), "ms": ms, "gb_s": maps * x.nbytes / ms / 1e6})
         result[name] = sorted(records, key=lambda record: record["ms"])
     result["forward_backward_ms"] = {
-        "operator": median_ms(_training_step(depthwise_silu, x, dy, weight, bias)),
-        "pytorch": median_ms(_training_step(torch_depthwise_silu, x, dy, weight, bias)),
-        "pytorch_channels_last": median_ms(_training_step(_a_convolution_each, x, dy, weight, bias)),
+        "operator": kernel_ms(_training_step(depthwise_silu, x, dy, weight, bias)),
+        "pytorch": kernel_ms(_training_step(torch_depthwise_silu, x, dy, weight, bias)),
+        "pytorch_channels_last": kernel_ms(_training_step(_a_convolution_each, x, dy, weight, bias)),
     }
-    result["floor_ms"] = 3.5 * median_ms(lambda: dy.copy_(x))  # seven maps read or written, a copy's are two
+    result["roofline_ms"] = 3.5 * kernel_ms(lambda: dy.copy_(x))  # seven maps read or written, a copy's are two
     return result
 
 

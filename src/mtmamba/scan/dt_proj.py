@@ -1,7 +1,7 @@
 """The product that widens low-rank time steps to all channels, and its gradients: one map outweighs all others.
 
 The ranks lie in maps, and the time steps in the order in which a scan visits the pixels. On CUDA maps of half precision
-the product is one Triton kernel, and so are both gradients, which read the time steps' once (`time_steps_triton`).
+the product is one Triton kernel, and so are both gradients, which read the time steps' once (`dt_proj_triton`).
 Elsewhere, and in float32, where the arithmetic outweighs the reads, they are PyTorch's products.
 """
 
@@ -23,7 +23,7 @@ def widen(low: Tensor, weight: Tensor | None, pixels: Tensor) -> tuple[Tensor, T
         ``(T, K, B, S, e)`` and ``(T, K, B, S, r)``, contiguous; with the identity the same tensor twice.
     """
     if weight is not None and _has_kernel(low):
-        from mtmamba.kernels import time_steps_triton as kernels
+        from mtmamba.scan import dt_proj_triton as kernels
 
         return kernels.widen(low, weight.contiguous(), pixels)
     directions = torch.arange(len(pixels), device=low.device)[:, None]
@@ -47,7 +47,7 @@ def widen_backward(dt: Tensor, weight: Tensor | None, ranks: Tensor, dweight: Te
     if weight is None:
         return dt[None]
     if _has_kernel(dt):
-        from mtmamba.kernels import time_steps_triton as kernels
+        from mtmamba.scan import dt_proj_triton as kernels
 
         return kernels.gradients(dt, weight.contiguous(), ranks, dweight)
     dweight += dt.flatten(2, 3).mT @ ranks.flatten(2, 3)

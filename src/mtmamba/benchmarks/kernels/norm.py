@@ -1,4 +1,4 @@
-"""Time the fused norms: ``python -m mtmamba.kernels.norm_benchmark [launches]`` on a GPU.
+"""Time the fused norms: ``python -m mtmamba.benchmarks.kernels.norm [launches]`` on a GPU.
 
 With ``launches``, each kernel is also timed with every one of `CANDIDATES`.
 """
@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtmamba.benchmarks.timing import kernel_ms
 from mtmamba.kernels import blend_triton, norm_triton
 from mtmamba.kernels.blend import blend
 from mtmamba.kernels.norm import gated_norm, joint_layer_norm, layer_norm
 from mtmamba.kernels.norm_triton import Launch
-from mtmamba.kernels.timing import median_ms
 
 SHAPES = ((4, 8, 112, 144, 192), (4, 8, 112, 144, 384), (4, 8, 56, 72, 768), (4, 8, 28, 36, 1536))
 """Maps ``(T, B, H, W, C)`` in the decoder of Swin-L at 448x576 pixels."""
@@ -45,7 +45,7 @@ def benchmark_norms(
 
     Returns:
         ``operators``: for each operator and shape the median milliseconds of forward, and of forward and backward, the
-        GB/s where each map is read or written once, and ``floor_ms``, the time of a copy that moves as many bytes.
+        GB/s where each map is read or written once, and ``roofline_ms``, the time of a copy that moves as many bytes.
         ``launches``: of ``forward`` and ``backward`` kernels, a record for each candidate, the fastest first.
 
     Raises:
@@ -57,7 +57,7 @@ def benchmark_norms(
             check(name, (shape[0], 2, 6, 8, shape[-1]), dtype)
             leaves, rest, dy = _inputs(name, shape, dtype)
             size = {"operator": name, "shape": shape, "dtype": str(dtype)}
-            copy_ms = median_ms(partial(torch.empty_like(dy).copy_, dy))  # which moves two maps
+            copy_ms = kernel_ms(partial(torch.empty_like(dy).copy_, dy))  # which moves two maps
             one = 1 / shape[0] if name == "blend" else 0  # the shared map
             passes: dict[str, tuple[float, Callable[[], object]]] = {
                 "forward": (_maps(name) + one, torch.no_grad()(partial(function, *leaves, *rest))),
@@ -67,8 +67,8 @@ def benchmark_norms(
                 ),
             }
             for direction, (maps, call) in passes.items():
-                ms, gigabytes = median_ms(call), maps * dy.nbytes / 1e9
-                record = {"pass": direction, "ms": ms, "gb_s": gigabytes / ms * 1e3, "floor_ms": maps / 2 * copy_ms}
+                ms, gigabytes = kernel_ms(call), maps * dy.nbytes / 1e9
+                record = {"pass": direction, "ms": ms, "gb_s": gigabytes / ms * 1e3, "roofline_ms": maps / 2 * copy_ms}
                 operators.append({**size, **record})
             launches += [
                 {**size, "kernel": kernel, **_time_candidates(call, candidates)}
@@ -148,7 +148,7 @@ def _kernels(name: str, leaves: list[Tensor], rest: list[Tensor], dy: Tensor) ->
 
 
 def _time_candidates(call: Callable[[Launch], object], candidates: Iterable[Launch]) -> dict[str, Any]:
-    records = [{**launch._asdict(), "ms": median_ms(partial(call, launch))} for launch in candidates]
+    records = [{**launch._asdict(), "ms": kernel_ms(partial(call, launch))} for launch in candidates]
     return {"candidates": sorted(records, key=lambda record: record["ms"])}
 
 

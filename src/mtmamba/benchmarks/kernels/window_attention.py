@@ -1,8 +1,8 @@
-"""Time window attention in a Swin-L's blocks: ``python -m mtmamba.kernels.window_attention_benchmark`` on a GPU."""
+"""Time window attention in a Swin-L's blocks: ``python -m mtmamba.benchmarks.kernels.window_attention`` on a GPU."""
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor
 
+from mtmamba.benchmarks.timing import kernel_ms
 from mtmamba.kernels import window_attention_backward_triton as backward_kernels
 from mtmamba.kernels import window_attention_triton as kernels
-from mtmamba.kernels.timing import median_ms
+from mtmamba.kernels.window_attention import torch_window_attention, window_attention
 from mtmamba.kernels.window_attention_triton import Plan
 from mtmamba.models.encoders.swin_blocks import PadFirstBlock
 
@@ -46,9 +47,9 @@ CANDIDATES: Mapping[str, tuple[Plan, ...]] = {
 def benchmark_window_attention(
     batch: int = 8, candidates: Mapping[str, Iterable[Plan]] = CANDIDATES
 ) -> list[dict[str, Any]]:
-    """Time the operator with each plan, and a shifted block's attention by the operator and by timm's module.
+    """Time the operator with each plan, and a shifted block's attention with the operator and with PyTorch's.
 
-    The operator is first compared with timm's module on a map of the third stage in float32, gradients included, and
+    The operator is first compared with its plain form on a map of the third stage in float32, gradients included, and
     every plan with the plan now set in bfloat16.
 
     Returns:
@@ -76,24 +77,31 @@ def _block(heads: int) -> PadFirstBlock:
         heads * HEAD_DIM, (WINDOW, WINDOW), heads, None, WINDOW, SHIFT, always_partition=True, dynamic_mask=True
     )
     block.__class__ = PadFirstBlock
-    block.attn.fused_attn = True  # type: ignore[misc]
     torch.nn.init.normal_(block.attn.relative_position_bias_table)
     torch.nn.init.normal_(block.attn.qkv.bias)
     made: Any = block.cuda()
     return made
 
 
-def _step(block: PadFirstBlock, attend: Callable[[Tensor], Tensor], x: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
-    y = attend(x)
+FORMS = {"operator": window_attention, "pytorch": torch_window_attention}
+
+
+def _attend(block: PadFirstBlock, form: str, x: Tensor) -> Tensor:
+    qkv, proj = block.attn.qkv, block.attn.proj
+    table = block.attn.relative_position_bias_table
+    return FORMS[form](x, qkv.weight, qkv.bias, proj.weight, proj.bias, table, WINDOW, SHIFT)
+
+
+def _step(block: PadFirstBlock, form: str, x: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
+    y = _attend(block, form, x)
     return y, *torch.autograd.grad(y, (x, *block.attn.parameters()), dy.to(y.dtype))
 
 
 def _check_block(block: PadFirstBlock, x: Tensor) -> None:
-    """Compare the operator with timm's module in float32, relative to each result's largest value."""
+    """Compare the operator with its plain form in float32, relative to each result's largest value."""
     dy = torch.randn_like(x)
     x.requires_grad_()
-    fused, timm = (_step(block, attend, x, dy) for attend in (block.fused_attention, block.timm_attention))
-    for result, expected in zip(fused, timm, strict=True):
+    for result, expected in zip(*(_step(block, form, x, dy) for form in FORMS), strict=True):
         scale = expected.abs().max()
         torch.testing.assert_close(result / scale, expected / scale, rtol=0, atol=1e-4)
 
@@ -117,7 +125,7 @@ def _time_plans(name: str, shape: tuple[int, ...], heads: int, plans: Iterable[P
         for result, wanted in zip(run(plan), expected, strict=True):
             scale = wanted.abs().max()
             torch.testing.assert_close(result / scale, wanted / scale, rtol=0, atol=1e-2)
-        records.append({**plan._asdict(), "ms": median_ms(partial(run, plan))})
+        records.append({**plan._asdict(), "ms": kernel_ms(partial(run, plan))})
     return sorted(records, key=lambda record: record["ms"])
 
 
@@ -125,11 +133,11 @@ def _time_block(block: PadFirstBlock, x: Tensor) -> dict[str, dict[str, float]]:
     dy = torch.randn_like(x)
     x.requires_grad_()
     times = {}
-    for name, attend in (("operator", block.fused_attention), ("timm", block.timm_attention)):
+    for name in FORMS:
         with torch.autocast("cuda", torch.bfloat16):
             with torch.no_grad():
-                forward = median_ms(partial(attend, x))
-            times[name] = {"forward": forward, "forward_backward": median_ms(partial(_step, block, attend, x, dy))}
+                forward = kernel_ms(partial(_attend, block, name, x))
+            times[name] = {"forward": forward, "forward_backward": kernel_ms(partial(_step, block, name, x, dy))}
     return times
 
 

@@ -1,9 +1,9 @@
-"""The time that a computation cannot undercut on a device, from counts of its work and the device's measured rates.
+"""The roofline: the time that a computation cannot undercut on a device, from its work and the device's measured rates.
 
 Work is counted layer by layer over a forward pass on meta tensors. A layer is a product with weights, or an SS2D with
 all that belongs to it; it reads its inputs and writes its outputs once. Norms, activations and sums are taken to be
-fused into the layers around them, and attention counts its products alone. Layers follow one another, so the floor of a
-network is the sum of its layers' floors, and a layer's is the longest of three times: products, exponentials of the
+fused into the layers around them, and attention counts its products alone. Layers follow one another, so the bound of a
+network is the sum of its layers' bounds, and a layer's is the longest of three times: products, exponentials of the
 scan, traffic.
 """
 
@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from mtmamba.benchmarks.device import Device
-from mtmamba.models.ss2d import DIRECTIONS, SS2D
+from mtmamba.models.ss2d import SS2D
+from mtmamba.scan import DIRECTIONS
 from mtmamba.stats.flops import PRODUCTS
 from mtmamba.stats.watcher import ForwardWatcher
 
@@ -56,7 +57,7 @@ class Work:
         return float(sum(getattr(layer, name) for layer in self.layers))
 
 
-class Floor(NamedTuple):
+class Roofline(NamedTuple):
     """Milliseconds that a computation takes at least."""
 
     products_ms: float
@@ -76,7 +77,7 @@ def count_work(module: nn.Module, inputs: Iterable[Tensor]) -> Work:
     return _Counter(module).count(module, inputs)
 
 
-def floor(work: Work, device: Device, precision: str, backward: bool = False, optimizer: bool = False) -> Floor:
+def roofline(work: Work, device: Device, precision: str, backward: bool = False, optimizer: bool = False) -> Roofline:
     """Return the least time of a computation on a device.
 
     Activations have two bytes in ``bf16`` and four otherwise; weights and their gradients four. A backward pass reads
@@ -102,7 +103,7 @@ def floor(work: Work, device: Device, precision: str, backward: bool = False, op
     if optimizer:
         times.append((0.0, 0.0, OPTIMIZER_BYTES * work.parameters / device.copy_bytes))
     products, scan, traffic = (1e3 * sum(column) for column in zip(*times, strict=True))
-    return Floor(products, scan, traffic, 1e3 * sum(max(layer) for layer in times))
+    return Roofline(products, scan, traffic, 1e3 * sum(max(layer) for layer in times))
 
 
 class _Counter(ForwardWatcher):

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mtmamba.scan.registry import Backend, register
+
 CPU_BLOCK, GPU_BLOCK = 2**20, 2**23
 """Elements of one array of a block: on a CPU the three such arrays stay near the caches, a GPU needs long launches."""
 MIN_CHANNELS = 16
@@ -212,3 +214,6 @@ def _gradients(problem: _Problem, starts: Tensor, grad: Tensor) -> tuple[Tensor,
         du[rows, channels] = (ddelta_u * block.delta[:-1]).addcmul_(block.D, dy)[:length].permute(1, 2, 0)
     dA, dD, dbias = (x.unflatten(0, (problem.batch, problem.groups)).sum(0) for x in (dA, dD, dbias))
     return du, ddelta, dA, dB, dC, dD, dbias
+
+
+register(Backend("torch", 3, scan_chunked))

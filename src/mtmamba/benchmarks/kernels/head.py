@@ -1,4 +1,4 @@
-"""Time the heads' kernels for many tiles: ``python -m mtmamba.kernels.head_benchmark [B H W C]`` on a GPU."""
+"""Time the heads' kernels for many tiles on a GPU: ``python -m mtmamba.benchmarks.kernels.head [B H W C]``."""
 
 import json
 import sys
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtmamba.benchmarks.timing import kernel_ms
 from mtmamba.kernels import head_triton as kernels
 from mtmamba.kernels.head import EPS, norm_project, torch_norm_project
 from mtmamba.kernels.head_triton import Tile
-from mtmamba.kernels.timing import median_ms
 
 SCALE = 4
 CANDIDATES: Mapping[str, tuple[Tile, ...]] = {
@@ -49,8 +49,8 @@ def benchmark_head(shape: tuple[int, ...] = (8, 112, 144, 192), outputs: int = 4
     Returns:
         ``forward`` and ``backward``: a record for each tile, the fastest first, of median milliseconds and of GB/s
         where each map is read or written once. ``operator_ms`` and ``pytorch_ms``: forward, and forward and backward,
-        of the operator with the tiles now set and of PyTorch's layer norm and linear layer. ``floor_ms``: the time of
-        copies that move as many bytes as ``x``, its gradient and the logits have, in both directions.
+        of the operator with the tiles now set and of PyTorch's layer norm and linear layer. ``roofline_ms``: the time
+        of copies that move as many bytes as ``x``, its gradient and the logits have, in both directions.
 
     Raises:
         AssertionError: a tile's results are wrong.
@@ -74,18 +74,18 @@ def benchmark_head(shape: tuple[int, ...] = (8, 112, 144, 192), outputs: int = 4
         records = []
         for tile in CANDIDATES[name]:
             _check(shape[-1], outputs, {name: tile})
-            ms = median_ms(partial(run, tile))
+            ms = kernel_ms(partial(run, tile))
             records.append({**tile._asdict(), "ms": ms, "gb_s": moved / ms / 1e6})
         result[name] = sorted(records, key=lambda record: record["ms"])
     leaves = [tensor.requires_grad_() for tensor in (x, *parameters)]
     for name, function in (("operator_ms", norm_project), ("pytorch_ms", partial(torch_norm_project, scale=SCALE))):
         result[name] = {
-            "forward": median_ms(torch.no_grad()(partial(function, *leaves))),
-            "forward_backward": median_ms(partial(_step, function, leaves, dlogits)),
+            "forward": kernel_ms(torch.no_grad()(partial(function, *leaves))),
+            "forward_backward": kernel_ms(partial(_step, function, leaves, dlogits)),
         }
     copied = torch.empty_like(x)
     maps = (3 * x.nbytes + 2 * dlogits.nbytes) / (2 * x.nbytes)
-    result["floor_ms"] = maps * median_ms(lambda: copied.copy_(x.detach()))
+    result["roofline_ms"] = maps * kernel_ms(lambda: copied.copy_(x.detach()))
     return result
 
 
