@@ -78,15 +78,16 @@ def test_a_sweep_names_each_job_that_failed_and_goes_on(tmp_path):
 
 
 WRONG = """
-    seed=null seed=-1 seed=1.5 tasks=null tasks=[] tasks=[1] compile=1 baseline=no-thanks pictures=-1 pictures=null
-    ema_decay=0 ema_decay=1 log_dir=null log_dir='' cache_dir=null data.crop_size=448 data.crop_size=[0,576]
-    data.crop_size=[448] data.crop_size=null data.batch_size=0 data.batch_size=-1 data.batch_size=2.5
-    data.batch_size=true data.device_batch_size=0 data.val_batch_size=0 data.val_batch_size=null data.num_workers=-1
-    data.scale=[2,1] data.scale=1 data.scale=[0,1] encoder.drop_path=1 encoder.drop_path=-0.1 decoder.drop_path=1.5
-    optimizer.lr=0 optimizer.lr=null optimizer.lr=fast optimizer.weight_decay=-1 optimizer.betas=[0.9,1]
-    optimizer.betas=0.9 trainer.devices=0 trainer.devices=-2 trainer.max_steps=-1
-    callbacks.progress_refresh=-1 trainer.max_steps=0 trainer.max_steps=null trainer.val_check_interval=0
-    trainer.val_check_interval=0.5 trainer.log_every_n_steps=0 trainer.num_sanity_val_steps=-1 callbacks.checkpoint_every=0
+    seed=null seed=-1 seed=1.5 tasks=null tasks=[] tasks=[1] compile=1 baseline=no-thanks pictures=-1
+    pictures=null ema_decay=0 ema_decay=1 log_dir=null log_dir='' cache_dir=null data.crop_size=448
+    data.crop_size=[0,576] data.crop_size=[448] data.crop_size=null data.batch_size=0 data.batch_size=-1
+    data.batch_size=2.5 data.batch_size=true data.device_batch_size=0 data.val_batch_size=0
+    data.val_batch_size=null data.num_workers=-1 data.scale=[2,1] data.scale=1 data.scale=[0,1]
+    encoder.drop_path=1 encoder.drop_path=-0.1 decoder.drop_path=1.5 optimizer.lr=0 optimizer.lr=null
+    optimizer.lr=fast optimizer.weight_decay=-1 optimizer.betas=[0.9,1] optimizer.betas=0.9 trainer.devices=0
+    trainer.devices=-2 trainer.max_steps=-1 callbacks.progress_refresh=-1 trainer.max_steps=0
+    trainer.max_steps=null trainer.val_check_interval=0 trainer.val_check_interval=0.5
+    trainer.log_every_n_steps=0 trainer.num_sanity_val_steps=-1 callbacks.checkpoint_every=0
 """.split()  # noqa: SIM905 - a line each would hide the rest
 WRONG_IN_EVALUATION = """
     bootstrap.resamples=-1 worst=-1 boundary_workers=0 split=test tta.scales=[] tta.scales=[0] tta.flip=2
@@ -132,8 +133,8 @@ def test_a_task_may_stand_alone(override):
 @pytest.mark.slow
 def test_a_sweep_of_two_devices_runs_each_job_in_its_own_folder(tmp_path):
     """Lightning starts the second process by calling the command again, which once began the sweep anew and hung."""
-    options = """-m seed=0,1 trainer.devices=2 trainer.strategy=ddp trainer.accelerator=cpu logger=csv trainer.max_steps=2
-        trainer.val_check_interval=2 data.scenes.train=8 data.scenes.val=5 data.num_workers=0""".split()
+    options = ["-m", "seed=0,1", "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", "logger=csv"]
+    options += ["trainer.max_steps=2", "trainer.val_check_interval=2", "data.scenes.train=8", "data.scenes.val=5"]
     command = [sys.executable, str(ROOT / "src/train.py"), *options, f"cache_dir={tmp_path}/cache"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -303,3 +303,21 @@ def test_the_script_imports_and_says_where(tmp_path):
     assert "a/b.ckpt" in done.stdout + done.stderr
     assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")} == {"released.pth.tar", "a", "a/b.ckpt"}
     assert mtmamba.load_model(tmp_path / "a" / "b.ckpt").decoder.tasks == ("semseg", "depth", "normals", "edge")
+
+
+def test_files_whose_names_begin_alike_are_imported_apart(tmp_path):
+    for name in ("net.v1.pth.tar", "net.v2.pth.tar"):
+        write(tmp_path, released()).rename(tmp_path / name)
+        import_checkpoint(config(*SMALL), tmp_path / name)
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {"net.v1.ckpt", "net.v2.ckpt"}
+
+
+def test_no_file_is_written_over(tmp_path):
+    source = write(tmp_path, released()).rename(tmp_path / "last.pth.tar")
+    (tmp_path / "last.ckpt").write_text("a run's")
+    with pytest.raises(CheckpointError, match=r"no file at .*/last\.ckpt, got one: .* another output=FILE"):
+        import_checkpoint(config(*SMALL), source)
+    made = import_checkpoint(config(*SMALL), source, tmp_path / "made.ckpt")
+    with pytest.raises(CheckpointError, match=r"no file at .*/last\.ckpt, got one: .* another export=FILE"):
+        export_checkpoint(made, tmp_path / "last.ckpt")
+    assert (tmp_path / "last.ckpt").read_text() == "a run's"

@@ -47,9 +47,10 @@ def import_checkpoint(cfg: DictConfig, source: Path, output: Path | None = None)
         FileNotFoundError: there is no such source.
         CheckpointError: it cannot be read, or is not of this model; the message names what was found and what fits.
     """
-    output = output or source.with_name(source.name.split(".")[0] + ".ckpt")
+    output = output or source.with_name(re.sub(r"(\.(pth|pt|tar|bin|ckpt))+$", "", source.name) + ".ckpt")
     if output.resolve() == source.resolve():
         raise CheckpointError(f"Expected output to differ from source, got {source} twice: give output=FILE.")
+    require_new(output, "output")
     state = read_released(source)
     _require_fitting(cfg, state, source)
     with torch.device("meta"):  # so nothing is drawn at random, and nothing fetched
@@ -77,6 +78,7 @@ def export_checkpoint(source: Path, output: Path) -> None:
     """
     if output.resolve() == source.resolve():
         raise CheckpointError(f"Expected export to differ from source, got {source} twice: give another export=FILE.")
+    require_new(output, "export")
     model = build.load_model(source)
     encoder = encoder_views(model.encoder.state_dict())
     state = {f"module.backbone.{name}": x for name, x in (export_views(encoder) | position_indices(encoder)).items()}
@@ -84,6 +86,16 @@ def export_checkpoint(source: Path, output: Path) -> None:
     state |= {f"module.{name}": x for name, x in export_views(decoder).items()}
     AtomicCheckpointIO().save_checkpoint({"model": state}, output)
     log.info("Exported %d tensors of %s into %s", len(state), source, output)
+
+
+def require_new(path: Path, setting: str) -> None:
+    """Refuse to write over a file: names cut short may meet, and a run's checkpoint is not to be replaced.
+
+    Raises:
+        CheckpointError: there is such a file.
+    """
+    if path.exists():
+        raise CheckpointError(f"Expected no file at {path}, got one: move it away, or give another {setting}=FILE.")
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
