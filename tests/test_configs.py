@@ -253,7 +253,15 @@ def test_auto_takes_what_the_machine_has(script, devices, monkeypatch):
 
 def test_a_run_goes_on_with_its_own_network_only():
     description = describe(mtmamba.load_config(["decoder=stm1"]))
-    check_resumed(describe(mtmamba.load_config(["decoder=stm1", "optimizer.lr=1e-5"])), description)
+    check_resumed(
+        describe(mtmamba.load_config(["decoder=stm1", "trainer.max_steps=9", "data.root=/here"])), description
+    )
+    others = describe(mtmamba.load_config(["decoder=stm1", "optimizer.lr=1e-5", "data.batch_size=4", "seed=1"]))
+    expected = (
+        r"got seed=1 instead of 0, data\.batch_size=4 instead of 2, optimizer\.lr=1e-05 instead of 0\.003: repeat"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        check_resumed(others, description)
     with pytest.raises(
         ConfigError, match=r"decoder=stm2 instead of stm1, tasks=\['depth'\] instead of .*: repeat that run"
     ):

@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,10 +12,14 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch.optim import Optimizer
 
 import mtmamba
-from mtmamba.checkpoints import find_checkpoint, read_checkpoint
+from mtmamba.checkpoints import find_checkpoint, read_checkpoint, require_weights_of
 from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.data.datamodule import DenseDataModule
@@ -146,10 +150,44 @@ def build_module(cfg: DictConfig, model: MultiTaskModel | None = None) -> MultiT
         build_model(cfg) if model is None else model,
         num_outputs(cfg),
         total,
-        **plain(cfg.optimizer),
+        optimizer=build_optimizer(cfg),
+        schedule=build_schedule(cfg),
         delta_m_base=plain(cfg.data.delta_m_base),
         description=describe(cfg),
     )
+
+
+def build_optimizer(cfg: DictConfig) -> Callable[..., Optimizer]:
+    """Return what makes the configured optimiser of parameters: all of ``optimizer`` but its schedule."""
+    settings = {key: value for key, value in cfg.optimizer.items() if key not in ("schedule", "power")}
+    maker: Callable[..., Optimizer] = hydra.utils.instantiate(settings, _partial_=True, _convert_="all")
+    return maker
+
+
+def build_schedule(cfg: DictConfig) -> Callable[[Optimizer], Any] | None:
+    """Return what makes ``optimizer.schedule`` of an optimiser; None for a constant learning rate."""
+    if cfg.optimizer.get("schedule") is None:
+        return None
+    maker: Callable[[Optimizer], Any] = hydra.utils.instantiate(cfg.optimizer.schedule, _partial_=True, _convert_="all")
+    return maker
+
+
+def build_callbacks(cfg: DictConfig) -> list[Callback]:
+    """Build the callbacks that the configuration names, and the averaging of weights that ``ema_decay`` asks for."""
+    found = [hydra.utils.instantiate(node, _convert_="all") for node in _targets(cfg.callbacks)]
+    return found if cfg.ema_decay is None else [*found, EMAWeightAveraging(decay=cfg.ema_decay)]
+
+
+def build_loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
+    """Build the loggers that the configuration names, each with ``save_dir``, and tell them the configuration."""
+    loggers = [hydra.utils.instantiate(node, save_dir=run_dir, _convert_="all") for node in _targets(cfg.logger)]
+    for logger in loggers:
+        logger.log_hyperparams(plain(cfg))
+    return loggers
+
+
+def _targets(group: DictConfig) -> list[DictConfig]:
+    return [node for node in group.values() if isinstance(node, DictConfig) and "_target_" in node]
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -159,7 +197,7 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
     """Return what a checkpoint says of its configuration: group choices and plain values, nothing to instantiate."""
-    kept = ("tasks", "seed", "label", *MODEL_GROUPS)  # an ablation's values are the decoder's
+    kept = ("tasks", "seed", "label", "ema_decay", *MODEL_GROUPS)  # an ablation's values are the decoder's
     return {
         "version": mtmamba.__version__,
         "choices": {group: cfg.choices[group] for group in (*MODEL_GROUPS, "experiment")},
@@ -209,19 +247,25 @@ def load_model(path: str | Path) -> MultiTaskModel:
         FileNotFoundError: there is none.
         CheckpointError: the file is no checkpoint of this program.
     """
-    checkpoint = read_checkpoint(find_checkpoint(Path(path)))
-    return restore_model(config_of(checkpoint["mtmamba"]), checkpoint)
+    found = find_checkpoint(Path(path))
+    checkpoint = read_checkpoint(found)
+    return restore_model(config_of(checkpoint["mtmamba"]), checkpoint, found)
 
 
-def restore_model(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> MultiTaskModel:
+def restore_model(cfg: DictConfig, checkpoint: Mapping[str, Any], path: Path) -> MultiTaskModel:
     """Build a network and give it a checkpoint's weights, ready for evaluation.
 
     Args:
         cfg: the checkpoint's, from `config_of`.
         checkpoint: from `mtmamba.checkpoints.read_checkpoint`.
+        path: of the checkpoint, for errors.
+
+    Raises:
+        CheckpointError: the weights are another network's.
     """
     model = build_model(cfg)
     weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+    require_weights_of(weights, model, path)
     model.load_state_dict(weights)
     return model.eval()
 

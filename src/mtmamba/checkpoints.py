@@ -1,15 +1,14 @@
 """Checkpoints: written whole or not at all, read without running code, found again."""
 
 import os
-import signal
-import types
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
 
 from mtmamba.files import replacing
 from mtmamba.models.pretrained import UNREADABLE
@@ -17,13 +16,29 @@ from mtmamba.models.pretrained import UNREADABLE
 LAST, BEST = "last.ckpt", "best.ckpt"
 FOLDER = "checkpoints"
 
+PARTS: dict[str, type] = {"state_dict": dict, "mtmamba": dict, "global_step": int}
+"""What every checkpoint has."""
+
+TRAINING_PARTS: dict[str, type] = {"callbacks": dict, "loops": dict, "optimizer_states": list, "lr_schedulers": list}
+"""What a checkpoint to resume from has beside its weights."""
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+"""An optimiser's states that have their parameter's shape."""
+
 
 class CheckpointError(ValueError):
     """A file is no checkpoint of this program; the message says what came instead."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints to a temporary name beside their own, then rename; read them with ``weights_only``."""
+    """Write checkpoints to a temporary name beside their own, then rename; read them with ``weights_only``.
+
+    Args:
+        read: the content of a file that has been read already, by its path; given out once.
+    """
+
+    def __init__(self, read: Mapping[Path, dict[str, Any]] | None = None) -> None:
+        self._read = dict(read or {})
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Replace ``path`` by the new checkpoint in one step."""
@@ -34,11 +49,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """Read a checkpoint's tensors and plain values."""
-        return read_checkpoint(Path(path))
+        content = self._read.pop(Path(path), None)
+        return read_checkpoint(Path(path)) if content is None else content
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, with ``weights_only``.
+    """Read a whole checkpoint onto the CPU, with ``weights_only``, and check it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: not written by this program, or damaged.
+    """
+    checkpoint = glance(path)
+    _require_intact(path)
+    _require_weights(checkpoint["state_dict"], path)
+    return _read(path, mmap=False)
+
+
+def glance(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's plain values; its tensors stay on the disk until they are looked at.
 
     Raises:
         FileNotFoundError: no such file.
@@ -46,19 +75,114 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected a checkpoint at {path}, got none: give a run's folder or a .ckpt file.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise CheckpointError(
-            f"Expected a checkpoint of this program, got {path}, which holds something else or is damaged "
-            f"({type(error).__name__}): give a run's folder or a .ckpt file from its {FOLDER}."
-        ) from error
+    checkpoint = _read(path, mmap=True)
     if not isinstance(checkpoint, dict) or not {"mtmamba", "state_dict"} <= checkpoint.keys():
         raise CheckpointError(
             f"Expected a checkpoint of this program, got {path} without its description: an encoder's weights go "
             "to encoder.weights, the authors' checkpoints to src/import_checkpoint.py."
         )
+    _require_parts(checkpoint, path)
     return checkpoint
+
+
+def _read(path: Path, *, mmap: bool) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except UNREADABLE as error:
+        raise CheckpointError(
+            f"Expected a checkpoint of this program, got {path}, which holds something else or is damaged "
+            f"({type(error).__name__}): give a run's folder or a .ckpt file from its {FOLDER}."
+        ) from error
+
+
+def _require_intact(path: Path) -> None:
+    """Compare the checksums that PyTorch writes beside every tensor, and does not look at when it reads."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except zipfile.BadZipFile as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise CheckpointError(
+            f"Expected a whole checkpoint, got {path}, whose part {damaged} has changed since it was written: use "
+            "another checkpoint, or copy it again."
+        )
+
+
+def _require_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint whose inner parts are of other types than this program writes."""
+    found: dict[str, Any] = {name: checkpoint.get(name) for name in PARTS}
+    found |= {name: checkpoint[name] for name in TRAINING_PARTS if name in checkpoint}
+    if isinstance(checkpoint["mtmamba"], dict):
+        found |= {f"mtmamba.{name}": checkpoint["mtmamba"].get(name) for name in ("choices", "values")}
+    for name, value in found.items():
+        kind = {**PARTS, **TRAINING_PARTS}.get(name, dict)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise CheckpointError(
+                f"Expected {name} of the checkpoint {path} to be of type {kind.__name__}, got {type(value).__name__}: "
+                "it was not written by this program; use another checkpoint."
+            )
+
+
+def _require_weights(weights: Mapping[str, Any], path: Path) -> None:
+    """Refuse weights that are no finite real tensors."""
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            found = type(value).__name__
+        elif value.dtype.is_complex:
+            found = str(value.dtype)
+        elif not value.isfinite().all():
+            found = "NaN or infinity"
+        else:
+            continue
+        raise CheckpointError(
+            f"Expected finite real weights in the checkpoint {path}, got {found} for {name}: use another checkpoint."
+        )
+
+
+def require_weights_of(weights: Mapping[str, Tensor], model: nn.Module, path: Path) -> None:
+    """Refuse weights that are not exactly a model's, by name, shape and whether they are real or whole numbers.
+
+    Raises:
+        CheckpointError: names the first that differs.
+    """
+    mine, its = (
+        {name: (tuple(x.shape), "real" if x.is_floating_point() else "whole") for name, x in state.items()}
+        for state in (model.state_dict(), weights)
+    )
+    _require_equal(mine, its, path)
+
+
+def require_fitting(checkpoint: Mapping[str, Any], model: nn.Module, path: Path) -> None:
+    """Refuse to go on with weights, or with an optimiser's state of them, in other shapes than a model's.
+
+    Fused optimisers read beyond the end of a state that is too small.
+
+    Raises:
+        CheckpointError: names the parameter.
+    """
+    require_weights_of(checkpoint["state_dict"], model, path)
+    named = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for state in checkpoint.get("optimizer_states", []):
+        for index, values in state["state"].items():
+            if not isinstance(index, int) or index >= len(named):
+                raise CheckpointError(
+                    f"Expected an optimiser's state of {len(named)} parameters in {path}, got one for number {index}: "
+                    "use another checkpoint."
+                )
+            name, shape = named[index]
+            found = {f"{key} of {name}": (tuple(x.shape), "real") for key, x in values.items() if key in MOMENTS}
+            _require_equal(dict.fromkeys(found, (shape, "real")), found, path)
+
+
+def _require_equal(mine: Mapping[str, Any], its: Mapping[str, Any], path: Path) -> None:
+    for name in {**mine, **its}:
+        if mine.get(name) != its.get(name):
+            expected, found = (" ".join(map(str, kind[name])) if name in kind else "none" for kind in (mine, its))
+            raise CheckpointError(
+                f"Expected {name} to be {expected} numbers in the checkpoint {path}, got {found}: it is of another "
+                "network."
+            )
 
 
 def find_checkpoint(path: Path, *names: str) -> Path:
@@ -80,60 +204,3 @@ def find_checkpoint(path: Path, *names: str) -> Path:
     raise FileNotFoundError(
         f"Expected a checkpoint, or a run's folder with {FOLDER}/{LAST}, got {path}: check the path."
     )
-
-
-class LastCheckpoint(Callback):
-    """Write ``last.ckpt`` after every so many optimiser steps, at the end, and when asked to stop.
-
-    Always right after an optimiser step, so that resuming repeats nothing and skips nothing. The first Ctrl-C (or
-    SIGTERM), of any process, stops training in all of them after the step at hand; a second one stops at once.
-
-    Args:
-        folder: where to write it.
-        every: optimiser steps between writings.
-    """
-
-    def __init__(self, folder: Path, every: int) -> None:
-        self.path, self.every = folder / LAST, every
-        self.asked = self.stopped = False
-        self._step = self._saved = -1
-        self._handlers: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from the step that training begins or goes on at, and listen for signals.
-
-        Not before: Lightning's own handler, which we replace, tells the other processes in the middle of a step.
-        """
-        self._step = trainer.global_step
-        self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Stop here if asked to: the step before is in its checkpoint, and logged."""
-        if self.stopped and trainer.global_step == self._saved:
-            rank_zero_info(f"Stopped after step {self._saved}; go on with resume={self.path.parents[1]}")
-            raise KeyboardInterrupt
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Write the checkpoint where it is due."""
-        step = trainer.global_step
-        if step == self._step:  # in the middle of an accumulated batch
-            return
-        self._step = step
-        self.stopped = trainer.strategy.reduce_boolean_decision(self.asked, all=False)
-        if step == trainer.max_steps:
-            trainer.should_stop = True  # so that the last weights are validated wherever the interval has its multiples
-        if self.stopped or step % self.every == 0 or step == trainer.max_steps:
-            trainer.save_checkpoint(self.path, weights_only=False)
-            self._saved = step
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
-
-    def _ask(self, number: int, frame: types.FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        rank_zero_info("Stopping after this step; once more to stop at once.")

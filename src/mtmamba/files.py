@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Only a killed process leaves its temporary file, for `remove_partial` to find.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    partial = path.with_name(
+        f".{secrets.token_hex(8)}.partial.{path.name}"
+    )  # processes of two containers share numbers
     try:
         yield partial
         os.replace(partial, path)

@@ -17,9 +17,10 @@ import mtmamba
 from fake_data import write_nyud
 from mtmamba import config_checks
 from mtmamba.benchmarks.network_cases import random_batch
-from mtmamba.checkpoints import CheckpointError, LastCheckpoint, find_checkpoint, read_checkpoint
+from mtmamba.checkpoints import CheckpointError, find_checkpoint, read_checkpoint
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.training import train as workflows
+from mtmamba.training.checkpointing import Checkpointing
 from mtmamba.training.lit_module import MultiTaskModule, NonFiniteLossError
 
 ROOT = Path(__file__).parents[2]
@@ -139,13 +140,13 @@ def test_interrupted_and_resumed_equals_uninterrupted(dataset, finished, tmp_pat
             torch.testing.assert_close(x, weights(finished[0])[name], rtol=1e-3, atol=1e-5)
 
     run_dir = tmp_path / "run"
-    original = LastCheckpoint.on_train_batch_end
+    original = Checkpointing.on_train_batch_end
 
     def stop_at_step(self, trainer, *arguments):
         self.asked = trainer.global_step == step
         original(self, trainer, *arguments)
 
-    monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", stop_at_step)
+    monkeypatch.setattr(Checkpointing, "on_train_batch_end", stop_at_step)
     with pytest.raises(SystemExit):
         train(dataset, run_dir, *options)
     monkeypatch.undo()
@@ -173,14 +174,14 @@ def test_a_run_with_cuda_graphs_is_a_run_without(dataset, tmp_path, monkeypatch,
     plain, graphed = tmp_path / "plain", tmp_path / "graphed"
     expected = train(dataset, plain, *options, "cuda_graph=false")
     assert not replays
-    original = LastCheckpoint.on_train_batch_end
+    original = Checkpointing.on_train_batch_end
 
     def stop_at_step(self, trainer, *arguments):
         self.asked = trainer.global_step == 3
         original(self, trainer, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LastCheckpoint, "on_train_batch_end", stop_at_step)
+        patch.setattr(Checkpointing, "on_train_batch_end", stop_at_step)
         with pytest.raises(SystemExit):
             train(dataset, graphed, *options)
     found = train(dataset, graphed, *options, f"resume={graphed}")

@@ -77,9 +77,7 @@ class NetworkCase(Case):
 
         module.train()
         on_gpu = device.type == "cuda"
-        optimizer = torch.optim.AdamW(
-            part.parameters(), lr=0.0, betas=module.betas, weight_decay=module.weight_decay, fused=on_gpu
-        )
+        optimizer = module.optimizer(part.parameters(), lr=0.0, fused=on_gpu)
         real_loss = self.loss == "training" and self.part == "model"
         network = GraphedModel(part) if self.cuda_graph else part
         if self.cuda_graph:

@@ -107,7 +107,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     data.prepare_data()
     ids = read_id_list(cfg.ids, data.record.read_ids(data.root, cfg.split))
     data.choose_test(cfg.split, ids)
-    model = build.restore_model(full, checkpoint)
+    model = build.restore_model(full, checkpoint, path)
     outputs = build.num_outputs(full)
     tasks = select_tasks(outputs)
     metrics = {task.name: task.metric(outputs[task.name]) for task in tasks}

@@ -1,32 +1,26 @@
-"""A run's folder: what is written down when it begins, and how an interrupted one is found again."""
+"""A run's folder: what is written down when it begins, who is at work in it, and how an interrupted one is found."""
 
+import contextlib
+import fcntl
 import logging
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from mtmamba.checkpoints import FOLDER, LAST, find_checkpoint
+from mtmamba.checkpoints import FOLDER, LAST
+from mtmamba.config_checks import ConfigError, differences
 from mtmamba.files import write_json, write_text
 from mtmamba.runs.environment import environment
 
 log = logging.getLogger(__name__)
 
-
-def resumed_checkpoint(cfg: DictConfig) -> Path | None:
-    """Return the checkpoint that ``resume`` means: a path's, the newest unfinished run's for ``auto``, or None."""
-    if cfg.resume is None:
-        return None
-    if cfg.resume != "auto":
-        return find_checkpoint(Path(cfg.resume), LAST).resolve()
-    found = find_unfinished(cfg, Path(cfg.log_dir))
-    if found is None:
-        rank_zero_info(f"resume=auto: no unfinished run of this configuration below {cfg.log_dir}; starting anew.")
-        return None
-    rank_zero_info(f"resume=auto: going on with {found}.")
-    return (found / FOLDER / LAST).resolve()
+LOCK = ".lock"
 
 
 @rank_zero_only
@@ -52,17 +46,71 @@ def begin(cfg: DictConfig, run_dir: Path) -> None:
     log.info("Run folder: %s", run_dir)
 
 
-def find_unfinished(cfg: DictConfig, log_dir: Path) -> Path | None:
-    """Return the newest run below a folder that has this configuration, a checkpoint, and no results yet."""
-    wanted = _comparable(cfg)
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep other processes from going on with a run while this one is at it.
+
+    The system gives the lock back when the process ends, however it ends; processes that it started have no part in it.
+
+    Raises:
+        ConfigError: another process is at work in the folder.
+    """
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        yield
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / LOCK
+    with path.open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"Expected a run that nobody is at, got {run_dir}, where another process is training: wait for its "
+                "end, or stop it first."
+            ) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def find_unfinished(description: Mapping[str, Any], log_dir: Path) -> Path | None:
+    """Return the newest run below a folder that makes the same updates, has no results yet, and rests.
+
+    Where there is none, the log names the nearest one and what differs.
+
+    Args:
+        description: of this configuration, from `mtmamba.build.describe`.
+        log_dir: the folder.
+    """
+    nearest: tuple[Path, dict[str, str]] | None = None
     for last in sorted(log_dir.rglob(f"{FOLDER}/{LAST}"), key=lambda p: p.stat().st_mtime, reverse=True):
         run = last.parents[1]
-        config = run / "config.yaml"
-        if not (run / "metrics.json").exists() and config.is_file() and _comparable(OmegaConf.load(config)) == wanted:
+        if (run / "metrics.json").exists() or _is_at_work(run):
+            continue
+        try:
+            config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+            differing = differences(description, {"choices": config["choices"], "values": config})
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, KeyError, TypeError) as error:
+            rank_zero_info(f"resume=auto: passing over {run}, whose config.yaml cannot be read ({error}).")
+            continue
+        if not differing:
             return run
+        if nearest is None or len(differing) < len(nearest[1]):
+            nearest = run, differing
+    rank_zero_info(f"resume=auto: no unfinished run of this configuration below {log_dir}; starting anew.")
+    if nearest is not None:
+        rank_zero_info(f"The nearest one is {nearest[0]}, but {', '.join(nearest[1].values())}.")
     return None
 
 
-def _comparable(cfg: Any) -> Any:
-    """Return a configuration's values but for ``resume``, which says how a run was started and not what it is."""
-    return OmegaConf.to_container(OmegaConf.merge(cfg, {"resume": None}), resolve=True)
+def _is_at_work(run: Path) -> bool:
+    """Whether another process holds the run's lock."""
+    if not (run / LOCK).is_file():
+        return False
+    with (run / LOCK).open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,5 +1,6 @@
 """What a task is to the rest of the program: one record, registered by name."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -149,7 +150,7 @@ def relative_gain(
     scores: Mapping[str, Mapping[str, float]],
     base: Mapping[str, Mapping[str, float]],
 ) -> float | None:
-    """Return Delta_m in percent over the tasks that have both a score and a base; None where there is none.
+    """Return Delta_m in percent over the tasks that have both a score, not NaN, and a base; None where there is none.
 
     Args:
         tasks: to look at.
@@ -160,7 +161,7 @@ def relative_gain(
         task.name: (scores[task.name][metric], value, metric in task.lower_is_better)
         for task in tasks
         for metric, value in base.get(task.name, {}).items()
-        if metric in scores[task.name]
+        if metric in scores[task.name] and not math.isnan(scores[task.name][metric])
     }
     if not pairs:
         return None

@@ -22,14 +22,16 @@ class PicturePanel(Callback):
 
     Each validation writes ``step_NNNNNN.png``, and the same picture to Weights & Biases.
 
+    It is written below ``pictures`` in the trainer's ``default_root_dir``.
+
     Args:
-        folder: where to write.
         count: how many images, evenly spaced over those that the first process sees.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.count = folder, count
+    def __init__(self, count: int) -> None:
+        self.count = count
         self.name: str | None = None  # instead of the step's
+        self.step: int | None = None  # instead of the trainer's
         self._rows: list[Mapping[str, Picture]] = []
         self._seen = 0
         self._chosen: set[int] = set()
@@ -55,10 +57,18 @@ class PicturePanel(Callback):
         if not self._rows:
             return
         picture = panel(self._rows)
-        save_png(self.folder / f"{self.name or f'step_{trainer.global_step:06d}'}.png", picture)
+        step = trainer.global_step if self.step is None else self.step
+        save_png(Path(trainer.default_root_dir) / "pictures" / f"{self.name or f'step_{step:06d}'}.png", picture)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image("pictures", [picture], step=trainer.global_step)
+                logger.log_image("pictures", [picture], step=step)
+
+
+def name_pictures(trainer: Trainer, name: str | None, step: int | None = None) -> None:
+    """Give the panel of the validations to come a name and a step of its own, or with None the usual ones."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, PicturePanel):
+            callback.name, callback.step = name, step
 
 
 class ProgressBar(TQDMProgressBar):
@@ -76,7 +86,7 @@ class Throughput(Callback):
     """Log training images per second, the learning rate, and the GPU memory's peak (GiB)."""
 
     def __init__(self) -> None:
-        self._images = 0
+        self._images = self._step = 0
         self._since = 0.0
         self._lr = 0.0
 
@@ -88,7 +98,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]
         """Start counting."""
-        self._images, self._since = 0, time.perf_counter()
+        self._images, self._since, self._step = 0, time.perf_counter(), trainer.global_step
 
     def on_validation_end(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]
         """Leave validation out of the count."""
@@ -99,7 +109,8 @@ class Throughput(Callback):
     ) -> None:
         """Count, and log at the trainer's interval."""
         self._images += len(batch["id"]) * trainer.world_size
-        if trainer.fit_loop.epoch_loop._should_accumulate() or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        accumulating, self._step = trainer.global_step == self._step, trainer.global_step
+        if accumulating or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         now = time.perf_counter()
         values = {

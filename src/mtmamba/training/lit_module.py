@@ -1,12 +1,15 @@
 """The training program: network, losses, metrics and optimiser as a LightningModule."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.models.cuda_graphs import GraphedModel
@@ -59,10 +62,8 @@ class MultiTaskModule(LightningModule):
             decoder's auxiliary logits.
         num_outputs: n by task.
         total: combines ``{task: (B,)}`` into the loss.
-        lr: initial learning rate; it decays to 0 at the trainer's ``max_steps`` as ``(1 - step / max_steps)^power``.
-        weight_decay: AdamW's, on every parameter.
-        betas: AdamW's.
-        power: of the decay.
+        optimizer: makes the optimiser of the parameters, given those.
+        schedule: makes the learning rate's schedule by optimiser step, given the optimiser; None for a constant rate.
         delta_m_base: single-task scores, ``{task: {metric: value}}``; empty for no Delta_m.
         description: plain values that checkpoints carry.
 
@@ -75,10 +76,8 @@ class MultiTaskModule(LightningModule):
         num_outputs: Mapping[str, int],
         total: Callable[[Mapping[str, Tensor]], Tensor],
         *,
-        lr: float,
-        weight_decay: float,
-        betas: Sequence[float],
-        power: float,
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[[Optimizer], Any] | None,
         delta_m_base: Mapping[str, Mapping[str, float]],
         description: Mapping[str, Any],
     ) -> None:
@@ -86,7 +85,7 @@ class MultiTaskModule(LightningModule):
         self.model = model
         self.tasks = select_tasks(num_outputs)
         self.total = total
-        self.lr, self.weight_decay, self.betas, self.power = lr, weight_decay, (betas[0], betas[1]), power
+        self.optimizer, self.schedule = optimizer, schedule
         self.delta_m_base = delta_m_base
         self.description = description
         self.metrics: Mapping[str, PooledMetric] = nn.ModuleDict(  # type: ignore[assignment]
@@ -100,14 +99,29 @@ class MultiTaskModule(LightningModule):
         """Replay the network's forward and backward passes from CUDA graphs from now on; see `GraphedModel`."""
         self._graphed = GraphedModel(self.model, self.model.with_auxiliary)
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return AdamW with polynomial decay per optimiser step."""
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
-        )
-        steps = self.trainer.estimated_stepping_batches
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: max(0.0, 1 - i / steps) ** self.power)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimiser, and its schedule by optimiser step.
+
+        Raises:
+            ValueError: the schedule waits for a score.
+        """
+        optimizer = self.optimizer(self.parameters())
+        if self.schedule is None:
+            return {"optimizer": optimizer}
+        schedule = self.schedule(optimizer)
+        if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ValueError(
+                "Expected a schedule by optimiser step, got ReduceLROnPlateau, which goes by a score: choose another "
+                "optimizer.schedule."
+            )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Set the rate of the step to come, in PyTorch's way or in timm's."""
+        if hasattr(scheduler, "step_update"):
+            scheduler.step_update(self.trainer.global_step)
+        else:
+            super().lr_scheduler_step(scheduler, metric)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch's images."""
@@ -146,7 +160,11 @@ class MultiTaskModule(LightningModule):
         losses = self._losses(logits, batch)
         means = {f"val/{task.name}/loss": losses[task.name].mean() for task in self.tasks if "loss" not in task.units}
         self.log_dict(
-            {"val/loss": self.total(losses), **means}, batch_size=len(batch["id"]), on_epoch=True, sync_dist=True
+            {"val/loss": self.total(losses), **means},
+            batch_size=len(batch["id"]),
+            on_epoch=True,
+            sync_dist=True,
+            logger=False,
         )
         predictions = {task.name: task.predict(logits[task.name]) for task in self.tasks}
         for name, metric in self.metrics.items():
@@ -154,12 +172,17 @@ class MultiTaskModule(LightningModule):
         return predictions
 
     def on_validation_epoch_end(self) -> None:
-        """Log every metric, and Delta_m over the tasks that have both a metric and a base."""
+        """Note every metric, and Delta_m over the tasks that have both a metric and a base, for who logs validations.
+
+        What cannot be scored, for want of a valid pixel in all validation labels, is left out and named.
+        """
         self.scores = compute_scores(self.metrics)
         flat = {f"val/{task}/{name}": value for task, scores in self.scores.items() for name, value in scores.items()}
+        if unscored := [name for name, value in flat.items() if math.isnan(value)]:
+            rank_zero_warn(f"No valid pixel in the validation labels for {', '.join(unscored)}: left out of Delta_m.")
         if (gain := self.delta_m(self.scores)) is not None:
             flat["val/delta_m"] = gain
-        self.log_dict(flat, sync_dist=True)
+        self.log_dict(flat, sync_dist=True, logger=False)
 
     def delta_m(self, scores: Mapping[str, Mapping[str, float]]) -> float | None:
         """Return Delta_m in percent over the tasks that have both a metric and a base; None where there is none."""

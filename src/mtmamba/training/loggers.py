@@ -12,6 +12,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ class CSVLogger(Logger):
     A resumed run goes on with the rows up to its checkpoint. (Lightning's own logger deletes the old file.)
 
     Args:
-        path: the file.
+        save_dir: the run's folder.
         flush_every: rows between writings.
     """
 
-    def __init__(self, path: Path, flush_every: int = 20) -> None:
+    def __init__(self, save_dir: Path, flush_every: int = 20) -> None:
         super().__init__()
-        self.path, self.flush_every = path, flush_every
+        self.path, self.flush_every = save_dir / "metrics.csv", flush_every
         self._rows: dict[int, dict[str, Any]] = {}
         self._unsaved = 0
 
@@ -120,10 +121,16 @@ def answers(url: str, seconds: float = PATIENCE) -> bool:
     return answered.is_set()
 
 
-def wandb_logger(run_dir: Path, project: str, name: str, group: str, config: dict[str, Any]) -> WandbLogger:
+def wandb_logger(save_dir: Path, project: str, label: str | None, choices: Mapping[str, str]) -> WandbLogger:
     """Return a Weights & Biases logger that never prompts: online where you are logged in, offline elsewhere.
 
     A resumed run goes on with its own page, since the id follows from the run's folder.
+
+    Args:
+        save_dir: the run's folder.
+        project: where the run is shown.
+        label: the run's name; data, encoder, decoder and ablation where it is None.
+        choices: by group; a sweep's runs are shown together.
     """
     import wandb  # a second to import, and logger=csv does without it
 
@@ -140,15 +147,17 @@ def wandb_logger(run_dir: Path, project: str, name: str, group: str, config: dic
     if trouble:
         mode = "offline"
         log.warning("Expected %s: Weights & Biases goes on offline; upload the run later with `wandb sync`.", trouble)
-    run_id = hashlib.blake2b(str(run_dir.resolve()).encode(), digest_size=8).hexdigest()
+    sweep = save_dir.parent.name if save_dir.parent.name.endswith("_sweep") else None
+    group = f"{choices['experiment']}/{sweep}" if sweep else choices["experiment"]
+    name = "-".join(choices[g] for g in ("data", "encoder", "decoder", "ablation") if choices[g] != "none")
+    run_id = hashlib.blake2b(str(save_dir.resolve()).encode(), digest_size=8).hexdigest()
     return WandbLogger(
         project=project,
-        name=name,
+        name=label or name,
         group=group,
         id=run_id,
         resume="allow",
-        save_dir=run_dir,
+        save_dir=save_dir,
         offline=mode == "offline",
-        config=config,
         settings=wandb.Settings(mode=mode, init_timeout=30, silent=True),
     )

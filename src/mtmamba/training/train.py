@@ -1,5 +1,6 @@
 """What the training script does. Evaluation and benchmarks have packages of their own."""
 
+import functools
 import logging
 import time
 from pathlib import Path
@@ -7,24 +8,28 @@ from typing import Any
 
 from lightning import Trainer, seed_everything
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from omegaconf import DictConfig
 from torch import nn
 
 from mtmamba import build
-from mtmamba.checkpoints import BEST, FOLDER, AtomicCheckpointIO, LastCheckpoint, read_checkpoint
-from mtmamba.config_checks import ConfigError, check_resumed, settle_auto
+from mtmamba.checkpoints import AtomicCheckpointIO, find_checkpoint, read_checkpoint, require_fitting
+from mtmamba.config_checks import settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.files import remove_partial, write_json
-from mtmamba.runs.folder import begin, remove_empty, resumed_checkpoint
+from mtmamba.runs.folder import begin, locked, remove_empty
 from mtmamba.runs.record import model_record, score_record, written
 from mtmamba.runs.table import score_table, show
-from mtmamba.training.callbacks import PicturePanel, ProgressBar, Throughput
+from mtmamba.tasks import select_tasks
+from mtmamba.training.callbacks import name_pictures
+from mtmamba.training.checkpointing import Checkpointing, log_validation
 from mtmamba.training.lit_module import MultiTaskModule, NonFiniteLossError
-from mtmamba.training.loggers import CSVLogger, wandb_logger
+from mtmamba.training.loggers import CSVLogger
+from mtmamba.training.resume import Resumed, find_resumed, restore_record, validate_due
+from mtmamba.training.validations import Validations, choose_monitor
 
 log = logging.getLogger(__name__)
 
@@ -40,41 +45,52 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         What ``metrics.json`` holds.
 
     Raises:
-        ConfigError: choices that do not go together.
+        ConfigError: choices that do not go together, or not with the run to resume; nothing was written.
         NonFiniteLossError: a loss became NaN or infinite; ``nonfinite_batch.json`` names the images.
     """
     start = time.perf_counter()
     settle_auto(cfg)
-    resume = resumed_checkpoint(cfg)
-    if resume is not None:
-        check_resumed(build.describe(cfg), read_checkpoint(resume)["mtmamba"])
+    validations = Validations(*choose_monitor(cfg.monitor, select_tasks(cfg.tasks), build.plain(cfg.data.delta_m_base)))
+    resumed = find_resumed(cfg)
+    if resumed is not None:
+        restore_record(validations, resumed)
         remove_empty(run_dir)
-        run_dir = resume.parents[1]
-        rank_zero_only(remove_partial)(run_dir)
-    begin(cfg, run_dir)
-    log.info("Precision: %s; CUDA graphs: %s", cfg.trainer.precision, "yes" if cfg.cuda_graph else "no")
+        run_dir = resumed.run_dir
+    with locked(run_dir):
+        return _train(cfg, run_dir, validations, resumed, start)
 
+
+def _train(
+    cfg: DictConfig, run_dir: Path, validations: Validations, resumed: Resumed | None, start: float
+) -> dict[str, Any]:
+    begin_once = functools.cache(lambda: begin(cfg, run_dir))
+    if resumed is None:
+        begin_once()
     seed_everything(cfg.seed, verbose=False)
     data = build.build_datamodule(cfg)
     rank_zero_only(data.prepare_data)()  # a dataset that is not what it should be stops us before weights are fetched
     module = build.build_module(cfg)
-    pictures = PicturePanel(run_dir / "pictures", cfg.pictures)
-    best = _best_checkpoint(run_dir, *_monitor(cfg.monitor, module))
-    last = LastCheckpoint(run_dir / FOLDER, cfg.callbacks.checkpoint_every)
-    progress = ProgressBar(refresh_rate=cfg.callbacks.progress_refresh)
-    callbacks = [last, best, pictures, Throughput(), progress]
-    if cfg.ema_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=cfg.ema_decay))
-    loggers = _loggers(cfg, run_dir, resume)
-    trainer = _trainer(cfg, data, module, callbacks, loggers)
-    if cfg.compile:
-        module.model.compile_blocks()
-    if cfg.cuda_graph:
-        module.use_cuda_graphs()
+    if resumed is not None:
+        require_fitting(resumed.content, module, resumed.path)
+        rank_zero_only(remove_partial)(run_dir)
+    checkpointing = Checkpointing(cfg.callbacks.checkpoint_every, validations)
+    starting = LambdaCallback(on_train_start=lambda *_: begin_once())  # a refused resume writes nothing
+    loggers = build.build_loggers(cfg, run_dir)
     try:
-        trainer.fit(module, data, ckpt_path=resume)
-        pictures.name = "best"
-        return _score(cfg, run_dir, trainer, module, data, run_dir / FOLDER / BEST, start)
+        trainer = _trainer(
+            cfg, run_dir, data, module, [starting, checkpointing, *build.build_callbacks(cfg)], loggers, resumed
+        )
+        log.info("Precision: %s; CUDA graphs: %s", cfg.trainer.precision, "yes" if cfg.cuda_graph else "no")
+        if cfg.compile:
+            module.model.compile_blocks()
+        if cfg.cuda_graph:
+            module.use_cuda_graphs()
+        if resumed is not None:
+            _go_back(loggers, resumed.step)
+            validate_due(trainer, module, data, checkpointing, resumed)
+        trainer.fit(module, data, ckpt_path=None if resumed is None else resumed.path)
+        begin_once()
+        return _score(cfg, run_dir, trainer, module, data, start)
     except NonFiniteLossError as error:
         found = {"step": error.step, "tasks": error.tasks, "images": error.ids}
         write_json(run_dir / "nonfinite_batch.json", found)
@@ -83,52 +99,27 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         _close(loggers)
 
 
-def _monitor(name: str, module: MultiTaskModule) -> tuple[str, str]:
-    """Return the metric that "best" goes by, and whether its ``min`` or ``max`` is best."""
-    if name == "auto":
-        graded = any(module.delta_m_base.get(task.name, {}).keys() & task.units.keys() for task in module.tasks)
-        name = "val/delta_m" if graded else "val/loss"
-    known = {"val/loss": "min", "val/delta_m": "max"}
-    for task in module.tasks:
-        known |= {f"val/{task.name}/loss": "min"}
-        for metric in task.units:
-            known[f"val/{task.name}/{metric}"] = "min" if metric in task.lower_is_better else "max"
-    if name not in known:
-        raise ConfigError(f"Expected monitor to be auto or one of {', '.join(known)}, got {name}.")
-    return name, known[name]
-
-
-def _best_checkpoint(run_dir: Path, monitor: str, mode: str) -> Callback:
-    return ModelCheckpoint(
-        run_dir / FOLDER,
-        filename=Path(BEST).stem,
-        monitor=monitor,
-        mode=mode,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
-
-
-def _loggers(cfg: DictConfig, run_dir: Path, resume: Path | None) -> list[Logger]:
-    csv = CSVLogger(run_dir / "metrics.csv")
-    if resume is not None:
-        csv.resume(read_checkpoint(resume)["global_step"])
-    if not cfg.logger.wandb:
-        return [csv]
-    sweep = run_dir.parent.name if run_dir.parent.name.endswith("_sweep") else None
-    group = f"{cfg.choices.experiment}/{sweep}" if sweep else cfg.choices.experiment
-    name = "-".join(cfg.choices[g] for g in ("data", "encoder", "decoder", "ablation") if cfg.choices[g] != "none")
-    return [csv, wandb_logger(run_dir, cfg.logger.project, cfg.label or name, group, build.plain(cfg))]
+def _go_back(loggers: list[Logger], step: int) -> None:
+    for logger in loggers:
+        if isinstance(logger, CSVLogger):
+            logger.resume(step)
 
 
 def _trainer(
-    cfg: DictConfig, data: DenseDataModule, module: MultiTaskModule, callbacks: list[Callback], loggers: list[Logger]
+    cfg: DictConfig,
+    run_dir: Path,
+    data: DenseDataModule,
+    module: MultiTaskModule,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    resumed: Resumed | None,
 ) -> Trainer:
     trainer = build.build_trainer(
         cfg,
+        default_root_dir=run_dir,
         callbacks=callbacks,
         logger=loggers,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO({} if resumed is None else {resumed.path: resumed.content})],
         check_val_every_n_epoch=None,
         sync_batchnorm=True,
     )
@@ -145,18 +136,19 @@ def _trainer(
 
 
 def _score(
-    cfg: DictConfig,
-    run_dir: Path,
-    trainer: Trainer,
-    module: MultiTaskModule,
-    data: DenseDataModule,
-    path: Path,
-    start: float,
+    cfg: DictConfig, run_dir: Path, trainer: Trainer, module: MultiTaskModule, data: DenseDataModule, start: float
 ) -> dict[str, Any]:
-    """Validate a checkpoint; write ``metrics.json``, print the table, and return the record."""
+    """Validate the best checkpoint, or the last where no validation was run, on the whole validation set.
+
+    Write ``metrics.json``, print the table, and return the record.
+    """
+    path = find_checkpoint(run_dir)
     checkpoint = read_checkpoint(path)
     module.load_state_dict(checkpoint["state_dict"])
+    trainer.limit_val_batches = 1.0
+    name_pictures(trainer, "best")
     trainer.validate(module, data, verbose=False)
+    log_validation(trainer, trainer.global_step)
     scores = module.scores
     record = {
         **score_record(cfg, run_dir, module.tasks, scores, module.delta_m_base),
