@@ -67,7 +67,7 @@ def test_a_key_without_a_connection_falls_back_to_offline(silent_server, monkeyp
     wandb.teardown()  # which reads the environment once
     start = time.perf_counter()
     with caplog.at_level(logging.WARNING, "mtmamba"):
-        logger = wandb_logger(tmp_path / "run", "project", "name", "group", {})
+        logger = wandb_logger(tmp_path / "run", "project", "name", {"experiment": "demo"})
         assert logger.experiment.offline
     assert time.perf_counter() - start < 15
     assert f"Expected an answer from {silent_server} within 4 s, got none" in caplog.text

@@ -149,11 +149,11 @@ def wandb_logger(save_dir: Path, project: str, label: str | None, choices: Mappi
         log.warning("Expected %s: Weights & Biases goes on offline; upload the run later with `wandb sync`.", trouble)
     sweep = save_dir.parent.name if save_dir.parent.name.endswith("_sweep") else None
     group = f"{choices['experiment']}/{sweep}" if sweep else choices["experiment"]
-    name = "-".join(choices[g] for g in ("data", "encoder", "decoder", "ablation") if choices[g] != "none")
+    parts = [choices.get(group, "none") for group in ("data", "encoder", "decoder", "ablation")]
     run_id = hashlib.blake2b(str(save_dir.resolve()).encode(), digest_size=8).hexdigest()
     return WandbLogger(
         project=project,
-        name=label or name,
+        name=label or "-".join(part for part in parts if part != "none"),
         group=group,
         id=run_id,
         resume="allow",
