@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mtmamba.build import load_config
-from mtmamba.paper import BOUNDARIES, METRICS, VALIDATION_IMAGES
+from mtmamba.paper import METRICS
 
-PUBLISHED_BOUNDARIES = {"nyud": 654, "pascal_context": 2498}
+VALIDATION_IMAGES = {"nyud": 654, "pascal_context": 5105}
+BOUNDARIES = {"nyud": ("nyud", 654), "pascal_context": ("pascal", 2498)}
 PAPER = "experiment=nyud_mtmamba"
 
 
@@ -54,7 +55,7 @@ def write_run(folder: Path, overrides: str, scores: dict, seed: int = 0, **recor
         "hardware": "1 x <GPU> & co_op 100%",
     }
     if "odsF" in scores.get("edge", {}):
-        name, images = BOUNDARIES[cfg.choices.data], PUBLISHED_BOUNDARIES[cfg.choices.data]
+        name, images = BOUNDARIES[cfg.choices.data]
         written["protocols"] = {"edge": {"boundaries": {"name": name, "images": images}}}
     (folder / "metrics.json").write_text(json.dumps(written | record))
     return folder

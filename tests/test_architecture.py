@@ -1,6 +1,7 @@
 """Imports point one way, nobody reaches into another's private names, and tasks are named where their facts stand."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,24 @@ PACKAGE = ROOT / "src/mtmamba"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
+ABOVE = {
+    "types": {"kernels", "scan", "models", "losses", "metrics", "tasks", "data", "training", "evaluation", "inference"},
+    "kernels": {"scan", "models", "losses", "metrics", "tasks", "data", "training", "evaluation", "inference"},
+    "scan": {"models", "losses", "metrics", "tasks", "data", "training", "evaluation", "inference"},
+    "models": {"losses", "metrics", "tasks", "data", "training", "evaluation", "inference"},
+    "losses": {"tasks", "data", "training", "evaluation", "inference"},
+    "metrics": {"tasks", "data", "training", "evaluation", "inference"},
+    "tasks": {"models", "data", "training", "evaluation", "inference"},
+    "data": {"models", "scan", "kernels", "training", "evaluation", "inference"},
+    "training": {"inference"},
+    "evaluation": {"training", "inference"},
+    "inference": {"training"},
+}
+"""What each part of the package must not import."""
+
+TOP = {"build", "runs", "report", "stats", "benchmarks"}
+"""What stands above the networks, the tasks and the data; training, evaluation and inference call the builders."""
+CALLERS = ("training", "evaluation", "inference")
 FRAMEWORKS = {"lightning", "hydra", "omegaconf", "wandb"}
 
 
@@ -32,6 +51,34 @@ def offenders(paths, wrong) -> list[str]:
     return [f"{path.relative_to(ROOT)}: {name}" for path in paths for name in imports(path) if wrong(path, name)]
 
 
+def test_imports_point_one_way():
+    def points_up(path, name):
+        top, _, rest = name.partition(".")
+        above = ABOVE[part(path)] | (set() if part(path) in CALLERS else TOP)
+        return top == "mtmamba" and rest.split(".")[0] in above
+
+    assert offenders([path for path in MODULES if part(path) in ABOVE], points_up) == []
+
+
 def test_networks_and_metrics_know_no_framework():
     lower = [path for path in MODULES if part(path) in ("types", "kernels", "scan", "models", "losses", "metrics")]
     assert offenders(lower, lambda _, name: name.partition(".")[0] in FRAMEWORKS) == []
+
+
+def test_hydra_is_imported_where_configurations_are_composed():
+    found = offenders(MODULES, lambda _, name: name.partition(".")[0] == "hydra")
+    assert {line.partition(":")[0] for line in found} == {"src/mtmamba/build.py", "src/mtmamba/command.py"}
+
+
+def test_tasks_are_named_where_their_facts_stand():
+    """A string literal that is a task's name, as the first rule of ``docs/architecture.md`` has it."""
+    allowed = ("tasks/", "data/datasets/", "data/synthetic/", "paper.py", "models/adapters/")
+    literal = re.compile(r"[\"'](semseg|depth|normals|human_parts|sal|edge)[\"']")
+    found = [
+        f"{place}:{number}: {line.strip()}"
+        for path in MODULES
+        if not (place := path.relative_to(PACKAGE).as_posix()).startswith(allowed)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if literal.search(line)
+    ]
+    assert found == []

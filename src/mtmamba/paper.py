@@ -25,11 +25,6 @@ TASKS: Mapping[str, Sequence[str]] = MappingProxyType(
 )
 """The tasks of each dataset, in the canonical order."""
 
-BOUNDARIES: Mapping[str, str] = MappingProxyType({"nyud": "nyud", "pascal_context": "pascal"})
-"""The protocol of each dataset's odsF."""
-
-VALIDATION_IMAGES: Mapping[str, int] = MappingProxyType({"nyud": 654, "pascal_context": 5105})
-
 DEFAULTS: Mapping[str, str] = MappingProxyType(
     {"data": "nyud", "encoder": "swin_large", "decoder": "mtmamba", "ablation": "none"}
 )

@@ -12,13 +12,13 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 import fake_data
-from mtmamba.data.cache import cached
+from mtmamba.cache import cached
 from mtmamba.data.datasets import get_dataset
 from mtmamba.data.datasets.pascal_labels import HAS_NORMALS, boundaries, human_parts
 from mtmamba.data.dense import DenseDataset
 from mtmamba.data.layouts import DatasetError
 from mtmamba.data.sampler import sample_key
-from mtmamba.data.thinning import thin
+from mtmamba.metrics.boundary.thinning import thin
 
 NYUD_TASKS = ["semseg", "depth", "normals", "edge"]
 PASCAL_TASKS = ["semseg", "human_parts", "sal", "normals", "edge"]

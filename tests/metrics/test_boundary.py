@@ -12,7 +12,6 @@ import scipy.ndimage
 from PIL import Image
 from test_boundary_matching import scipy_matching
 
-from mtmamba.data.thinning import thin
 from mtmamba.metrics.boundary import (
     THRESHOLDS,
     BoundaryScores,
@@ -27,6 +26,7 @@ from mtmamba.metrics.boundary import (
 )
 from mtmamba.metrics.boundary.scores import average_precision
 from mtmamba.metrics.boundary.suppression import suppress_non_maxima
+from mtmamba.metrics.boundary.thinning import thin
 
 BSDS = Path(os.environ.get("BSDS_MINI", Path(__file__).parents[3] / "shared/data/bsds_mini"))
 SHAPE = (40, 60)

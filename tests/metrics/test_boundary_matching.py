@@ -9,9 +9,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-from mtmamba.data.thinning import thin
 from mtmamba.metrics.boundary.matching import Matching
 from mtmamba.metrics.boundary.suppression import suppress_non_maxima
+from mtmamba.metrics.boundary.thinning import thin
 
 
 def scipy_matching(predicted, truth, radius):

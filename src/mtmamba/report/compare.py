@@ -7,13 +7,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from mtmamba.build import load_config, plain
+from mtmamba.data.datasets import get_dataset
 from mtmamba.metrics.boundary import protocol
 from mtmamba.paper import (
-    BOUNDARIES,
     METRICS,
     TABLES,
     TASKS,
-    VALIDATION_IMAGES,
     PublishedTable,
     Row,
     network_of,
@@ -86,7 +85,7 @@ def reference(overrides: str, *, trained: bool) -> Mapping[str, Any]:
     """Return the decisive settings of a network in our configuration of the paper's experiment."""
     cfg = load_config(["experiment=nyud_mtmamba", *overrides.split()])
     found = decisive(plain(cfg), trained=trained)
-    return found | {"split": "val", "images": VALIDATION_IMAGES[cfg.choices.data]}
+    return found | {"split": "val", "images": get_dataset(cfg.choices.data).counts["val"]}
 
 
 def compare(groups: Sequence[Group], derived: Derived) -> tuple[dict[str, list[Line]], dict[Group, str]]:
@@ -113,7 +112,8 @@ def _why_not_in_the_paper(group: Group) -> str | None:
         return "no such row in the paper"
     if any(key.startswith("tta.") for key in group.settings):
         return "scored with test-time augmentation, the paper without"
-    split, images, expected = group.settings["split"], group.settings["images"], VALIDATION_IMAGES[group.network.data]
+    split, images = group.settings["split"], group.settings["images"]
+    expected = get_dataset(group.network.data).counts["val"]
     if (split, images) != ("val", expected):
         return f"scored on {images} images of {split}, the paper on {expected} of val"
     return None
@@ -187,7 +187,7 @@ def _score(members: Sequence[Group], task: str, derived: Sequence[str]) -> tuple
 
 def _other_boundaries(group: Group, task: str) -> str | None:
     """Return why a group's odsF does not compare with the paper's; None if it does."""
-    expected = protocol(BOUNDARIES[group.network.data])
+    expected = protocol(get_dataset(group.network.data).protocol or "")
     measured = [run for run in group.runs if METRICS[task] in run.scores.get(task, {})]
     for name, images in {run.boundaries(task) for run in measured}:
         if (name, images) != (expected.name, expected.images):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mtmamba.data.cache import cached
+from mtmamba.cache import cached
 from mtmamba.data.datasets.pascal_labels import HAS_NORMALS, boundaries, human_parts, label_map
 from mtmamba.data.datasets.record import DatasetRecord, Source, archive_remedy, from_file, odd_normals
 from mtmamba.data.layouts import Layout

@@ -12,7 +12,7 @@ import scipy.io
 from scipy.io.matlab import MatReadError
 
 from mtmamba.data.readers import fail
-from mtmamba.data.thinning import thin
+from mtmamba.metrics.boundary.thinning import thin
 from mtmamba.types import IGNORE
 
 NUM_CONTEXT_CLASSES = 459

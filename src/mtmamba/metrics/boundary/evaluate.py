@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from mtmamba.data.cache import cached
-from mtmamba.data.thinning import thin as thin_map
+from mtmamba.cache import cached
 from mtmamba.metrics.boundary.matching import Matching
 from mtmamba.metrics.boundary.protocols import THRESHOLDS, Mask
 from mtmamba.metrics.boundary.scores import BoundaryScores, pool
 from mtmamba.metrics.boundary.suppression import suppress_non_maxima
+from mtmamba.metrics.boundary.thinning import thin as thin_map
 from mtmamba.metrics.pairs import common_length, paired, probability_map, truth_map
 
 VERSION = "boundary-1"

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from mtmamba.data.thinning import thin
+from mtmamba.metrics.boundary.thinning import thin
 
 Mask = NDArray[np.bool_]
 
