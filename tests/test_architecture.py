@@ -70,6 +70,38 @@ def test_hydra_is_imported_where_configurations_are_composed():
     assert {line.partition(":")[0] for line in found} == {"src/mtmamba/build.py", "src/mtmamba/command.py"}
 
 
+THEIRS = {
+    "_replace", "_asdict", "_fields",  # of named tuples: public in spite of the line
+    "_pytree", "_foreach_copy_", "_cdata", "_parameters", "_buffers", "_local_scalar_dense", "_to_copy",  # PyTorch's
+    "_global_forward_hooks", "_global_forward_pre_hooks",
+    "_defaults",  # torchmetrics': a metric's states before the first update
+    "_patch_lang_tensor",  # of Triton's interpreter
+}  # fmt: skip
+"""Other libraries' names that have no public counterpart."""
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in THEIRS
+
+
+def private_uses(path: Path) -> Iterator[str]:
+    """Private names that a file takes from elsewhere: imported, or attributes that it does not itself define."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    own |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    where = path.relative_to(ROOT)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{where}:{node.lineno}: {name.name}" for name in node.names if is_private(name.name))
+        elif isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
+            yield f"{where}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_no_module_reaches_into_anothers_private_names():
+    assert [use for path in MODULES for use in private_uses(path)] == []
+
+
 def test_tasks_are_named_where_their_facts_stand():
     """A string literal that is a task's name, as the first rule of ``docs/architecture.md`` has it."""
     allowed = ("tasks/", "data/datasets/", "data/synthetic/", "paper.py", "models/adapters/")
