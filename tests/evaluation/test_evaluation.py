@@ -274,10 +274,10 @@ def test_boundary_scores_are_the_benchmarks():
     scores = pool(counts, [0.25, 0.5, 0.75])
     names = list("abcdefg")
     statistics = boundary_statistics(scores, list("bcefg"), names)
-    found = boundary_score({name: values.sum(0) for name, values in statistics.items()})
+    found = boundary_score({name: values.sum(0) for name, values in statistics.items()}, 0.0)
     expected = {"odsF": 100 * scores.ods, "oisF": 100 * scores.ois, "AP": 100 * scores.ap}
     assert {name: value.item() for name, value in found.items()} == pytest.approx(expected, rel=1e-12)
-    each = boundary_score(statistics)["odsF"]
+    each = boundary_score(statistics, 0.0)["odsF"]
     assert each.isnan().tolist() == [name in "ad" for name in names]
     assert each[1].item() == pytest.approx(100 * pool(counts[:1], [0.25, 0.5, 0.75]).ods)
 

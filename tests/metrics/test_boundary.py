@@ -1,3 +1,4 @@
+import math
 import os
 import subprocess
 import sys
@@ -360,3 +361,76 @@ def test_the_curves_picture(scores, tmp_path):
     with pytest.raises(ValueError, match="not supported"):
         plot_curve(scores, tmp_path / "curve.doc")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.png", "curve.svg"]
+
+
+def test_where_nothing_is_predicted_the_protocols_differ_in_ap_alone():
+    """Hand-made counts: precision 0.5 at recall 0.5, then nothing predicted: a curve from (0, p) to (0.5, 0.5)."""
+    counts = np.array([[[5, 10, 5, 10], [0, 10, 0, 0]]])
+    for name, at_zero in (("bsds", 0.0), ("nyud", 1.0), ("pascal", 1.0)):
+        scores = pool(counts, [0.5, 0.9], protocol(name).empty_precision)
+        heights = [at_zero + (0.5 - at_zero) * k / 50 for k in range(51)]  # recalls 0, 0.01 … 0.5; 0 beyond
+        assert scores.ap == pytest.approx(sum(heights) / 100)
+        assert (scores.ods, scores.ois) == (0.5, 0.5)
+        assert scores.curve()[0].tolist() == [0.5, at_zero]
+    line = np.zeros((40, 40))
+    line[20, 10:30] = 0.6  # and nothing above: the curve goes from (0, p) to (1, 1)
+    settings = {**protocol("nyud").settings, "workers": 1, "suppress": False}
+    assert evaluate_boundaries([line], [[line > 0]], **settings).ap == pytest.approx(1.01)
+    settings["empty_precision"] = 0.0
+    assert evaluate_boundaries([line], [[line > 0]], **settings).ap == pytest.approx(0.505)
+
+
+def test_suppression_equals_a_loop_over_pixels():
+    """The benchmark's definition written out: filter, derivatives, orientation, neighbours, fading borders."""
+    random = np.random.default_rng(5)
+    image = cv2.GaussianBlur(random.random((21, 26)), (0, 0), 1.2)
+    image = (image - image.min()) / np.ptp(image)
+    height, width = image.shape
+    radius = 4
+    kernel = [min(k, 2 * radius + 2 - k) / (radius + 1) ** 2 for k in range(1, 2 * radius + 2)]
+
+    def mirrored(i, n):
+        return -i - 1 if i < 0 else 2 * n - i - 1 if i >= n else i
+
+    def filtered(rows):
+        return [
+            [sum(w * row[mirrored(x + k - radius, len(row))] for k, w in enumerate(kernel)) for x in range(len(row))]
+            for row in rows
+        ]
+
+    smooth = np.array(filtered(np.array(filtered(image)).T)).T
+
+    def slope(a, i, n):  # central inside, one-sided at the ends
+        return (a(min(i + 1, n - 1)) - a(max(i - 1, 0))) / (min(i + 1, n - 1) - max(i - 1, 0))
+
+    def in_x(y, x):
+        return slope(lambda i: smooth[y, i], x, width)
+
+    def in_y(y, x):
+        return slope(lambda i: smooth[i, x], y, height)
+
+    def at(y, x):
+        y, x = min(max(y, 0), height - 1.001), min(max(x, 0), width - 1.001)
+        top, left = int(y), int(x)
+        low, right = y - top, x - left
+        return (
+            image[top, left] * (1 - low) * (1 - right)
+            + image[top, left + 1] * (1 - low) * right
+            + image[top + 1, left] * low * (1 - right)
+            + image[top + 1, left + 1] * low * right
+        )
+
+    expected = np.zeros_like(image)
+    for y in range(height):
+        for x in range(width):
+            xx = slope(lambda i, y=y: in_x(y, i), x, width)
+            yy = slope(lambda i, x=x: in_y(i, x), y, height)
+            xy = slope(lambda i, y=y: in_y(y, i), x, width)
+            angle = math.atan(yy * np.sign(-xy) / (xx + 1e-5)) % math.pi
+            neighbours = [at(y + side * math.sin(angle), x + side * math.cos(angle)) for side in (-1, 1)]
+            if all(1.01 * image[y, x] >= neighbour for neighbour in neighbours):
+                fade = math.prod(min(min(i, n - 1 - i) / 5, 1) for i, n in ((y, height), (x, width)))
+                expected[y, x] = image[y, x] * fade
+    found = suppress_non_maxima(image)
+    assert 0.05 < (found > 0).mean() < 0.8
+    np.testing.assert_allclose(found, expected, atol=1e-12)

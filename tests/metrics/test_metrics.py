@@ -28,6 +28,9 @@ from mtmamba.metrics import (
     delta_m,
     evaluate_saliency,
 )
+from mtmamba.metrics.boundary import evaluate_boundaries
+from mtmamba.metrics.depth import depth_sums
+from mtmamba.metrics.normals import normal_sums
 from mtmamba.metrics.saliency import f_measure, precision_recall, threshold_counts
 from mtmamba.metrics.segmentation import confusion_counts
 from mtmamba.tasks import all_tasks
@@ -142,9 +145,9 @@ def test_states_are_wide(task):
 
 def test_a_small_error_after_a_large_sum():
     metric = DepthError()
-    metric.update(torch.tensor([[[30000.0]]]), torch.zeros(1, 1, 1))
+    metric.update(torch.tensor([[[30001.0]]]), torch.ones(1, 1, 1))
     for _ in range(100):  # each square, 1, is lost beside 9e8 in float32
-        metric.update(torch.tensor([[[1.0]]]), torch.zeros(1, 1, 1))
+        metric.update(torch.tensor([[[2.0]]]), torch.ones(1, 1, 1))
     assert metric.compute()["RMSE"].item() ** 2 * 101 == pytest.approx(9e8 + 100, rel=1e-12)
 
 
@@ -514,3 +517,82 @@ def autocast_case(task):
         return 3, torch.nn.functional.normalize(torch.randn(2, 3, 8, 8, generator=generator), dim=1)
     outputs = {"semseg": 40, "human_parts": 7, "sal": 2, "edge": 1}[task]
     return outputs, torch.randint(0, max(2, outputs), (2, 8, 8), generator=generator).to(torch.uint8)
+
+
+MAPS = {
+    "semseg": (MeanIoU(5), torch.uint8),
+    "human_parts": (PartsMeanIoU(5), torch.uint8),
+    "depth": (DepthError(), torch.float32),
+    "sal": (SaliencyFMeasure(), torch.float32),
+    "edge": (EdgeLoss(), torch.float32),
+    "normals": (NormalsError(), torch.float32),
+}
+
+
+@pytest.mark.parametrize("task", MAPS)
+def test_maps_of_other_shapes_are_refused_by_every_metric(task):
+    metric, dtype = MAPS[task]
+    good = (2, 3, 4, 5) if task == "normals" else (2, 4, 5)
+    metric.update(torch.ones(good, dtype=dtype), torch.ones(good, dtype=dtype))
+    for shape in {(2, 1, 4, 5), (4, 5), (2, 4, 5, 3), (2, 3, 4, 5), (2, 4, 5), (1, 2, 3, 4, 5)} - {good}:
+        with pytest.raises(ValueError, match=r"Expected the prediction of shape \(B, (3, )?H, W\), got"):
+            metric.update(torch.ones(shape, dtype=dtype), torch.ones(shape, dtype=dtype))
+    with pytest.raises(TypeError, match=r"Expected the prediction as a torch\.Tensor, got ndarray"):
+        metric.update(np.ones(good, np.uint8), torch.ones(good, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("task", "value", "message"),
+    [
+        ("depth", 0.0, "true depths above 0 m, got 0"),
+        ("depth", -1.0, "true depths above 0 m, got -1"),
+        ("edge", 7.0, "targets of 0, 1 and 255, got 7"),
+        ("sal", 0.5, "targets of 0, 1 and 255, got 0.5"),
+    ],
+)
+def test_targets_that_a_task_cannot_have_are_refused(task, value, message):
+    metric, _ = MAPS[task]
+    target = torch.full((1, 2, 2), 255.0)
+    target[0, 0] = torch.tensor([1.0, value])
+    with pytest.raises(ValueError, match=message):
+        metric.update(torch.full((1, 2, 2), 0.5), target)
+
+
+def test_more_classes_than_the_mark_of_ignored_pixels_leaves_are_refused():
+    MeanIoU(255)
+    for classes in (0, 256):
+        with pytest.raises(ValueError, match=f"Expected 1 to 255 classes, got {classes}"):
+            MeanIoU(classes)
+    with pytest.raises(ValueError, match=r"Expected integer classes, got torch\.float32"):
+        MeanIoU(3).update(torch.zeros(1, 2, 2, dtype=torch.uint8), torch.zeros(1, 2, 2))
+
+
+@pytest.mark.parametrize("change", ["negative strides", "read-only", "big-endian", "column by column"])
+def test_arrays_of_any_make_score_alike(change):
+    random = np.random.default_rng(2)
+    prediction, truth = random.random((9, 12)).astype(np.float32), random.random((9, 12)) < 0.4
+    expected = evaluate_saliency([prediction], [truth])
+    if change == "negative strides":
+        prediction, truth = prediction[::-1, ::-1].copy()[::-1, ::-1], truth[::-1].copy()[::-1]
+    elif change == "big-endian":
+        prediction = prediction.astype(">f4")
+    elif change == "column by column":
+        prediction, truth = np.asfortranarray(prediction), np.asfortranarray(truth)
+    else:
+        prediction.setflags(write=False)
+        truth.setflags(write=False)
+    found = evaluate_saliency([prediction], [truth])
+    assert (found.mae, found.max_f) == (expected.mae, expected.max_f)
+    scores = [
+        evaluate_boundaries([p], [[t]], max_dist=0.05, suppress=True, workers=1, thresholds=[0.2, 0.6])
+        for p, t in ((prediction, truth), (np.ascontiguousarray(prediction, np.float32), np.ascontiguousarray(truth)))
+    ]
+    assert (scores[0].counts == scores[1].counts).all()
+
+
+def test_sums_for_the_constants_count_valid_pixels_alone():
+    depths = torch.tensor([[[2.0, 255.0], [3.0, 255.0]]])
+    assert depth_sums(depths).tolist() == [5, 2]
+    normals = torch.full((1, 3, 1, 3), 255.0)
+    normals[0, :, 0, 1] = torch.tensor([0.0, 0.6, -0.8])
+    assert normal_sums(normals).tolist() == pytest.approx([0, 0.6, -0.8, 1])

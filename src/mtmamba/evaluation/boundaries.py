@@ -19,7 +19,7 @@ from mtmamba.metrics.boundary import BoundaryProtocol, BoundaryScores, boundary_
 from mtmamba.metrics.boundary.scores import average_precision, f_measure, precision_recall
 from mtmamba.tasks.files import PredictionsError
 
-VERSION = 1
+VERSION = 2
 """Of how this program carries out a protocol: it rises whenever the same maps get other scores."""
 
 
@@ -97,13 +97,13 @@ def boundary_statistics(scores: BoundaryScores, scored: Sequence[str], ids: Sequ
     }
 
 
-def boundary_score(sums: Statistics) -> dict[str, Tensor]:
+def boundary_score(sums: Statistics, empty_precision: float) -> dict[str, Tensor]:
     """The benchmark's scores in percent: sums ``(..., thresholds, 4)`` and ``(..., 4)`` → ``(...)``, NaN of no counts.
 
     odsF takes the best threshold of the sums, so that a resample has its own; as `mtmamba.metrics.boundary.pool`.
     """
     counts, own = sums["boundary_counts"].numpy(), sums["boundary_own"].numpy()
-    precision, recall = precision_recall(counts)
+    precision, recall = precision_recall(counts, empty_precision)
     size = counts.shape[-2]
     curves = zip(precision.reshape(-1, size), recall.reshape(-1, size), strict=True)
     found: dict[str, Any] = {

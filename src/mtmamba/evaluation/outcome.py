@@ -91,7 +91,7 @@ def conclude(
     if edges is not None:
         statistics[edge] |= edges[1]
         metric = found.metrics.get(edge)
-        score[edge] = lambda sums: {**(metric.score(sums) if metric else {}), **boundary_score(sums)}
+        score[edge] = lambda sums: {**(metric.score(sums) if metric else {}), **boundary_score(sums, edges[2])}
     resamples, seed = options.bootstrap.resamples, options.bootstrap.seed
     assessment = assess(statistics, score, resamples=resamples, seed=seed)
     headlines = {t.name: "odsF" if "odsF" in assessment.scores[t.name] else t.headline for t in found.tasks}
@@ -150,8 +150,8 @@ def _show(record: Mapping[str, Any], tasks: Sequence[Task], run_dir: Path) -> No
 
 def _score_boundaries(
     cfg: DictConfig, options: DictConfig, run_dir: Path, found: Evaluated, edge: str
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
-    """Return what the record says of the boundary protocol, and its statistics; None where it is not wanted."""
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], float] | None:
+    """Return what the record says of the protocol, its statistics and its empty precision; None if not wanted."""
     protocol = choose_protocol(options.boundaries, found.dataset.record.name)
     if protocol is None:
         return None
@@ -171,7 +171,7 @@ def _score_boundaries(
         "precision": 100 * scores.precision,
         "recall": 100 * scores.recall,
     }
-    return about, boundary_statistics(scores, ids, found.dataset.ids)
+    return about, boundary_statistics(scores, ids, found.dataset.ids), protocol.empty_precision
 
 
 def _gain_interval(found: Evaluated, assessment: Assessment) -> tuple[float, float] | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mtmamba.metrics.pooled import PooledMetric, valid_prediction
+from mtmamba.metrics.pooled import PooledMetric, check_maps, valid_prediction
 from mtmamba.types import IGNORE
 
 
@@ -47,7 +47,10 @@ class DepthError(PooledMetric):
 
     def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Sum the squared errors of depths ``(B, H, W)`` against targets ``(B, H, W)``, both in metres."""
+        check_maps(prediction, target)
         valid = target != IGNORE
+        if (wrong := target[valid & (target <= 0)]).numel():
+            raise ValueError(f"Expected true depths above 0 m, got {wrong[0].item():g}: mark unknown ones {IGNORE}.")
         metres = valid_prediction(prediction, target, valid).double().clamp(min=0)
         errors = metres - torch.where(valid, target, 0).double()
         return {"squares": errors.square().sum((1, 2)), "count": valid.sum((1, 2))}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtmamba.losses import edge_weights
-from mtmamba.metrics.pooled import PooledMetric, valid_probability
+from mtmamba.metrics.pooled import PooledMetric, check_binary, check_maps, valid_probability
 from mtmamba.types import IGNORE
 
 RESOLUTION = 2.0**-24
@@ -41,6 +41,8 @@ class EdgeLoss(PooledMetric):
 
     def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Sum the losses of probabilities ``(B, H, W)`` against targets ``(B, H, W)`` of 0, 1 and 255."""
+        check_maps(prediction, target)
+        check_binary(target)
         valid = target != IGNORE
         probability = valid_probability(prediction, target, valid).double().clamp(RESOLUTION, 1 - RESOLUTION)
         positive = target == 1

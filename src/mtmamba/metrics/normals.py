@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtmamba.metrics.pooled import PooledMetric, per_image_counts, valid_prediction
+from mtmamba.metrics.pooled import PooledMetric, check_maps, per_image_counts, valid_prediction
 from mtmamba.types import IGNORE
 
 BINS_PER_DEGREE = 100
@@ -64,6 +64,7 @@ class NormalsError(PooledMetric):
 
     def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Sum and sort the angles of vectors ``(B, 3, H, W)`` against unit vectors ``(B, 3, H, W)``."""
+        check_maps(prediction, target, channels=3)
         valid = target[:, 0] != IGNORE
         prediction = valid_prediction(prediction, target, valid[:, None])
         errors = angles(prediction, target)  # (B, H, W)

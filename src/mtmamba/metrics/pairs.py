@@ -43,7 +43,7 @@ def probability_map(prediction: Any, index: int) -> NDArray[Any]:
     Raises:
         ValueError: another shape, type or range, NaN included.
     """
-    array = np.asarray(prediction)
+    array = _plain(prediction)
     if array.ndim != 2 or not array.size or array.dtype.kind not in "fbiu":
         raise ValueError(
             f"Expected prediction {index} as (H, W) numbers, got {array.dtype} of shape {array.shape}: pass one "
@@ -64,7 +64,7 @@ def truth_map(truth: Any, shape: tuple[int, ...], index: int) -> NDArray[np.bool
     Raises:
         ValueError: another shape or type.
     """
-    array = np.asarray(truth)
+    array = _plain(truth)
     if array.dtype != bool or array.shape != shape:
         remedy = "evaluate in the image's original size" if array.ndim == 2 else "pass one (H, W) map each"
         if array.dtype != bool:
@@ -74,3 +74,9 @@ def truth_map(truth: Any, shape: tuple[int, ...], index: int) -> NDArray[np.bool
             f"shape {array.shape}: {remedy}."
         )
     return array
+
+
+def _plain(values: Any) -> NDArray[Any]:
+    """A copy that may be written to, row by row and in this machine's byte order, whatever came."""
+    array = np.asarray(values)
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")

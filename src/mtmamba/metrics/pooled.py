@@ -48,19 +48,48 @@ class PooledMetric(Metric):
         return {name: getattr(self, name) for name in self._defaults}
 
 
+def check_maps(prediction: Tensor, target: Tensor, channels: int | None = None) -> None:
+    """Require a prediction and a target of one shape: ``(B, H, W)``, or ``(B, channels, H, W)``.
+
+    Raises:
+        TypeError: one of them is no tensor.
+        ValueError: a shape is another.
+    """
+    for name, maps in (("prediction", prediction), ("target", target)):
+        if not isinstance(maps, Tensor):
+            raise TypeError(f"Expected the {name} as a torch.Tensor, got {type(maps).__name__}: use torch.as_tensor.")
+        if maps.ndim != (3 if channels is None else 4) or (channels is not None and maps.shape[1] != channels):
+            expected = "(B, H, W)" if channels is None else f"(B, {channels}, H, W)"
+            raise ValueError(
+                f"Expected the {name} of shape {expected}, got {tuple(maps.shape)}: pass the task's prediction, not "
+                "its logits, with channels first and a batch axis."
+            )
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"Expected a prediction of the target's shape {tuple(target.shape)}, got {tuple(prediction.shape)}: "
+            "pass the task's prediction, not its logits."
+        )
+
+
+def check_binary(target: Tensor) -> None:
+    """Require a target of 0, 1 and 255.
+
+    Raises:
+        ValueError: it holds other values.
+    """
+    wrong = target[(target != 0) & (target != 1) & (target != IGNORE)]
+    if wrong.numel():
+        raise ValueError(f"Expected targets of 0, 1 and {IGNORE}, got {wrong[0].item():g}: correct the labels.")
+
+
 def valid_prediction(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """The prediction with 0 in place of what is not valid.
 
     Shape: ``(B, ..., H, W)`` twice and a mask that broadcasts to them → ``(B, ..., H, W)``.
 
     Raises:
-        ValueError: the shapes differ, or a valid prediction or target is not finite.
+        ValueError: a valid prediction or target is not finite.
     """
-    if prediction.shape != target.shape:
-        raise ValueError(
-            f"Expected a prediction of the target's shape {tuple(target.shape)}, got {tuple(prediction.shape)}: "
-            "pass the task's prediction, not its logits."
-        )
     prediction = torch.where(valid, prediction, 0)
     broken = int((~prediction.isfinite()).sum())
     if broken:

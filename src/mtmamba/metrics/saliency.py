@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtmamba.metrics.pairs import common_length, paired, probability_map, truth_map
-from mtmamba.metrics.pooled import PooledMetric, per_image_counts, valid_probability
+from mtmamba.metrics.pooled import PooledMetric, check_binary, check_maps, per_image_counts, valid_probability
 from mtmamba.types import IGNORE
 
 BETA_SQUARED = 0.3
@@ -72,6 +72,8 @@ class SaliencyFMeasure(PooledMetric):
 
     def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Count probabilities ``(B, H, W)`` against targets ``(B, H, W)`` of 0, 1 and 255."""
+        check_maps(prediction, target)
+        check_binary(target)
         prediction = valid_probability(prediction, target, target != IGNORE)
         readings = (prediction, prediction.sigmoid())
         return {"counts": torch.stack([threshold_counts(reading, target) for reading in readings], 1)}

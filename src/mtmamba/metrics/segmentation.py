@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mtmamba.metrics.pooled import PooledMetric, per_image_counts, valid_prediction
+from mtmamba.metrics.pooled import PooledMetric, check_maps, per_image_counts, valid_prediction
 from mtmamba.types import IGNORE
 
 
@@ -37,10 +37,12 @@ def confusion_counts(prediction: Tensor, target: Tensor, num_classes: int) -> Te
     Raises:
         ValueError: shapes differ, the prediction is no integer map, or a valid pixel's class is outside the classes.
     """
-    if prediction.is_floating_point():
-        raise ValueError(
-            f"Expected integer classes, got {prediction.dtype}: pass the task's prediction, not its logits."
-        )
+    for classes in (prediction, target):
+        if isinstance(classes, Tensor) and classes.is_floating_point():
+            raise ValueError(
+                f"Expected integer classes, got {classes.dtype}: pass the task's prediction, not its logits."
+            )
+    check_maps(prediction, target)
     valid = target != IGNORE
     prediction = valid_prediction(prediction, target, valid)
     for name, classes in (("predicted", prediction), ("target", torch.where(valid, target, 0))):
@@ -80,6 +82,11 @@ class MeanIoU(PooledMetric):
 
     def __init__(self, num_classes: int):
         super().__init__()
+        if not 1 <= num_classes <= IGNORE:
+            raise ValueError(
+                f"Expected 1 to {IGNORE} classes, got {num_classes}: {IGNORE} marks what is ignored, so the last class "
+                f"is {IGNORE - 1}."
+            )
         self.num_classes = num_classes
         self.add_sum("counts", 3, num_classes)
 
@@ -98,5 +105,6 @@ class PartsMeanIoU(MeanIoU):
 
     def statistics(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Count the images that show a part: classes ``(B, H, W)`` against targets ``(B, H, W)``."""
+        check_maps(prediction, target)
         shown = ((target != 0) & (target != IGNORE)).flatten(1).any(1)
         return super().statistics(prediction, target.masked_fill(~shown[:, None, None], IGNORE))

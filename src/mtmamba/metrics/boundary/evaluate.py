@@ -49,6 +49,7 @@ def evaluate_boundaries(
     thresholds: Sequence[float] = THRESHOLDS,
     suppress: bool = True,
     thin: bool = True,
+    empty_precision: float = 0.0,
     workers: int | None = None,
     cache: Path | None = None,
     progress: bool = True,
@@ -65,6 +66,7 @@ def evaluate_boundaries(
         thresholds: ascending, within [0, 1); a pixel is predicted where its value / 255 exceeds the threshold.
         suppress: whether non-maximum suppression precedes the thresholds.
         thin: whether each binary map is thinned.
+        empty_precision: at a threshold where nothing is predicted in the whole set; only AP depends on it.
         workers: processes; all CPUs that this process may use by default; with 1, this process itself.
         cache: a folder that keeps each image's counts by the content they come from, so that a run that was broken
             off goes on where it was.
@@ -96,7 +98,7 @@ def evaluate_boundaries(
     counts = list(track(done, "Matching boundaries", total, console=console, transient=True, disable=not shown))
     if not counts:
         raise ValueError("Expected at least one image, got none: check the list of predictions.")
-    return pool(np.stack(counts), settings.thresholds)
+    return pool(np.stack(counts), settings.thresholds, empty_precision)
 
 
 def count_image(prediction: NDArray[np.uint8], truths: Sequence[Mask], settings: _Settings) -> NDArray[np.int64]:

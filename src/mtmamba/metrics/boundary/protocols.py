@@ -26,6 +26,8 @@ class BoundaryProtocol:
         thresholds: a pixel is predicted where its probability exceeds the threshold.
         suppress: whether non-maximum suppression precedes the thresholds.
         thin: whether each binary map is thinned.
+        empty_precision: at a threshold where nothing is predicted in the whole set: 0 in the Berkeley benchmark, 1 in
+            SEISM. Only AP depends on it.
         truth: labels are a ``segmentation``, whose regions' borders are thinned, or ``boundaries`` as they are.
         images: how many images the published numbers are measured on.
         ids: which these are.
@@ -36,6 +38,7 @@ class BoundaryProtocol:
     thresholds: tuple[float, ...]
     suppress: bool
     thin: bool
+    empty_precision: float
     truth: Literal["segmentation", "boundaries"]
     images: int
     ids: str
@@ -43,7 +46,7 @@ class BoundaryProtocol:
     @property
     def settings(self) -> dict[str, Any]:
         """The keyword arguments of `evaluate_boundaries`."""
-        return {key: getattr(self, key) for key in ("max_dist", "thresholds", "suppress", "thin")}
+        return {key: getattr(self, key) for key in ("max_dist", "thresholds", "suppress", "thin", "empty_precision")}
 
     def describe(self, images: int) -> str:
         """One line to print beside a number that was measured on so many images."""
@@ -58,10 +61,10 @@ class BoundaryProtocol:
 _PROTOCOLS = {
     record.name: record
     for record in (
-        BoundaryProtocol("nyud", 0.011, THRESHOLDS, True, True, "segmentation", 654, "all validation images"),
-        BoundaryProtocol("pascal", 0.0075, THRESHOLDS, True, True, "segmentation", 2498, "the list test_new"),
+        BoundaryProtocol("nyud", 0.011, THRESHOLDS, True, True, 1.0, "segmentation", 654, "all validation images"),
+        BoundaryProtocol("pascal", 0.0075, THRESHOLDS, True, True, 1.0, "segmentation", 2498, "the list test_new"),
         BoundaryProtocol(
-            "bsds", 0.0075, THRESHOLDS[1:-1], False, True, "boundaries", 200, "the test images of BSDS500"
+            "bsds", 0.0075, THRESHOLDS[1:-1], False, True, 0.0, "boundaries", 200, "the test images of BSDS500"
         ),
     )
 }

@@ -25,6 +25,7 @@ class BoundaryScores:
         recall: at that threshold.
         counts: int64 ``(images, thresholds, 4)``, in the order of `COLUMNS`.
         thresholds: ``(thresholds,)``, ascending.
+        empty_precision: where nothing is predicted.
     """
 
     ods: float
@@ -35,16 +36,21 @@ class BoundaryScores:
     recall: float
     counts: NDArray[np.int64] = field(repr=False)
     thresholds: Floats = field(repr=False)
+    empty_precision: float = field(default=0.0, repr=False)
 
     def curve(self) -> tuple[Floats, Floats]:
         """Precision and recall of the whole set at each threshold: ``(thresholds,)`` twice."""
-        return precision_recall(self.counts.sum(0))
+        return precision_recall(self.counts.sum(0), self.empty_precision)
 
 
-def precision_recall(counts: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Precision and recall of counts ``(…, 4)``; 0 where there is nothing to divide by."""
+def precision_recall(counts: NDArray[np.int64], empty_precision: float = 0.0) -> tuple[Floats, Floats]:
+    """Precision and recall of counts ``(…, 4)``.
+
+    Where nothing is predicted the precision is ``empty_precision``; where there is no truth the recall is 0.
+    """
     matched_truths, truths, matched_predictions, predictions = np.moveaxis(counts, -1, 0)
-    return matched_predictions / np.maximum(predictions, 1), matched_truths / np.maximum(truths, 1)
+    precision = np.where(predictions > 0, matched_predictions / np.maximum(predictions, 1), empty_precision)
+    return precision, matched_truths / np.maximum(truths, 1)
 
 
 def f_measure(precision: Floats, recall: Floats) -> Floats:
@@ -63,18 +69,19 @@ def average_precision(precision: Floats, recall: Floats) -> float:
     return float(heights.sum() / 100)
 
 
-def pool(counts: NDArray[np.int64], thresholds: Sequence[float]) -> BoundaryScores:
+def pool(counts: NDArray[np.int64], thresholds: Sequence[float], empty_precision: float = 0.0) -> BoundaryScores:
     """Score the counts of a set of images: first sums, then ratios.
 
     Args:
         counts: ``(images, thresholds, 4)``, in the order of `COLUMNS`; parts of a set may be joined along the images.
         thresholds: that they were counted at, ascending.
+        empty_precision: at a threshold where nothing is predicted in the whole set; only AP depends on it.
 
     Example:
         >>> pool(np.array([[[1, 2, 1, 1]], [[1, 2, 2, 3]]]), [0.5])
         BoundaryScores(ods=0.6, ois=0.6, ap=0.0075, threshold=0.5, precision=0.75, recall=0.5)
     """
-    precision, recall = precision_recall(counts.sum(0))
+    precision, recall = precision_recall(counts.sum(0), empty_precision)
     f = f_measure(precision, recall)
     best = int(f.argmax())
     own = f_measure(*precision_recall(counts)).argmax(1)
@@ -88,4 +95,5 @@ def pool(counts: NDArray[np.int64], thresholds: Sequence[float]) -> BoundaryScor
         recall=float(recall[best]),
         counts=counts,
         thresholds=np.array(thresholds, np.float64),
+        empty_precision=empty_precision,
     )
