@@ -426,7 +426,7 @@ def test_the_dataset_and_the_split_are_the_checkpoints(evaluated, tmp_path):
     _, _, _, _, _, options = evaluated
     with pytest.raises(ConfigError, match=r"checkpoint's own dataset, got data=synthetic: .*data\.root"):
         evaluate(mtmamba.load_config([*options, "data=synthetic"], "eval"), tmp_path)
-    with pytest.raises(DatasetError, match="among train, val"):
+    with pytest.raises(ConfigError, match="Expected split to be train or val, got test"):
         evaluate(mtmamba.load_config([*options, "split=test"], "eval"), tmp_path)
 
 
