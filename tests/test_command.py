@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -142,3 +143,22 @@ def test_a_sweep_of_two_devices_runs_each_job_in_its_own_folder(tmp_path):
     records = [json.loads((sweep / f"{job}/metrics.json").read_text()) for job in (0, 1)]
     assert [(record["seed"], record["images"], record["step"]) for record in records] == [(0, 5, 2), (1, 5, 2)]
     assert all(record["constant"] for record in records)
+
+
+@pytest.mark.slow
+def test_the_terminal_holds_what_matters_and_a_file_no_bar(tmp_path):
+    options = ["trainer.accelerator=cpu", "logger=csv", "trainer.max_steps=4", "trainer.val_check_interval=4"]
+    options += [
+        "trainer.log_every_n_steps=2",
+        "data.scenes.train=8",
+        "data.scenes.val=4",
+        f"cache_dir={tmp_path}/cache",
+    ]
+    command = [sys.executable, str(ROOT / "src/train.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if not re.match(r"\d\d:\d\d:\d\d INFO ", line)] == []
+    steps = [line for line in lines if re.search(r"INFO Step \d+ of 4: loss \d+\.\d+, \d:\d\d:\d\d left$", line)]
+    assert [line.split()[3] for line in steps] == ["2", "4"]
+    assert done.stdout.startswith("┏")
+    assert "\r" not in done.stdout

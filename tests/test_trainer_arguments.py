@@ -31,7 +31,8 @@ def test_the_page_holds_the_table():
 @pytest.mark.parametrize("name", [name for name, argument in ARGUMENTS.items() if not argument.training])
 def test_what_would_not_be_carried_out_is_refused_with_what_to_use(name):
     expected = f"Expected no trainer.{name}, which would not be carried out here: {ARGUMENTS[name].text}."
-    assert refusal(name, 1) == refusal(name, 1, evaluation=True) == expected
+    assert refusal(name, 1) == expected
+    assert refusal(name, 1, evaluation=True) == (None if ARGUMENTS[name].evaluation else expected)
 
 
 def test_what_needs_steps_is_refused_in_an_evaluation():

@@ -104,8 +104,12 @@ def hush() -> None:
         os.environ.setdefault(key, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    for library in ("lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed", "timm"):
-        logging.getLogger(library).setLevel(logging.ERROR)
+    package = str(Path(__file__).parent)
+    for part in ("fabric", "pytorch"):  # Lightning's tips and summaries; what this package says by its means stays
+        library = logging.getLogger(f"lightning.{part}.utilities.rank_zero")
+        library.addFilter(lambda record: record.pathname.startswith(package))
+    for name in ("torch.distributed", "timm"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager

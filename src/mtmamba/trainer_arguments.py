@@ -44,7 +44,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     "num_sanity_val_steps": _works("validation batches to try before the first step"),
     "log_every_n_steps": _works("optimiser steps between rows of metrics.csv"),
     "enable_checkpointing": Argument("set callbacks.checkpoint_every: a run always keeps its weights"),
-    "enable_progress_bar": _everywhere("`false` for none"),
+    "enable_progress_bar": Argument("set callbacks.progress_refresh=0", evaluation=True),
     "enable_model_summary": Argument("call src/model_stats.py"),
     "accumulate_grad_batches": Argument("set data.device_batch_size: what is missing to data.batch_size accumulates"),
     "gradient_clip_val": _works("the gradient's greatest norm, or value"),
@@ -79,7 +79,9 @@ def refusal(name: str, value: Any, *, evaluation: bool = False) -> str | None:
     argument = ARGUMENTS.get(name)
     if argument is None:
         return f"Expected an argument of Lightning's Trainer, got trainer.{name}: see docs/training.md for those."
-    if evaluation and not argument.evaluation and argument.training:
+    if evaluation and argument.evaluation:
+        return None
+    if evaluation and argument.training:
         return f"Expected trainer.{name} in a training, got it in an evaluation, which has no steps: leave it out."
     if not argument.training:
         return f"Expected no trainer.{name}, which would not be carried out here: {argument.text}."

@@ -1,7 +1,11 @@
 """What people look at while a model trains: pictures, losses, and how fast it goes."""
 
+import logging
+import math
+import sys
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ from mtmamba.tasks import picture_row
 from mtmamba.tasks.pictures import Picture, panel, save_png
 from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.types import Batch
+
+log = logging.getLogger(__name__)
 
 
 class PicturePanel(Callback):
@@ -72,14 +78,43 @@ def name_pictures(trainer: Trainer, name: str | None, step: int | None = None) -
 
 
 class ProgressBar(TQDMProgressBar):
-    """Show the training losses beside the bar.
+    """Show a bar with the training loss; where the output is no terminal, a line at each of the trainer's intervals.
 
     Not by ``log(prog_bar=True)``: for that Lightning reads every value after every batch, and the GPU runs dry.
+
+    Args:
+        refresh_rate: micro-batches between updates of the bar; 0 for neither bar nor lines.
     """
 
+    def __init__(self, refresh_rate: int) -> None:
+        self._lines = refresh_rate > 0 and not sys.stdout.isatty()
+        super().__init__(refresh_rate=0 if self._lines else refresh_rate)
+        self._since = (0, 0.0)
+        self._said = 0
+
     def get_metrics(self, trainer: Trainer, pl_module: MultiTaskModule) -> dict[str, Any]:  # type: ignore[override]
-        """Add the last micro-batch's losses to what Lightning shows."""
-        return {**super().get_metrics(trainer, pl_module), **pl_module.latest_losses()}
+        """Return the last micro-batch's loss."""
+        return {"loss": pl_module.latest_losses().get("train/loss", math.nan)}
+
+    def on_train_start(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]
+        """Note when and where the steps begin."""
+        super().on_train_start(trainer, pl_module)
+        self._since = (trainer.global_step, time.perf_counter())
+        self._said = trainer.global_step
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: MultiTaskModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Say how far training has come, once for each interval."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        step = trainer.global_step
+        if not self._lines or step == self._said or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        self._said = step
+        first, start = self._since
+        left = (trainer.max_steps - step) * (time.perf_counter() - start) / (step - first)
+        loss = self.get_metrics(trainer, pl_module)["loss"]
+        log.info("Step %d of %d: loss %.4g, %s left", step, trainer.max_steps, loss, timedelta(seconds=round(left)))
 
 
 class Throughput(Callback):
