@@ -154,7 +154,7 @@ def test_the_terminal_holds_what_matters_and_a_file_no_bar(tmp_path):
         "data.scenes.val=4",
         f"cache_dir={tmp_path}/cache",
     ]
-    command = [sys.executable, str(ROOT / "src/train.py"), *options]
+    command = [sys.executable, str(ROOT / "src/train.py"), *options, f"cache_dir={tmp_path}/cache"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     lines = done.stderr.splitlines()
     assert [line for line in lines if not re.match(r"\d\d:\d\d:\d\d INFO ", line)] == []

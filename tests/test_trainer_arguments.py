@@ -5,8 +5,13 @@ from pathlib import Path
 
 import lightning
 import pytest
+import torch
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.profilers import SimpleProfiler
 
 import mtmamba
+from mtmamba.build import build_trainer
+from mtmamba.config_checks import settle_auto
 from mtmamba.settings import ConfigError
 from mtmamba.trainer_arguments import ARGUMENTS, refusal, table
 
@@ -45,3 +50,33 @@ def test_what_needs_steps_is_refused_in_an_evaluation():
 def test_an_unknown_argument_is_refused():
     with pytest.raises(ConfigError, match=r"got trainer\.max_stepz: see docs/training\.md"):
         mtmamba.load_config(["+trainer.max_stepz=1"])
+
+
+def test_what_works_reaches_lightnings_trainer():
+    given = {
+        "precision": "bf16-mixed", "max_steps": 7, "max_time": "'00:00:01:00'", "num_sanity_val_steps": 1,
+        "log_every_n_steps": 3, "gradient_clip_val": 0.5, "gradient_clip_algorithm": "value", "profiler": "simple",
+        "detect_anomaly": True, "inference_mode": False, "benchmark": False, "deterministic": "warn",
+    }  # fmt: skip
+    cfg = mtmamba.load_config([f"++trainer.{name}={value}" for name, value in given.items()])
+    try:
+        trainer = build_trainer(cfg)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    assert timer.time_remaining() == 60
+    assert (trainer.precision, trainer.max_steps, trainer.num_sanity_val_steps) == ("bf16-mixed", 7, 1)
+    assert (trainer.gradient_clip_val, trainer.gradient_clip_algorithm, trainer.log_every_n_steps) == (0.5, "value", 3)
+    assert isinstance(trainer.profiler, SimpleProfiler)
+
+
+@pytest.mark.parametrize("graphs", ["auto", "true"])
+def test_anomalies_are_looked_for_without_cuda_graphs(graphs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = mtmamba.load_config(["+trainer.detect_anomaly=true", f"cuda_graph={graphs}", "trainer.precision=32-true"])
+    if graphs == "auto":
+        settle_auto(cfg)
+        assert cfg.cuda_graph is False
+    else:
+        with pytest.raises(ConfigError, match=r"trainer\.detect_anomaly=false with cuda_graph=true"):
+            settle_auto(cfg)

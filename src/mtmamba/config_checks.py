@@ -89,6 +89,10 @@ def _refuse_cuda_graph(cfg: DictConfig) -> str | None:
     if not _on_gpu(cfg):
         found = f"trainer.accelerator={accelerator}" if torch.cuda.is_available() else "none that PyTorch can use"
         return f"Expected a GPU for cuda_graph=true, got {found}: leave it at auto, or use a GPU."
+    if cfg.trainer.get("detect_anomaly"):
+        return (
+            "Expected trainer.detect_anomaly=false with cuda_graph=true, which no hook sees into: use one of the two."
+        )
     if strategy not in ("auto", "ddp"):
         return f"Expected trainer.strategy=auto|ddp with cuda_graph=true, got {strategy}: use one of those, or auto."
     return None
