@@ -214,18 +214,26 @@ def config_of(description: Mapping[str, Any], overrides: Mapping[str, Any] | Non
         description: from `describe`.
         overrides: values of this call by dotted key, which win.
     """
-    choices = [f"{group}={description['choices'][group]}" for group in MODEL_GROUPS]
+    _require_plain(description)
+    stated, values = description["choices"], description["values"]
+    if missing := [group for group in MODEL_GROUPS if not isinstance(stated.get(group), str)]:
+        raise ConfigError(
+            f"Expected the checkpoint to name its {', '.join(missing)}, got none: use another checkpoint."
+        )
+    choices = [f"{group}={stated[group]}" for group in MODEL_GROUPS]
     if wrong := [choice for choice in choices if not re.fullmatch(r"\w+=\w+", choice)]:
         raise ConfigError(
             f"Expected names of configuration files in the checkpoint, got {wrong}: do not trust this file."
         )
-    _require_plain(description["values"])
+    if not re.fullmatch(r"[\w/+-]*", experiment := str(stated.get("experiment"))):
+        raise ConfigError(f"Expected an experiment's name in the checkpoint, got {experiment}: do not trust this file.")
     cfg = load_config(choices)
-    cfg.choices.experiment = str(description["choices"]["experiment"])
-    _update(cfg, description["values"])
+    cfg.choices.experiment = experiment
+    _update(cfg, _without_places(values))
     fetch_nothing(cfg)
     for key, value in (overrides or {}).items():
         OmegaConf.update(cfg, key, value)
+    check_settings(cfg)
     check_config(cfg)
     return cfg
 
@@ -288,6 +296,22 @@ def _without_targets(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_targets(v) for k, v in value.items() if not k.startswith("_")}
     return value
+
+
+def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the folders that this program writes to: caches, and scenes that it generates."""
+    wrong = [group for group in MODEL_GROUPS if group in values and not isinstance(values[group], Mapping)]
+    if wrong:
+        raise ConfigError(f"Expected settings of the checkpoint by name, got other values for {', '.join(wrong)}.")
+    data = {key: value for key, value in values.get("data", {}).items() if key != "cache_dir"}
+    if data.get("scenes"):
+        data.pop("root", None)
+        numbers = [x for value in data["scenes"].values() for x in (value if isinstance(value, list) else [value])]
+        if not all(isinstance(number, int) for number in numbers):
+            raise ConfigError(
+                f"Expected numbers in data.scenes of the checkpoint, got {numbers}: do not trust this file."
+            )
+    return {**values, "data": data}
 
 
 def _require_plain(value: Any) -> None:

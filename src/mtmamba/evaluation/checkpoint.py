@@ -21,7 +21,7 @@ from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.evaluation.formats import save_prediction
-from mtmamba.evaluation.outcome import Evaluated, conclude
+from mtmamba.evaluation.outcome import Evaluated, conclude, require_bootstrap
 from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.evaluation.views import Views
 from mtmamba.metrics.pooled import PooledMetric
@@ -100,6 +100,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     path = find_checkpoint(Path(cfg.ckpt))
     checkpoint = read_checkpoint(path)
     full = evaluated_config(cfg, checkpoint["mtmamba"])
+    require_bootstrap(full.evaluation)
     chosen = choose_protocol(cfg.boundaries, full.data.dataset)
     begin(full, run_dir)
 
@@ -155,6 +156,7 @@ def evaluated_config(cfg: DictConfig, description: Mapping[str, Any]) -> DictCon
     with open_dict(full):
         full.evaluation = {key: cfg[key] for key in OPTIONS}
         full.trainer = cfg.trainer
+        full.optimizer.schedule = None  # nothing is trained, and trainer has no max_steps here
     return full
 
 

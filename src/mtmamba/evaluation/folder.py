@@ -15,7 +15,7 @@ from mtmamba import build
 from mtmamba.data.dense import DenseDataset
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
 from mtmamba.evaluation.formats import check_predictions, read_prediction
-from mtmamba.evaluation.outcome import Evaluated, conclude
+from mtmamba.evaluation.outcome import Evaluated, conclude, require_bootstrap
 from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.padding import pad
@@ -76,6 +76,7 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """
     start = time.perf_counter()
     folder = Path(cfg.pred).expanduser()
+    require_bootstrap(cfg)
     tasks = _tasks(cfg, folder)
     with open_dict(cfg):
         cfg.tasks = [task.name for task in tasks]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from mtmamba.config_checks import ConfigError
 from mtmamba.data.dense import DenseDataset
 from mtmamba.evaluation.boundaries import (
     VERSION,
@@ -62,6 +63,19 @@ class Evaluated:
     folder: Path
     predict: Predict
     base: Mapping[str, Mapping[str, float]]
+
+
+def require_bootstrap(options: DictConfig) -> None:
+    """Refuse a bootstrap that would be found wrong only after all images.
+
+    Raises:
+        ConfigError: it has not both resamples and seed.
+    """
+    if not isinstance(options.bootstrap, DictConfig) or not {"resamples", "seed"} <= options.bootstrap.keys():
+        raise ConfigError(
+            f"Expected bootstrap with resamples and seed, got {options.bootstrap}: write bootstrap.resamples=0 for no "
+            "intervals."
+        )
 
 
 def conclude(

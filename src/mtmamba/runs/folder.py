@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -35,15 +35,21 @@ def begin(cfg: DictConfig, run_dir: Path) -> None:
     """Write down what runs where, and let the package's messages reach the terminal and ``run.log``."""
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     write_json(run_dir / "environment.json", environment())
+    speak(logging.FileHandler(run_dir / "run.log"))
+    log.info("Run folder: %s", run_dir)
+
+
+@rank_zero_only
+def speak(*more: logging.Handler) -> None:
+    """Let the package's messages reach the terminal, and whatever else is given."""
     ours = logging.getLogger("mtmamba")
     ours.setLevel(logging.INFO)
     for handler in list(ours.handlers):
         ours.removeHandler(handler)
         handler.close()
-    for handler in (logging.StreamHandler(), logging.FileHandler(run_dir / "run.log")):
+    for handler in (logging.StreamHandler(), *more):
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
         ours.addHandler(handler)
-    log.info("Run folder: %s", run_dir)
 
 
 @contextlib.contextmanager
@@ -92,15 +98,15 @@ def find_unfinished(description: Mapping[str, Any], log_dir: Path) -> Path | Non
             config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
             differing = differences(description, {"choices": config["choices"], "values": config})
         except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, KeyError, TypeError) as error:
-            rank_zero_info(f"resume=auto: passing over {run}, whose config.yaml cannot be read ({error}).")
+            log.warning("resume=auto: passing over %s, whose config.yaml cannot be read (%s).", run, error)
             continue
         if not differing:
             return run
         if nearest is None or len(differing) < len(nearest[1]):
             nearest = run, differing
-    rank_zero_info(f"resume=auto: no unfinished run of this configuration below {log_dir}; starting anew.")
+    log.info("resume=auto: no unfinished run of this configuration below %s; starting anew.", log_dir)
     if nearest is not None:
-        rank_zero_info(f"The nearest one is {nearest[0]}, but {', '.join(nearest[1].values())}.")
+        log.info("The nearest one is %s, but %s.", nearest[0], ", ".join(nearest[1].values()))
     return None
 
 

@@ -1,5 +1,6 @@
 """When checkpoints are written: so that a killed run repeats nothing, skips nothing and forgets no validation."""
 
+import logging
 import signal
 import types
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
 
 from mtmamba.checkpoints import BEST, FOLDER, LAST
 from mtmamba.training.validations import Validations
+
+log = logging.getLogger(__name__)
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """What asks a run to stop: Ctrl-C, a cluster, a closed terminal."""
@@ -143,7 +145,7 @@ class Checkpointing(Checkpoint):
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         if self.stopped:
-            rank_zero_info(f"Stopped after step {self._saved}; go on with resume={trainer.default_root_dir}")
+            log.info("Stopped after step %d; go on with resume=%s", self._saved, trainer.default_root_dir)
             raise KeyboardInterrupt
 
     @staticmethod
@@ -158,7 +160,7 @@ class Checkpointing(Checkpoint):
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        rank_zero_info("Stopping after this step; once more to stop at once.")
+        log.info("Stopping after this step; once more to stop at once.")
 
 
 def log_validation(trainer: Trainer, row: int, **more: float) -> None:

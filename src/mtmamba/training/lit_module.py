@@ -1,12 +1,12 @@
 """The training program: network, losses, metrics and optimiser as a LightningModule."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,6 +17,8 @@ from mtmamba.models.layers import seed_drop_path
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.tasks import relative_gain, select_tasks
 from mtmamba.types import Batch, Logits
+
+log = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -179,7 +181,7 @@ class MultiTaskModule(LightningModule):
         self.scores = compute_scores(self.metrics)
         flat = {f"val/{task}/{name}": value for task, scores in self.scores.items() for name, value in scores.items()}
         if unscored := [name for name, value in flat.items() if math.isnan(value)]:
-            rank_zero_warn(f"No valid pixel in the validation labels for {', '.join(unscored)}: left out of Delta_m.")
+            log.warning("No valid pixel in the validation labels for %s: left out of Delta_m.", ", ".join(unscored))
         if (gain := self.delta_m(self.scores)) is not None:
             flat["val/delta_m"] = gain
         self.log_dict(flat, sync_dist=True, logger=False)

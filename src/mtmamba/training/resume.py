@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from mtmamba import build
@@ -76,7 +76,7 @@ def _path(cfg: DictConfig) -> Path | None:
     chosen = os.environ.get(CHOSEN)
     if not chosen:
         return None
-    rank_zero_info(f"resume=auto: going on with {chosen}.")
+    log.info("resume=auto: going on with %s.", chosen)
     return Path(chosen) / FOLDER / LAST
 
 
@@ -118,7 +118,7 @@ def validate_due(
     """
     if not checkpointing.is_due(trainer, resumed.step):
         return
-    rank_zero_info(f"First the validation after step {resumed.step}, which the run was stopped before.")
+    log.info("First the validation after step %d, which the run was stopped before.", resumed.step)
     module.load_state_dict(resumed.content["state_dict"])
     name_pictures(trainer, f"step_{resumed.step:06d}", resumed.step)
     trainer.validate(module, data, verbose=False)

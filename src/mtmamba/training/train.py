@@ -10,7 +10,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from torch import nn
 
@@ -20,7 +20,7 @@ from mtmamba.config_checks import settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.files import remove_partial, write_json
-from mtmamba.runs.folder import begin, locked, remove_empty
+from mtmamba.runs.folder import begin, locked, remove_empty, speak
 from mtmamba.runs.record import model_record, score_record, written
 from mtmamba.runs.table import score_table, show
 from mtmamba.tasks import select_tasks
@@ -49,7 +49,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         NonFiniteLossError: a loss became NaN or infinite; ``nonfinite_batch.json`` names the images.
     """
     start = time.perf_counter()
+    speak()
     settle_auto(cfg)
+    cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())  # as its checkpoints shall find it
     validations = Validations(*choose_monitor(cfg.monitor, select_tasks(cfg.tasks), build.plain(cfg.data.delta_m_base)))
     resumed = find_resumed(cfg)
     if resumed is not None:
@@ -128,7 +130,7 @@ def _trainer(
     if isinstance(trainer.val_check_interval, int):
         trainer.val_check_interval *= accumulate  # Lightning counts micro-batches
     if accumulate > 1 and any(isinstance(m, nn.BatchNorm2d) for m in module.modules()):
-        rank_zero_warn(
+        log.warning(
             f"This model has batch norm, whose statistics are those of micro-batches: accumulating {accumulate} of "
             "them is not equivalent to one batch. Raise data.device_batch_size or use more devices."
         )

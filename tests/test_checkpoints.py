@@ -1,0 +1,158 @@
+"""Checkpoint files: what is refused, and that nothing of a stranger's is carried out or written to."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+import mtmamba
+from mtmamba import build
+from mtmamba.checkpoints import AtomicCheckpointIO, CheckpointError, glance, read_checkpoint, require_fitting
+from mtmamba.config_checks import ConfigError
+
+
+@pytest.fixture(scope="module")
+def module():
+    return build.build_module(mtmamba.load_config(["tasks=[depth]"]))
+
+
+@pytest.fixture(scope="module")
+def content(module):
+    """As training writes them, after one step of the optimiser."""
+    optimizer = module.optimizer(module.parameters())
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    description = build.describe(mtmamba.load_config(["tasks=[depth]"]))
+    return {
+        "mtmamba": description,
+        "state_dict": module.state_dict(),
+        "global_step": 1,
+        "optimizer_states": [optimizer.state_dict()],
+    }
+
+
+def write(folder, content, name="odd.ckpt"):
+    AtomicCheckpointIO().save_checkpoint(content, folder / name)
+    return folder / name
+
+
+def test_what_was_written_is_read(tmp_path, content, module):
+    again = read_checkpoint(write(tmp_path, content))
+    require_fitting(again, module, tmp_path)
+    assert all(torch.equal(x, content["state_dict"][name]) for name, x in again["state_dict"].items())
+    assert glance(tmp_path / "odd.ckpt")["mtmamba"] == content["mtmamba"]
+
+
+def test_a_flipped_bit_is_found(tmp_path, content):
+    path = write(tmp_path, content)
+    raw = bytearray(path.read_bytes())
+    for place in range(len(raw) // 3, len(raw) - 4096, len(raw) // 7):
+        broken = raw.copy()
+        broken[place] ^= 4
+        (tmp_path / "flipped.ckpt").write_bytes(broken)
+        with pytest.raises(CheckpointError, match=r"flipped\.ckpt"):
+            read_checkpoint(tmp_path / "flipped.ckpt")
+
+
+def test_a_file_that_ends_early_is_refused(tmp_path, content):
+    path = write(tmp_path, content)
+    raw = path.read_bytes()
+    for size in (0, 100, len(raw) // 2, len(raw) - 1):
+        path.write_bytes(raw[:size])
+        with pytest.raises(CheckpointError, match=r"odd\.ckpt"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("global_step", None, "Expected global_step of the checkpoint .* to be of type int, got NoneType"),
+        ("global_step", True, "got bool"),
+        ("state_dict", [1], "Expected state_dict .* of type dict, got list"),
+        ("mtmamba", 3, "Expected mtmamba .* of type dict, got int"),
+        ("mtmamba", {"values": {}}, r"Expected mtmamba\.choices .* got NoneType"),
+        ("mtmamba", {"choices": {}, "values": 1}, r"Expected mtmamba\.values .* got int"),
+        ("callbacks", [], "Expected callbacks .* of type dict, got list"),
+        ("optimizer_states", {}, "Expected optimizer_states .* of type list, got dict"),
+    ],
+)
+def test_wrong_parts_are_named_with_the_file(tmp_path, content, part, value, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_checkpoint(write(tmp_path, content | {part: value}))
+    assert "odd.ckpt" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda x: torch.full_like(x, float("nan")), "NaN or infinity"),
+        (lambda x: x.to(torch.complex64), r"torch\.complex64"),
+        (lambda x: 3.0, "float"),
+    ],
+)
+def test_weights_that_are_no_finite_real_tensors_are_refused(tmp_path, content, change, found):
+    name = next(reversed(content["state_dict"]))
+    state = dict(content["state_dict"]) | {name: change(content["state_dict"][name])}
+    with pytest.raises(CheckpointError, match=f"got {found} for {name}"):
+        read_checkpoint(write(tmp_path, content | {"state_dict": state}))
+
+
+def test_weights_of_another_network_are_named(tmp_path, content):
+    name = next(iter(content["state_dict"]))
+    for value, found in ((torch.zeros(3), r"\(3,\) real"), (content["state_dict"][name].long(), "whole")):
+        path = write(tmp_path, content | {"state_dict": dict(content["state_dict"]) | {name: value}})
+        with pytest.raises(CheckpointError, match=f"Expected {name.removeprefix('model.')} to be .*, got .*{found}"):
+            mtmamba.load_model(path)
+    path = write(tmp_path, content | {"state_dict": {k: v for k, v in content["state_dict"].items() if k != name}})
+    with pytest.raises(CheckpointError, match="got none: it is of another network"):
+        mtmamba.load_model(path)
+
+
+def test_an_optimisers_state_in_other_shapes_is_refused(tmp_path, content, module):
+    odd = copy.deepcopy(content)
+    odd["optimizer_states"][0]["state"][2]["exp_avg"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match=r"exp_avg of model\..* real numbers .* got \(1,\) real"):
+        require_fitting(odd, module, tmp_path)
+    odd = copy.deepcopy(content)
+    odd["optimizer_states"][0]["state"][10_000] = odd["optimizer_states"][0]["state"][0]
+    with pytest.raises(CheckpointError, match="got one for number 10000"):
+        require_fitting(odd, module, tmp_path)
+
+
+def test_nothing_of_a_checkpoint_is_interpolated(content, monkeypatch):
+    monkeypatch.setenv("SECRET", "hidden")
+    for place in (("choices", "experiment"), ("choices", "decoder"), ("values", "label")):
+        description = copy.deepcopy(content["mtmamba"])
+        description[place[0]][place[1]] = "${oc.env:SECRET}"
+        with pytest.raises(ConfigError, match="do not trust this file"):
+            build.config_of(description)
+
+
+def test_no_place_of_a_checkpoint_is_written_to(content, tmp_path):
+    description = json.loads(json.dumps(content["mtmamba"]))
+    description["values"]["data"] |= {"root": f"{tmp_path}/foreign", "cache_dir": f"{tmp_path}/foreign"}
+    cfg = build.config_of(description, {"cache_dir": f"{tmp_path}/mine"})
+    assert cfg.data.cache_dir == f"{tmp_path}/mine"
+    assert cfg.data.root.startswith(f"{tmp_path}/mine/scenes/rooms_480_64_")
+    description["values"]["data"]["scenes"]["train"] = "/../../elsewhere"
+    with pytest.raises(ConfigError, match=r"Expected numbers in data\.scenes"):
+        build.config_of(description)
+
+
+def test_a_description_without_its_choices_says_which(content):
+    description = copy.deepcopy(content["mtmamba"])
+    del description["choices"]["decoder"], description["choices"]["loss"]
+    with pytest.raises(ConfigError, match="name its decoder, loss"):
+        build.config_of(description)
+    description = copy.deepcopy(content["mtmamba"])
+    description["values"]["encoder"] = 3
+    with pytest.raises(ConfigError, match="got other values for encoder"):
+        build.config_of(description)
+
+
+def test_a_folders_name_is_no_yaml(content):
+    """It passed through YAML, where `` #`` begins a comment and 007 is a number."""
+    for name in ("/x/y #2", "007", "a: b"):
+        assert build.config_of(content["mtmamba"], {"data.root": name}).data.root == name
