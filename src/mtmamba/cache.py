@@ -3,12 +3,13 @@
 import io
 import zlib
 from collections.abc import Callable
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
-from mtmamba.files import replacing
+from mtmamba.files import remove_partial, replacing
 
 
 def cached(cache_dir: Path, kind: str, source: bytes, compute: Callable[[], np.ndarray]) -> np.ndarray:
@@ -35,8 +36,15 @@ def cached(cache_dir: Path, kind: str, source: bytes, compute: Callable[[], np.n
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     try:
+        _clean(cache_dir.expanduser())
         with replacing(path) as partial:
             partial.write_bytes(zlib.compress(buffer.getvalue(), level=1))
     except OSError as error:
         raise OSError(f"Expected a writable cache folder, got {cache_dir} ({error}): set cache_dir=FOLDER.") from error
     return array
+
+
+@cache
+def _clean(cache_dir: Path) -> None:
+    """Remove what killed processes have left, once in each process that adds to the cache."""
+    remove_partial(cache_dir)

@@ -1,10 +1,12 @@
 """Files that are written whole or not at all."""
 
+import fcntl
 import hashlib
 import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,27 +14,74 @@ from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to, and rename it in one step when the block ends well.
 
-    The folder is made. A reader, or another process writing the same file, sees an old version or a whole new one.
-    Only a killed process leaves its temporary file, for `remove_partial` to find.
+    The folder around it is made. A reader, or another process writing the same, sees an old version or a whole new one,
+    whatever machine or container it runs in. Only a killed process leaves its temporary file, for `remove_partial`.
+
+    Args:
+        path: what to write.
+        folder: whether it is a folder, which is made empty and replaces none that holds anything.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(
-        f".{secrets.token_hex(8)}.partial.{path.name}"
-    )  # processes of two containers share numbers
+    partial, held = _new_partial(path, folder)
     try:
         yield partial
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(held)
+        if folder:
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what killed processes were writing below a folder."""
-    for path in folder.rglob(".*.partial.*"):
-        path.unlink(missing_ok=True)
+def remove_partial(folder: Path, pattern: str = "**/*") -> None:
+    """Remove what killed processes were writing below a folder, and leave what living ones are writing.
+
+    Args:
+        folder: where to look.
+        pattern: of the final names, from ``folder``.
+    """
+    *parents, name = pattern.split("/")
+    for path in [*folder.glob("/".join([*parents, f".*.partial.{name}"]))]:
+        try:
+            held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:  # gone, or nothing of ours
+            continue
+        try:
+            if _lock(held, wait=False):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+        finally:
+            os.close(held)
+
+
+def _new_partial(path: Path, folder: bool) -> tuple[Path, int]:
+    """Make an empty file or folder of a name that nobody else has; its descriptor holds a lock while it is open."""
+    while True:
+        partial = path.with_name(f".{secrets.token_hex(8)}.partial.{path.name}")
+        if folder:
+            partial.mkdir()
+            held = os.open(partial, os.O_RDONLY)
+        else:
+            held = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        _lock(held, wait=True)
+        if partial.exists():  # not taken for a killed process's before it was locked
+            return partial, held
+        os.close(held)
+
+
+def _lock(held: int, wait: bool) -> bool:
+    """Lock an open file or folder against `remove_partial` in any process; return whether that was possible."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # another holds it, or the file system knows no locks: then nothing is ever removed there
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

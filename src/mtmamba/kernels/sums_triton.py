@@ -6,6 +6,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mtmamba.kernels.triton_cache import settle_cache
+
+settle_cache()
+
 ELEMENTS = 2048
 """Of a tile, which a program asks for all at once."""
 PARTS, COLUMNS = 256, 256

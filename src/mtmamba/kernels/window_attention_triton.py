@@ -15,6 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 from mtmamba.kernels.dispatch import triton_products
+from mtmamba.kernels.triton_cache import settle_cache
+
+settle_cache()
 
 
 class Plan(NamedTuple):

@@ -12,6 +12,7 @@ What directions share has a leading axis S: directions are cut into S parts, whi
 """
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
+import logging
 import math
 
 import numba
@@ -19,6 +20,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+logger = logging.getLogger(__name__)
 
 LN2 = np.float32(math.log(2))
 LOWEST, HIGHEST, HALF = np.float32(-126), np.float32(127), np.float32(0.5)
@@ -45,7 +48,17 @@ def _exp2(x):
     return power * _float_of_bits(bits)  # type: ignore[call-arg]
 
 
-_compile = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+def _compile(function):
+    """Compile at the first call, and keep the machine code beside this file or in the user's cache, as Numba does."""
+    compiled = numba.njit(function, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+    try:
+        compiled.enable_caching()
+    except RuntimeError:  # Numba found no folder that it can write to
+        logger.warning(
+            "Expected a folder for Numba's compiled code that can be written, got none: each process compiles its own "
+            "for some seconds; set NUMBA_CACHE_DIR=FOLDER to keep it."
+        )
+    return compiled
 
 
 @_compile

@@ -40,12 +40,14 @@ BACKENDS = MappingProxyType(_ranked)
 def register(backend: Backend) -> None:
     """Add a backend to those that ``backend=`` can name and ``auto`` chooses from.
 
+    Registering a name again replaces its record.
+
     Raises:
-        ValueError: its name is taken.
+        ValueError: the name is ``auto`` or no identifier.
     """
-    if backend.name in ("auto", *BACKENDS):
-        raise ValueError(f"Expected a backend with a name of its own, got {backend.name!r}: choose another.")
-    ranked = sorted([*BACKENDS.values(), backend], key=lambda known: known.rank)
+    if backend.name == "auto" or not backend.name.isidentifier():
+        raise ValueError(f"Expected a backend's name such as my_scan, got {backend.name!r}: rename it.")
+    ranked = sorted((BACKENDS | {backend.name: backend}).values(), key=lambda known: known.rank)
     _ranked.clear()
     _ranked.update({known.name: known for known in ranked})
     choose.cache_clear()

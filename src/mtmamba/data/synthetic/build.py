@@ -3,11 +3,8 @@
 import json
 import multiprocessing
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +14,7 @@ from rich.progress import track
 from mtmamba.data.datasets import nyud, pascal_context
 from mtmamba.data.synthetic.render import SPLITS, Layout, Split, render
 from mtmamba.data.synthetic.write import write_nyud, write_pascal
+from mtmamba.files import remove_partial, replacing
 
 GENERATOR = 1
 """Version of the pictures; raised whenever the same arguments give other files."""
@@ -82,16 +80,15 @@ def generate(
     }
     if _is_made(root, record):
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with _scratch(root) as scratch:
-        jobs = list(_jobs(scratch, layout, {"train": train, "val": val}, size, seed))
-        _run(jobs, workers or os.cpu_count() or 1)
-        (scratch / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        try:
-            scratch.rename(root)
-        except OSError:
-            if not _is_made(root, record):  # another process was faster; its files are the same
-                raise
+    remove_partial(root.parent, root.name)
+    try:
+        with replacing(root, folder=True) as scratch:
+            jobs = list(_jobs(scratch, layout, {"train": train, "val": val}, size, seed))
+            _run(jobs, workers or os.cpu_count() or 1)
+            (scratch / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    except OSError:
+        if not _is_made(root, record):  # another process was faster; its files are the same
+            raise
     return root
 
 
@@ -128,17 +125,6 @@ def _is_made(root: Path, record: dict[str, Any]) -> bool:
             f"Expected no folder {root}, or one made from {record}, got {found}: {ours if path.is_file() else foreign}."
         )
     return True
-
-
-@contextmanager
-def _scratch(root: Path) -> Iterator[Path]:
-    """A new folder beside ``root`` that is gone afterwards unless it was renamed."""
-    scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    scratch.chmod(0o755)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _jobs(root: Path, layout: Layout, counts: dict[Split, int], size: tuple[int, int], seed: int) -> Iterator[_Job]:

@@ -1,0 +1,91 @@
+"""Files that are written whole: by writers of one number in two containers, by killed ones, beside living ones."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtmamba.files import remove_partial, replacing
+
+SRC = Path(__file__).parents[1] / "src"
+SAME_NUMBER = """
+import os, sys
+from pathlib import Path
+from mtmamba.files import remove_partial, replacing
+os.getpid = lambda: 1  # as the first process of each container has
+path = Path(sys.argv[1])
+for i in range(300):
+    with replacing(path) as partial:
+        partial.write_text(sys.argv[2] * 20_000)
+    assert path.read_text() in ("a" * 20_000, "b" * 20_000, "c" * 20_000)
+    if i % 10 == 0:
+        remove_partial(path.parent)
+"""
+WAITING = """
+import sys, time
+from pathlib import Path
+from mtmamba.files import replacing
+with replacing(Path(sys.argv[1]), folder=sys.argv[2] == "folder") as partial:
+    (partial / "file" if sys.argv[2] == "folder" else partial).write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def started(code: str, *arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(SRC)}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE)
+
+
+def test_containers_whose_processes_have_one_number_share_a_folder(tmp_path):
+    writers = [started(SAME_NUMBER, str(tmp_path / "shared/entry"), letter) for letter in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["entry"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_left_is_removed_but_not_what_a_living_one_writes(kind, tmp_path):
+    path = tmp_path / "deep/entry"
+    writer = started(WAITING, str(path), kind)
+    assert writer.stdout.readline() == b"ready\n"
+    (partial,) = path.parent.iterdir()
+    remove_partial(tmp_path)
+    assert partial.exists()
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    remove_partial(tmp_path, "deep/another")
+    assert partial.exists()
+    remove_partial(tmp_path)
+    assert [*path.parent.iterdir()] == []
+
+
+def test_only_temporary_names_are_removed(tmp_path):
+    kept = [tmp_path / name for name in ("entry", ".entry", "a.partial.b")]
+    for path in kept:
+        path.write_text("whole")
+    (tmp_path / ".123.partial.entry").write_text("as earlier versions left them")
+    remove_partial(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_block_that_fails_changes_nothing(tmp_path):
+    path = tmp_path / "entry"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as partial:
+        partial.write_text(f"new {1 / 0}")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"entry": "old"}
+
+
+def test_a_folder_replaces_none_that_holds_something(tmp_path):
+    def make(content):
+        with replacing(tmp_path / "made", folder=True) as partial:
+            (partial / "file").write_text(content)
+
+    make("first")
+    with pytest.raises(OSError, match="not empty"):
+        make("second")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert (tmp_path / "made/file").read_text() == "first"
