@@ -154,6 +154,18 @@ def test_shapes_that_do_not_fit_are_refused():
         blend(x, x[:1], parameters, parameters, parameters[:1], parameters[:1])
 
 
+@kernel
+@pytest.mark.parametrize("form", FORMS)
+def test_kernel_refuses_a_second_derivative(form):
+    leaves, rest = inputs(form, 2, 1, 2, 3, 4, maps=torch.float32, parameters=torch.float32)
+    total = FORMS[form][1](*leaves, *rest).sum()
+    for gradient in torch.autograd.grad(total, leaves, create_graph=True):
+        with pytest.raises(
+            RuntimeError, match=r"first derivatives of the .* kernel .*: compute in float64 or on a CPU"
+        ):
+            gradient.sum().backward(retain_graph=True)
+
+
 class Operators(TorchDispatchMode):
     """Note the names of the operators called."""
 

@@ -49,6 +49,18 @@ def results(function, tensors):
     return [*y, *torch.autograd.grad(y, tensors, [t.bfloat16().to(t) for t in dy])]
 
 
+@pytest.mark.parametrize("name", cases(torch.float32, "cpu"))
+def test_a_second_derivative_is_refused(name, monkeypatch):
+    monkeypatch.setattr("mtmamba.kernels.products.on_cuda", lambda _: True)
+    function, tensors = cases(torch.float64, "cpu")[name]
+    tensors = [t.double().requires_grad_() for t in tensors]
+    y = function(*tensors)
+    total = y.sum() if isinstance(y, torch.Tensor) else sum(part.sum() for part in y)
+    for gradient in torch.autograd.grad(total, tensors, create_graph=True):
+        with pytest.raises(RuntimeError, match=r"first derivatives of the products .*: compute on a CPU"):
+            gradient.sum().backward(retain_graph=True)
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
 @pytest.mark.parametrize("name", cases(torch.float32, "cpu"))
 def test_maps_of_half_precision(name, device, monkeypatch):

@@ -63,8 +63,8 @@ def test_each_form_is_its_written_out_sum_and_norm(form):
 
 def test_shapes_that_do_not_fit_are_refused():
     x, parameters = torch.zeros(2, 1, 3, 4), torch.zeros(2, 4)
-    with pytest.raises(ValueError, match=r"weight of shape \(2, 4\) .* got \(8,\)"):
-        residual_norm(x, parameters.flatten(), parameters)
+    with pytest.raises(ValueError, match=r"weight of shape \(2, 4\) .* got \(4, 2\)"):
+        residual_norm(x, parameters.mT, parameters)
     with pytest.raises(ValueError, match=r"added of the shape of x, \(2, 1, 3, 4\), got \(1, 1, 3, 4\)"):
         residual_norm(x, parameters, parameters, x[:1])
 

@@ -251,6 +251,15 @@ def test_recomputed_in_the_backward_pass() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("power", [1, 2])
+def test_second_derivative_is_refused(power: int, device: str) -> None:
+    inputs = [x.float().to(device).requires_grad_() for x in make(1, 1, 3, 4, 8)]
+    total = (ss2d_cuda(*inputs, inputs[0]) ** power).sum()
+    for gradient in torch.autograd.grad(total, inputs, create_graph=True):
+        with pytest.raises(RuntimeError, match=r"first derivatives of the scan .*: use backend=reference"):
+            gradient.sum().backward(retain_graph=True)
+
+
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("n", [4, 20])
 def test_plain_scan(n: int) -> None:
@@ -334,4 +343,17 @@ def test_compiled_into_one_graph() -> None:
 
     expected = torch.autograd.grad(total(*inputs), inputs)
     for a, b in zip(torch.autograd.grad(torch.compile(total, fullgraph=True)(*inputs), inputs), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("emulated")
+def test_a_compiler_sees_one_graph() -> None:
+    inputs = [x.float().requires_grad_() for x in make(2, 1, 3, 5, 8)]
+
+    def total(*tensors: Tensor) -> Tensor:
+        return ss2d_cuda(*tensors, tensors[0]).square().sum()
+
+    expected = torch.autograd.grad(total(*inputs), inputs)
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+    for a, b in zip(torch.autograd.grad(compiled(*inputs), inputs), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -184,11 +184,19 @@ def test_mixed_precision_and_autocast() -> None:
     assert_same(expected, run(wide, "torch"), 0)
 
 
-def test_second_derivative_is_refused() -> None:
-    inputs = make_inputs(1, 1, 1, 4, 1)
-    (du,) = torch.autograd.grad(selective_scan(*inputs, backend="torch").square().sum(), inputs[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize("power", [1, 2])  # of a sum, whose gradient is constant; of a gradient with a graph of its own
+def test_second_derivative_is_refused(backend: str, power: int) -> None:
+    inputs = make_inputs(1, 1, 1, 4, 1, torch.float32)
+    y = selective_scan(*inputs, backend=backend)
+    (du,) = torch.autograd.grad((y**power).sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"first derivatives of the scan .*: use backend=reference"):
         du.sum().backward()
+
+
+def test_second_derivative_of_the_reference() -> None:
+    inputs = make_inputs(1, 1, 2, 4, 2)
+    assert torch.autograd.gradgradcheck(lambda *x: selective_scan(*x, backend="reference"), inputs)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtmamba.kernels.derivatives import PLAIN, refuse_second
 from mtmamba.kernels.dispatch import autocast, has_kernel
 from mtmamba.kernels.norm import check_parameters, scale_samples, torch_layer_norm
 
@@ -132,3 +133,4 @@ def _backward(ctx: Any, d_mixed: Tensor, _: None) -> tuple[Tensor | None, ...]:
 
 
 _blend.register_autograd(_backward, setup_context=_save)
+refuse_second(_blend_backward, "the gate's kernel", PLAIN)

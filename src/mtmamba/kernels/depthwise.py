@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtmamba.kernels.derivatives import PLAIN, refuse_second
 from mtmamba.kernels.dispatch import autocast, has_kernel
 
 Signal = tuple[Tensor, Tensor, Tensor]
@@ -145,3 +146,4 @@ def _gradients(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Signal:
 
 
 _depthwise_silu.register_autograd(_backward, setup_context=_save)
+refuse_second(_depthwise_silu_backward, "the convolution's kernel", PLAIN)

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtmamba.kernels.derivatives import PLAIN, refuse_second
 from mtmamba.kernels.dispatch import has_kernel
 
 EPS = 1e-5
@@ -160,3 +161,4 @@ def _backward(ctx: Any, dlogits: Tensor, *_: Tensor | None) -> tuple[Tensor | No
 
 
 _norm_project.register_autograd(_backward, setup_context=_save)
+refuse_second(_norm_project_backward, "the head's kernel", PLAIN)

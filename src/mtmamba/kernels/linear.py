@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtmamba.kernels.derivatives import PLAIN, first_only
 from mtmamba.kernels.dispatch import autocast, has_kernel
 from mtmamba.kernels.products import weight_gradient
 
@@ -57,6 +58,7 @@ class _Linear(torch.autograd.Function):
         return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
+    @first_only("a linear layer's kernels", PLAIN)
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (dy,), (x, weight), (of_weight, of_bias) = gradients, ctx.saved_tensors, ctx.dtypes
         rows = dy.reshape(-1, dy.shape[-1])
@@ -76,6 +78,7 @@ class _LinearGelu(torch.autograd.Function):
         return F.gelu(h)
 
     @staticmethod
+    @first_only("a linear layer's kernels", PLAIN)
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         (dy,), (x, weight, h), (of_weight, of_bias) = gradients, ctx.saved_tensors, ctx.dtypes
         dh, sums = _gelu_gradient(dy, h)

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtmamba.kernels.derivatives import PLAIN, refuse_second
 from mtmamba.kernels.dispatch import autocast, has_kernel
 
 
@@ -196,3 +197,4 @@ def _backward(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ..
 
 
 norm_operator.register_autograd(_backward, setup_context=_save)
+refuse_second(_layer_norm_backward, "the layer norm's kernel", PLAIN)

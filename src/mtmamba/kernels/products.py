@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from mtmamba.kernels.derivatives import first_only
 from mtmamba.kernels.dispatch import autocast, on_cuda
 
 
@@ -70,7 +70,7 @@ class _Projection(torch.autograd.Function):
         return torch.bmm(maps, weight.mT) if residual is None else torch.baddbmm(residual, maps, weight.mT)
 
     @staticmethod
-    @once_differentiable
+    @first_only("the products of task layers on CUDA", "compute on a CPU")
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (dy,), (x, weight) = gradients, ctx.saved_tensors
         dx = torch.bmm(dy, weight)
@@ -110,7 +110,7 @@ class _JointProjection(torch.autograd.Function):
         return (x @ weight.mT).chunk(2, dim=-1)
 
     @staticmethod
-    @once_differentiable
+    @first_only("the products of task layers on CUDA", "compute on a CPU")
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         x, weight = ctx.saved_tensors
         (dy, dz), (first, second) = gradients, weight.chunk(2, dim=1)
@@ -158,7 +158,7 @@ class _Fusion(torch.autograd.Function):
         return y.baddbmm_(expanded, for_expanded.mT)
 
     @staticmethod
-    @once_differentiable
+    @first_only("the products of task layers on CUDA", "compute on a CPU")
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         (dy,), (expanded, skip, weight), (of_weight, of_bias) = gradients, ctx.saved_tensors, ctx.dtypes
         for_expanded, for_skip = weight.chunk(2, dim=2)

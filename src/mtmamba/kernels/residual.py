@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mtmamba.kernels import norm
+from mtmamba.kernels.derivatives import PLAIN, first_only, refuse_second
 from mtmamba.kernels.dispatch import autocast, has_kernel
 
 
@@ -63,6 +64,7 @@ class _Branch(torch.autograd.Function):
         return x, y
 
     @staticmethod
+    @first_only("the layer norm's kernel", PLAIN)
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         (dtotal, dy), (x, weight, statistics) = gradients, ctx.saved_tensors
         if dy is None:
@@ -122,3 +124,4 @@ def _backward(ctx: Any, dtotal: Tensor | None, dy: Tensor | None, _: Tensor | No
 
 
 _add_norm.register_autograd(_backward, setup_context=_save)
+refuse_second(_residual_norm_backward, "the layer norm's kernel", PLAIN)

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtmamba.kernels.derivatives import PLAIN, refuse_second
 from mtmamba.kernels.dispatch import has_kernel
 from mtmamba.kernels.linear import linear
 
@@ -188,3 +189,4 @@ def _backward(ctx: Any, dout: Tensor, _: Tensor | None) -> tuple[Tensor | None, 
 
 
 _window_attention.register_autograd(_backward, setup_context=_save)
+refuse_second(_window_attention_backward, "window attention's kernel", PLAIN)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from mtmamba.kernels import nvrtc
+from mtmamba.kernels.derivatives import refuse_second
 from mtmamba.scan.dt_proj import widen, widen_backward
 from mtmamba.scan.order import padded_order
+from mtmamba.scan.registry import ONLY_FIRST
 
 CSRC = Path(__file__).with_name("csrc")
 """The kernels' sources, which the wheel carries."""
@@ -268,3 +270,4 @@ def _gradients(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, .
 
 
 ss2d_forward.register_autograd(_gradients, setup_context=_setup_context)
+refuse_second(ss2d_backward, *ONLY_FIRST)

@@ -16,6 +16,10 @@ def _always(device_type: str, dtype: torch.dtype) -> None:
     """Nothing stands in the way of a backend in plain PyTorch."""
 
 
+ONLY_FIRST = "the scan", "use backend=reference, which can be differentiated again"
+"""For `mtmamba.kernels.derivatives`: what gradients written by hand are of, and the remedy."""
+
+
 @dataclass(frozen=True)
 class Backend:
     """One implementation of the scan."""

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtmamba.kernels import nvrtc
+from mtmamba.kernels.derivatives import first_only
 from mtmamba.kernels.products import weight_gradient
 from mtmamba.scan.cuda_operators import PACK, PAD, STATES, ss2d_forward
-from mtmamba.scan.registry import Backend, register
+from mtmamba.scan.registry import ONLY_FIRST, Backend, register
 
 MOST_BYTES = 2**32
 """Of an image's map: what the kernels' 32-bit offsets reach."""
@@ -66,6 +67,7 @@ class _Projection(torch.autograd.Function):
             return maps, maps @ weight.mT
 
     @staticmethod
+    @first_only(*ONLY_FIRST)
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         (dmaps, dprojected), (maps, weight) = gradients, ctx.saved_tensors
         assert dprojected is not None

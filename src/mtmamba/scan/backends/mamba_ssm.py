@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from mtmamba.scan.registry import Backend, register
+from mtmamba.kernels.derivatives import first_only
+from mtmamba.scan.registry import ONLY_FIRST, Backend, register
 
 KERNEL = "selective_scan_cuda"
 """Extension module that the package installs beside itself."""
@@ -52,7 +52,7 @@ class _KernelScan(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_only(*ONLY_FIRST)
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
         kernel = importlib.import_module(KERNEL)
         u, delta, A, B, C, D, delta_bias, states = ctx.saved_tensors

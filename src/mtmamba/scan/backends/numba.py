@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mtmamba.kernels.derivatives import first_only
 from mtmamba.scan.order import pixels_in_order
-from mtmamba.scan.registry import Backend, register
+from mtmamba.scan.registry import ONLY_FIRST, Backend, register
 
 
 def why_unavailable(device_type: str, dtype: torch.dtype) -> str | None:
@@ -117,7 +117,7 @@ class _NumbaScan(torch.autograd.Function):
         return y.sum(0) if parts > 1 else y[0]
 
     @staticmethod
-    @once_differentiable
+    @first_only(*ONLY_FIRST)
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, starts = ctx.saved_tensors
         u, delta, bc, A2, _, _ = inputs

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mtmamba.scan.registry import Backend, register
+from mtmamba.kernels.derivatives import first_only
+from mtmamba.scan.registry import ONLY_FIRST, Backend, register
 
 CPU_BLOCK, GPU_BLOCK = 2**20, 2**23
 """Elements of one array of a block: on a CPU the three such arrays stay near the caches, a GPU needs long launches."""
@@ -161,7 +161,7 @@ class _ChunkedScan(torch.autograd.Function):
         return y.reshape(inputs[0].shape)
 
     @staticmethod
-    @once_differentiable
+    @first_only(*ONLY_FIRST)
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         *inputs, starts = ctx.saved_tensors
         grads = _gradients(_Problem(*inputs), starts, grad)
