@@ -134,24 +134,8 @@ def test_a_task_may_stand_alone(override):
 @pytest.mark.slow
 def test_a_sweep_of_two_devices_runs_each_job_in_its_own_folder(tmp_path):
     """Lightning starts the second process by calling the command again, which once began the sweep anew and hung."""
-<<<<<<< HEAD
     options = ["-m", "seed=0,1", "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", "logger=csv"]
     options += ["trainer.max_steps=2", "trainer.val_check_interval=2", "data.scenes.train=8", "data.scenes.val=5"]
-=======
-    options = [
-        "-m",
-        "seed=0,1",
-        "trainer.devices=2",
-        "trainer.strategy=ddp",
-        "trainer.accelerator=cpu",
-        "logger=csv",
-        "trainer.max_steps=2",
-        "trainer.val_check_interval=2",
-        "data.scenes.train=8",
-        "data.scenes.val=5",
-        "data.num_workers=0",
-    ]
->>>>>>> dc7e253 (No HOME, read-only code: Numba and Triton compile all the same and say so once; temporary names are nobody else's)
     command = [sys.executable, str(ROOT / "src/train.py"), *options, f"cache_dir={tmp_path}/cache"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr
