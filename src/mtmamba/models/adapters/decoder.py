@@ -145,5 +145,6 @@ def load_released_decoder(decoder: nn.Module, state: State) -> None:
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape.
     """
-    state = {k: v for k, v in strip_prefix(state, "module.").items() if not k.startswith("backbone.")}
-    load_strictly(decoder_views(decoder, decoder.state_dict()), state, "decoder")
+    views = decoder_views(decoder, decoder.state_dict())  # of which a decoder's fusing layer may be called a backbone's
+    state = {k: v for k, v in strip_prefix(state, "module.").items() if k in views or not k.startswith("backbone.")}
+    load_strictly(views, state, "decoder")
