@@ -149,8 +149,8 @@ def test_public_spellings_reach_the_built_model():
 @pytest.mark.parametrize(("part", "block_runs", "head_runs"), [("none", 1, 1), ("heads", 1, 2), ("blocks", 2, 2)])
 def test_checkpointing_reaches_the_built_model(part, block_runs, head_runs):
     model, runs = build(f"model.checkpointing={part}"), []
-    next(model.encoder.blocks()).mlp.register_forward_hook(lambda *_: runs.append("encoder"))
-    next(model.decoder.blocks()).out_proj.register_forward_hook(lambda *_: runs.append("decoder"))
+    next(model.encoder.blocks()).mlp.register_forward_pre_hook(lambda *_: runs.append("encoder"))
+    next(model.decoder.blocks()).out_proj.register_forward_pre_hook(lambda *_: runs.append("decoder"))
     model.decoder.head.expand.expand.register_forward_hook(lambda *_: runs.append("head"))
     sum(x.sum() for x in model(torch.randn(1, 3, 32, 32)).values()).backward()
     assert (runs.count("encoder"), runs.count("decoder")) == (block_runs, block_runs)
