@@ -124,8 +124,11 @@ def build_model(cfg: DictConfig) -> MultiTaskModel:
         WeightsError: pretrained weights were asked for and cannot be had.
     """
     # Called here rather than by Hydra, which would wrap its errors into one of its own.
-    encoder = hydra.utils.instantiate(cfg.model.encoder, _convert_="all", _partial_=True)()
+    settings = {key: value for key, value in cfg.model.encoder.items() if key not in ("freeze", "lr_scale")}
+    encoder = hydra.utils.instantiate(settings, _convert_="all", _partial_=True)()
     model = MultiTaskModel(encoder, build_decoder(cfg, encoder.channels))
+    if (frozen := cfg.model.encoder.get("freeze")) is not None:
+        model.freeze_encoder(frozen)
     model.recompute(cfg.model.checkpointing)
     return model
 
@@ -152,6 +155,7 @@ def build_module(cfg: DictConfig, model: MultiTaskModel | None = None) -> MultiT
         total,
         optimizer=build_optimizer(cfg),
         schedule=build_schedule(cfg),
+        encoder_lr_scale=cfg.model.encoder.get("lr_scale", 1.0),
         delta_m_base=plain(cfg.data.delta_m_base),
         description=describe(cfg),
     )

@@ -319,7 +319,7 @@ def test_stochastic_depth_is_ours_and_rises_to_the_rate(build):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("vit_tiny_patch16_224", r"got \(16, 16, 16\) .* without \[4, 8, 32\]"),
+        ("visformer_tiny", r"got \(8, 16, 32\) .* without \[4\]"),
         ("no_such_model", "encoder.name=no_such_model: see timm.list_models"),
         ("convnext_atto.no_such_tag", "no_such_tag"),
         ("coatnet_nano_rw_224", r"any size, got encoder.name=coatnet_nano_rw_224"),
@@ -355,9 +355,6 @@ def test_timm_encoder_in_a_configuration():
     with torch.device("meta"):
         logits = mtmamba.build_model(cfg)(torch.empty(1, 3, 70, 100))
     assert logits["semseg"].shape == (1, 40, 70, 100)
-    cfg.encoder.name = "pvt_v2_b0"
-    with torch.device("meta"), pytest.raises(ValueError, match=r"twice the one before, got \[32, 64, 160, 256\]"):
-        mtmamba.build_model(cfg)
 
 
 def test_released_names_are_for_swin_only():

@@ -207,11 +207,11 @@ def seed_drop_path(model: nn.Module, keys: Sequence[int], device: torch.device) 
         drop.seeded = rows[0] if drop.tasks is None else rows
 
 
-def recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
+def recomputed(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """Call a function now, and once more in the backward pass, instead of keeping its activations.
 
     What is random in it is drawn alike again, unless a CUDA graph is being captured, which has no generator to set
     back: then its only draws may be those of `seed_drop_path`.
     """
     captured = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=not captured)
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=not captured, **named)

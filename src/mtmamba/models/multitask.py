@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtmamba.models.decoders import Decoder
-from mtmamba.models.encoders import Encoder
+from mtmamba.models.encoders import Encoder, freeze
 from mtmamba.models.layers import recomputed
 from mtmamba.models.precision import rounded_parameters
 from mtmamba.types import Logits
@@ -35,6 +35,19 @@ class MultiTaskModel(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self._for_bfloat16 = False
+        self._frozen: tuple[nn.Module, ...] = ()
+
+    def freeze_encoder(self, part: int | str) -> None:
+        """Exclude ``all`` of the encoder, or its first blocks, from training: `mtmamba.models.encoders.freeze`."""
+        self._frozen = freeze(self.encoder, part)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Choose between training and evaluation; what is frozen stays in evaluation."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def recompute(self, part: str) -> None:
         """Keep fewer activations for the backward pass, which computes them again.

@@ -4,6 +4,7 @@ import logging
 import pickle
 import re
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,16 +113,55 @@ def load_weights(encoder: nn.Module, path: Path, name: str | None = None) -> Non
     fresh = not norms & state.keys()
     if fresh:
         views = {key: view for key, view in views.items() if key not in norms}
+    _fill_strictly(views, state, name or str(path))
+    remark = "; the output norms start fresh" if fresh else ""
+    log.info("Encoder: %d of %d tensors loaded from %s%s.", len(views), len(views), name or path, remark)
+
+
+def _fill_strictly(views: Views, state: dict[str, Tensor], source: str) -> None:
     if problems := mismatches(views, state):
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise WeightsError(
-            f"Expected the {len(views)} tensors of this encoder in {name or path}, got {len(state)} of which "
+            f"Expected the {len(views)} tensors of this encoder in {source}, got {len(state)} of which "
             f"{len(views.keys() & state.keys())} match by name: {'; '.join(problems[:5])}{more}. Choose the encoder "
             f"(and encoder.window) of the weights. {REMEDIES}"
         )
     fill(views, state)
-    remark = "; the output norms start fresh" if fresh else ""
-    log.info("Encoder: %d of %d tensors loaded from %s%s.", len(views), len(views), name or path, remark)
+
+
+def load_timm_weights(features: nn.Module, name: str, path: Path) -> None:
+    """Load a file of weights into one of timm's feature extractors, strictly, after timm's own filter for the model.
+
+    Only what the whole network has after the last map, such as its classifier, may be left out.
+
+    Args:
+        features: from ``timm.create_model(name, features_only=True)``.
+        name: architecture, with or without a tag.
+        path: ``.safetensors`` or a PyTorch file (opened with ``weights_only``).
+
+    Raises:
+        WeightsError: no such file, not a file of weights, or a tensor missing, unknown or of another shape.
+    """
+    state = read_state(path)
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    convert = getattr(sys.modules[timm.model_entrypoint(name).__module__], "checkpoint_filter_fn", None)
+    if convert is not None:
+        try:
+            state = convert(state, network)
+        except (LookupError, RuntimeError, AttributeError, ValueError) as error:
+            raise WeightsError(
+                f"Expected weights of {name} in {path}, got another network's ({error!r}). {REMEDIES}"
+            ) from error
+    whole = network.state_dict()
+    own = getattr(features, "model", features).state_dict()  # a ViT's extractor holds the network
+    renamed = {}
+    for key, x in state.items():
+        flat = key if key in own else key.replace(".", "_", 1)  # an extractor calls stages.0 stages_0
+        if flat in own or key not in whole:
+            renamed[flat] = x
+    _fill_strictly({key: ([x], tuple(x.shape)) for key, x in own.items()}, renamed, str(path))
+    log.info("Encoder: %d of %d tensors loaded from %s.", len(own), len(own), path)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

