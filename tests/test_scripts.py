@@ -85,13 +85,13 @@ def test_two_processes_evaluate_as_one(folder):
         "save_predictions=true",
         "trainer.accelerator=cpu",
     ]
-    options += ["data.val_batch_size=1", "boundary_workers=1"]
+    options += ["data.val_batch_size=1", "boundary_workers=1", "baseline=true"]
     for devices in (1, 2):
         strategy = "auto" if devices == 1 else "ddp"
         place = f"hydra.run.dir={folder}/devices{devices}"
         call("eval", *options, f"trainer.devices={devices}", f"trainer.strategy={strategy}", place, cwd=folder)
     one, two = (record(folder / f"devices{devices}") for devices in (1, 2))
-    for key in ("tasks", "intervals", "classes", "worst", "images"):
+    for key in ("tasks", "intervals", "classes", "worst", "images", "constant"):
         assert one[key] == two[key]
     files = [path.relative_to(folder / "devices1") for path in (folder / "devices1/predictions").rglob("*.*")]
     assert len(files) == 20

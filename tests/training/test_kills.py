@@ -15,7 +15,7 @@ from fake_data import write_nyud
 from mtmamba.checkpoints import read_checkpoint
 from mtmamba.training.train import train
 
-MOMENTARY = {"seconds", "run", "checkpoint", "checkpoint_sha256"}
+MOMENTARY = {"seconds", "run", "checkpoint", "checkpoint_sha256", "git"}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,7 @@ def left(run_dir):
     ],
 )
 def test_a_run_killed_at_random_moments_leaves_what_the_uninterrupted_one_does(dataset, tmp_path, options, kills):
+    finish(start(dataset, tmp_path / "first", options))  # compiles the scan
     whole = tmp_path / "whole"
     begun = time.monotonic()
     finish(start(dataset, whole, options))

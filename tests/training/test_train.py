@@ -247,7 +247,7 @@ def test_errors_of_checkpoints_name_what_came(tmp_path):
 def test_two_processes_equal_one(dataset, tmp_path, options):
     """Metrics and weights of two processes, on two GPUs with graphs where there are, against one without graphs."""
     accelerator = "gpu" if torch.cuda.device_count() > 1 else "cpu"
-    options = [*options, f"trainer.accelerator={accelerator}", "trainer.precision=32-true"]
+    options = [*options, f"trainer.accelerator={accelerator}", "trainer.precision=32-true", "baseline=true"]
     for devices, way in ((1, ["cuda_graph=false"]), (2, ["trainer.strategy=ddp"])):
         place = [f"trainer.devices={devices}", f"hydra.run.dir={tmp_path}/{devices}"]
         run_script(*overrides(dataset, tmp_path, *options, *place, *way))
@@ -257,6 +257,7 @@ def test_two_processes_equal_one(dataset, tmp_path, options):
     for task, scores in one["tasks"].items():
         for name, value in scores.items():
             assert name == "protocol" or two["tasks"][task][name] == pytest.approx(value, rel=2e-3), (task, name)
+    assert one["constant"] == two["constant"]
     first = {row["step"]: row["val/depth/RMSE"] for row in rows(tmp_path / "1") if row["val/depth/RMSE"]}
     other = {row["step"]: row["val/depth/RMSE"] for row in rows(tmp_path / "2") if row["val/depth/RMSE"]}
     assert first.keys() == other.keys()
