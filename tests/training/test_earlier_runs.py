@@ -19,8 +19,9 @@ from mtmamba.training.train import train
 FIXTURE = Path(__file__).parents[1] / "fixtures/run_ab2e2fa"
 OPTIONS = """
     data=nyud data.crop_size=[32,64] data.batch_size=2 data.val_batch_size=2 data.num_workers=0 logger=csv
-    optimizer=paper optimizer.lr=0.01 trainer.accelerator=cpu trainer.max_steps=6 trainer.val_check_interval=3 baseline=false
-    pictures=0 tasks=[depth] decoder=stm1 encoder.embed_dim=4 encoder.num_heads=[1,1,1,1] encoder.drop_path=0.2 backend=torch
+    optimizer=paper optimizer.lr=0.01 trainer.accelerator=cpu trainer.max_steps=6 trainer.val_check_interval=3
+    baseline=false pictures=0 tasks=[depth] decoder=stm1 encoder.embed_dim=4 encoder.num_heads=[1,1,1,1]
+    encoder.drop_path=0.2 backend=torch
 """.split()  # noqa: SIM905 - a line each would hide the rest
 
 
