@@ -75,6 +75,7 @@ THEIRS = {
     "_pytree", "_foreach_copy_", "_cdata", "_parameters", "_buffers", "_local_scalar_dense", "_to_copy",  # PyTorch's
     "_global_forward_hooks", "_global_forward_pre_hooks",
     "_defaults",  # torchmetrics': a metric's states before the first update
+    "_attn",  # of timm's Swin block
     "_patch_lang_tensor",  # of Triton's interpreter
 }  # fmt: skip
 """Other libraries' names that have no public counterpart."""
@@ -100,6 +101,10 @@ def private_uses(path: Path) -> Iterator[str]:
 
 def test_no_module_reaches_into_anothers_private_names():
     assert [use for path in MODULES for use in private_uses(path)] == []
+
+
+def test_no_test_reaches_into_a_private_name():
+    assert [use for path in TESTS for use in private_uses(path)] == []
 
 
 def test_tasks_are_named_where_their_facts_stand():

@@ -125,7 +125,7 @@ def test_the_rates_of_this_processor():
 
 def cases_of(what, *overrides, device="cuda"):
     cfg = build.load_config(list(overrides), name="benchmark")
-    return suite._cases(cfg, suite._parts(what), torch.device(device))
+    return suite.chosen_cases(cfg, suite.chosen_parts(what), torch.device(device))
 
 
 def test_the_cases_of_a_gpu_have_names_of_their_own_and_cover_the_release():
@@ -314,7 +314,7 @@ def failing_case(name, error):
     [(torch.OutOfMemoryError("no room"), "out of memory"), (KeyError("x"), "failed: KeyError")],
 )
 def test_a_case_that_cannot_run_says_why(error, status):
-    row = suite._measured(failing_case("bad", error), CPU, DEVICE, 0.01, 2)
+    row = suite.measured(failing_case("bad", error), CPU, DEVICE, 0.01, 2)
     assert row["status"] == status
     assert "median_ms" not in row
 
@@ -377,7 +377,7 @@ def test_the_script_measures_ops_blocks_and_a_network(tmp_path):
 
 def test_a_failing_case_does_not_stop_the_others_but_the_run_fails(tmp_path, monkeypatch):
     cases = [failing_case("bad", KeyError("x")), failing_case("huge", torch.OutOfMemoryError("no room"))]
-    monkeypatch.setattr(suite, "_cases", lambda *_: cases)
+    monkeypatch.setattr(suite, "chosen_cases", lambda *_: cases)
     monkeypatch.setattr(suite, "measure_device", lambda *_: DEVICE)
     cfg = build.load_config(["what=ops", "device=cpu"], name="benchmark")
     with pytest.raises(suite.BenchmarkError, match=r"failures in bad: see"):

@@ -298,10 +298,10 @@ def test_tiles_compile_for_hopper_without_spills(tmp_path, monkeypatch):
 
     for tile in CANDIDATES["convolve"]:
         for transposed in (False, True):
-            registers, *spilled = resources(kernels._convolve, tile, TRANSPOSED=transposed)
+            registers, *spilled = resources(kernels.convolve_kernel, tile, TRANSPOSED=transposed)
             assert registers <= 128, tile
             assert spilled == [0, 0], tile
     for tile in CANDIDATES["activation_gradient"]:
-        registers, *spilled = resources(kernels._activation_gradient, tile)
+        registers, *spilled = resources(kernels.activation_gradient_kernel, tile)
         assert registers <= 176, tile
         assert spilled == [0, 0], tile

@@ -163,7 +163,8 @@ def test_tiles_compile_for_hopper_with_few_spills(tmp_path, monkeypatch, dtype, 
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     size = {"bf16": 2, "fp32": 4}[dtype]
-    for function, tile in ((kernels._forward, kernels.FORWARD[size]), (kernels._backward, kernels.BACKWARD[size])):
+    tiles = {kernels.forward_kernel: kernels.FORWARD[size], kernels.backward_kernel: kernels.BACKWARD[size]}
+    for function, tile in tiles.items():
         constants = {"C": 192, "N": outputs, "S": 4, "EPS": 1e-5, "CHUNK": 64, "OUTPUTS": max(16, 64 * (outputs > 16))}
         constants |= {"COLUMNS": tile.columns, "EACH": 128}
         names = [p.name for p in function.params]

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mtmamba.kernels.linear import _column_sums, _gelu_gradient, _Linear, _LinearGelu, linear, linear_gelu
+from mtmamba.kernels.linear import LinearFunction, LinearGeluFunction, column_sums, gelu_gradient, linear, linear_gelu
 from triton_runs import DEVICE, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
@@ -31,7 +31,7 @@ def with_gelu(*tensors):
     return F.gelu(F.linear(*tensors))
 
 
-FORMS = {"linear": (_Linear, linear, F.linear), "gelu": (_LinearGelu, linear_gelu, with_gelu)}
+FORMS = {"linear": (LinearFunction, linear, F.linear), "gelu": (LinearGeluFunction, linear_gelu, with_gelu)}
 """By name: the layer's kernels, the function that takes them where it can, and PyTorch's."""
 form = pytest.mark.parametrize("name", FORMS)
 
@@ -61,7 +61,7 @@ def test_kernel_layer_equals_pytorchs(name, shape, dtype):
 @kernel
 def test_kernel_layer_without_a_bias():
     x, weight, _ = leaves(300, 16, outputs=140)
-    found = results(lambda *tensors: _Linear.apply(*tensors, None), [x, weight], torch.float32)
+    found = results(lambda *tensors: LinearFunction.apply(*tensors, None), [x, weight], torch.float32)
     wanted = results(F.linear, [x, weight], torch.float32)
     for result, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(result, other)
@@ -85,8 +85,8 @@ def test_kernel_layer_may_be_recomputed_and_traced(name):
     for a, b in zip(results(again, tensors, None), results(layer.apply, tensors, None), strict=True):
         assert torch.equal(a, b)
     x = tensors[0].detach()
-    torch.library.opcheck(_column_sums, (x[0],))
-    torch.library.opcheck(_gelu_gradient, (x, x))
+    torch.library.opcheck(column_sums, (x[0],))
+    torch.library.opcheck(gelu_gradient, (x, x))
 
 
 def test_without_kernels_the_layer_is_pytorchs():
@@ -115,7 +115,8 @@ def test_kernels_compile_for_hopper_without_spills(tmp_path, monkeypatch):
     from mtmamba.kernels import linear_triton as kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for function, rows in ((kernels._column_sums, kernels.ROWS), (kernels._gelu_gradient, kernels.GELU_ROWS)):
+    rows_of = {kernels.column_sums_kernel: kernels.ROWS, kernels.gelu_gradient_kernel: kernels.GELU_ROWS}
+    for function, rows in rows_of.items():
         pointers = [p.name for p in function.params if p.name.endswith("_ptr")]
         types = dict.fromkeys(pointers, "*bf16") | {"partial_ptr": "*fp32"}
         constants = {"ROWS": rows, "COLUMNS": kernels.COLUMNS}

@@ -326,12 +326,12 @@ def test_kernels_compile_for_hopper_without_spills(channels, tmp_path, monkeypat
     no_gradient = {**plain, "dgate_ptr": None}
     for forms in ({"JOINED": 1, "UPSCALE": 1}, {"JOINED": 1, "UPSCALE": 2}, {"JOINED": 4, "UPSCALE": 1}):
         width = channels * forms["JOINED"] // 2 if forms["JOINED"] > 1 else channels
-        assert spilled(norm_triton._forward, norm_triton.FORWARD, width, **forms, **plain) == 0
-        assert spilled(norm_triton._backward, norm_triton.BACKWARD, width, **forms, **no_gradient) == 0
+        assert spilled(norm_triton.forward_kernel, norm_triton.FORWARD, width, **forms, **plain) == 0
+        assert spilled(norm_triton.backward_kernel, norm_triton.BACKWARD, width, **forms, **no_gradient) == 0
     gated = {"JOINED": 1, "UPSCALE": 1}
-    assert spilled(norm_triton._forward, norm_triton.FORWARD, channels, **gated) == 0
-    assert spilled(norm_triton._backward, norm_triton.GATED_BACKWARD, channels, **gated) == 0
+    assert spilled(norm_triton.forward_kernel, norm_triton.FORWARD, channels, **gated) == 0
+    assert spilled(norm_triton.backward_kernel, norm_triton.GATED_BACKWARD, channels, **gated) == 0
     for tasks in (4, 5):
-        assert spilled(blend_triton._forward, blend_triton.FORWARD, channels, T=tasks) == 0
-        assert spilled(blend_triton._own_backward, blend_triton.BACKWARD, channels, T=tasks) == 0
-        assert spilled(blend_triton._shared_backward, blend_triton.BACKWARD, channels, T=tasks) == 0
+        assert spilled(blend_triton.forward_kernel, blend_triton.FORWARD, channels, T=tasks) == 0
+        assert spilled(blend_triton.own_backward_kernel, blend_triton.BACKWARD, channels, T=tasks) == 0
+        assert spilled(blend_triton.shared_backward_kernel, blend_triton.BACKWARD, channels, T=tasks) == 0

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mtmamba.kernels.residual import _add_norm, _Branch, residual_norm
+from mtmamba.kernels.residual import BranchFunction, add_norm, residual_norm
 from triton_runs import DEVICE, ON_GPU, compiler, gpu, kernel, run_in_the_interpreter, spilled
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
@@ -36,7 +36,7 @@ def written(x, weight, bias, added=None, scale=None):
 
 
 def operator(x, weight, bias, added=None, scale=None):
-    return _Branch.apply(x, weight, bias) if added is None else _add_norm(x, added, weight, bias, scale)[:2]
+    return BranchFunction.apply(x, weight, bias) if added is None else add_norm(x, added, weight, bias, scale)[:2]
 
 
 def results(function, leaves, scale, dtype=None) -> list[Tensor]:
@@ -135,5 +135,5 @@ def test_kernels_compile_for_hopper_without_spills(channels, tmp_path, monkeypat
     from mtmamba.kernels import residual_triton as kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    for function, launch in ((kernels._forward, kernels.FORWARD), (kernels._backward, kernels.BACKWARD)):
+    for function, launch in ((kernels.forward_kernel, kernels.FORWARD), (kernels.backward_kernel, kernels.BACKWARD)):
         assert spilled(function, launch, channels) == 0

@@ -44,6 +44,6 @@ def test_kernel_compiles_for_hopper_without_spills(count, tmp_path, monkeypatch)
     tile = kernels.tile_for(count)
     types, aligned = dict.fromkeys(("parts_ptr", "out_ptr"), "*fp32"), ("parts_ptr", "out_ptr", "columns")
     constants = {"ADD": True, "PARTS": tile[0], "COLUMNS": tile[1]}
-    compiled = compile_for_hopper(kernels._sum_parts, types, constants, aligned, num_warps=4)
+    compiled = compile_for_hopper(kernels.sum_parts_kernel, types, constants, aligned, num_warps=4)
     assert compiled.stack + compiled.local == 0
     assert "ld.global.v" in compiled.ptx

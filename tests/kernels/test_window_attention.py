@@ -365,12 +365,12 @@ def test_plans_compile_for_hopper_with_few_spills(dtype, tmp_path, monkeypatch):
     half = dtype == "bf16"
     single = None if half else backward_kernels.GRADIENTS_32
     plans = {
-        kernels._forward: kernels.FORWARD if half else kernels.FORWARD_32,
-        backward_kernels._query_gradients: single or backward_kernels.QUERY_GRADIENTS,
-        backward_kernels._key_gradients: single or backward_kernels.KEY_GRADIENTS,
+        kernels.forward_kernel: kernels.FORWARD if half else kernels.FORWARD_32,
+        backward_kernels.query_gradients_kernel: single or backward_kernels.QUERY_GRADIENTS,
+        backward_kernels.key_gradients_kernel: single or backward_kernels.KEY_GRADIENTS,
     }
     most = 128 if half else 1152  # a float32 is two numbers of TF32
     for function, plan in plans.items():
         constants = sizes.constants(plan, torch.bfloat16 if half else torch.float32)
         assert stack(function, constants, plan.warps) <= most
-    assert stack(backward_kernels._table_gradient, {"SIDE": 12, "WIDTH": 16}, 4) == 0
+    assert stack(backward_kernels.table_gradient_kernel, {"SIDE": 12, "WIDTH": 16}, 4) == 0

@@ -164,14 +164,14 @@ def test_two_workers_count_what_one_does_and_read_little_ahead():
             read.append(prediction)
             yield prediction
 
-    counted = evaluate._count_all(
-        evaluate._checked_pairs(predictions(), ([t] for _, t in pairs), True),
-        evaluate._checked_settings(0.02, THRESHOLDS, True, True),
+    counted = evaluate.count_all(
+        evaluate.checked_pairs(predictions(), ([t] for _, t in pairs), True),
+        evaluate.checked_settings(0.02, THRESHOLDS, True, True),
         None,
         workers=2,
     )
     counts = [next(counted)]
-    assert len(read) == 2 * evaluate._AHEAD
+    assert len(read) == 2 * evaluate.AHEAD
     counts += counted
     assert (np.stack(counts) == one.counts).all()
 

@@ -150,9 +150,9 @@ def test_kernel_compiles_for_hopper_without_spills(e, r, tmp_path, monkeypatch):
     constants = {"R": r, "RANKS": max(16, triton.next_power_of_2(r))}
     constants |= {"ROWS": rows, "CHUNK": chunk, "CHUNKS": chunks, "STAGES": stages}
     types = {f"{name}_ptr": "*bf16" for name in ("dt", "weight", "ranks", "dranks")} | {"partial_ptr": "*fp32"}
-    names = [p.name for p in kernels._gradients.params]
+    names = [p.name for p in kernels.gradients_kernel.params]
     aligned = [name for name in names if name not in constants]
-    compiled = compile_for_hopper(kernels._gradients, types, constants, aligned, num_warps=warps)
+    compiled = compile_for_hopper(kernels.gradients_kernel, types, constants, aligned, num_warps=warps)
     assert compiled.stack + compiled.local == 0
     assert "wgmma" in compiled.ptx  # the matrix unit reads tiles where the copies put them
     assert "cp.async.cg" in compiled.ptx

@@ -198,13 +198,13 @@ def test_a_run_with_cuda_graphs_is_a_run_without(dataset, tmp_path, monkeypatch,
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(dataset, tmp_path, monkeypatch):
-    losses = MultiTaskModule._losses
+    losses = MultiTaskModule.task_losses
 
     def broken(self, logits, batch):
         found = losses(self, logits, batch)
         return found | {"depth": found["depth"] / (0 if self.training and self.global_step == 1 else 1)}
 
-    monkeypatch.setattr(MultiTaskModule, "_losses", broken)
+    monkeypatch.setattr(MultiTaskModule, "task_losses", broken)
     with pytest.raises(NonFiniteLossError, match="depth at step 1 on images"):
         train(dataset, tmp_path / "run")
     found = json.loads((tmp_path / "run/nonfinite_batch.json").read_text())

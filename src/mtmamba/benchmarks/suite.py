@@ -54,8 +54,8 @@ def benchmark(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         BenchmarkError: cases failed.
     """
     device = _device(cfg.device)
-    parts = _parts(cfg.what)
-    cases = _cases(cfg, parts, device)
+    parts = chosen_parts(cfg.what)
+    cases = chosen_cases(cfg, parts, device)
     begin(cfg, run_dir)
     seed_everything(cfg.seed, verbose=False)
     record: dict[str, Any] = {"environment": environment()}
@@ -76,7 +76,7 @@ def benchmark(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     rates = measure_device(device, [case.precision for case in cases])
     record["device"], record["cases"] = vars(rates), []
     for i, case in enumerate(cases, start=1):
-        record["cases"].append(_measured(case, device, rates, cfg.seconds, cfg.min_repeats))
+        record["cases"].append(measured(case, device, rates, cfg.seconds, cfg.min_repeats))
         _write(run_dir, record)
         log.info("%d/%d %s: %s", i, len(cases), case.name, _summary(record["cases"][-1]))
     show(table(record["cases"]))
@@ -95,13 +95,14 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else torch.device("cpu")
 
 
-def _parts(what: str | ListConfig) -> list[str]:
+def chosen_parts(what: str | ListConfig) -> list[str]:
+    """Return the parts that ``what`` names; all of them for ``all``."""
     parts = list(PARTS) if what == "all" else [what] if isinstance(what, str) else list(what)
     require("what", parts, PARTS)
     return parts
 
 
-def _cases(cfg: DictConfig, parts: list[str], device: torch.device) -> list[Case]:
+def chosen_cases(cfg: DictConfig, parts: list[str], device: torch.device) -> list[Case]:
     """Return the chosen cases in order.
 
     Raises:
@@ -124,7 +125,7 @@ def _cases(cfg: DictConfig, parts: list[str], device: torch.device) -> list[Case
     return chosen
 
 
-def _measured(case: Case, device: torch.device, rates: Device, seconds: float, min_repeats: int) -> dict[str, Any]:
+def measured(case: Case, device: torch.device, rates: Device, seconds: float, min_repeats: int) -> dict[str, Any]:
     """Return a case's record: its settings, and its numbers or why there are none."""
     record: dict[str, Any] = {
         "name": case.name,

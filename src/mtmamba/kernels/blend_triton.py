@@ -29,7 +29,7 @@ def _load(ptr, at, live):
 
 
 @triton.jit
-def _forward(
+def forward_kernel(
     features_ptr,
     gate_ptr,
     own_weight_ptr,
@@ -81,7 +81,7 @@ def _forward(
 
 
 @triton.jit
-def _own_backward(
+def own_backward_kernel(
     features_ptr,
     gate_ptr,
     own_weight_ptr,
@@ -145,7 +145,7 @@ def _own_backward(
 
 
 @triton.jit
-def _shared_backward(
+def shared_backward_kernel(
     features_ptr,
     gate_ptr,
     weight_ptr,
@@ -225,7 +225,7 @@ def forward(
     mixed = features.new_empty(gate.shape)
     statistics = features.new_empty(2, len(features), pixels, dtype=torch.float32)
     grid = (launch.programs_for(pixels, channels),)
-    _launch(_forward, launch, grid, features, as_rows(gate), *parameters, scale, mixed, statistics)
+    _launch(forward_kernel, launch, grid, features, as_rows(gate), *parameters, scale, mixed, statistics)
     return mixed, statistics
 
 
@@ -249,10 +249,10 @@ def backward(
     programs = launch.programs_for(pixels, channels, tasks)
     d_own = features.new_empty(programs, 2, tasks, channels, dtype=torch.float32)
     tensors = *parameters, scale, d_mixed, statistics, d_features, d_gate, d_own
-    _launch(_own_backward, launch, (tasks, programs), features, gate, *tensors)
+    _launch(own_backward_kernel, launch, (tasks, programs), features, gate, *tensors)
 
     programs = launch.programs_for(pixels, channels)
     d_shared = features.new_empty(programs, 2, 1, channels, dtype=torch.float32)
     tensors = parameters[2], scale, d_mixed, statistics, d_features, d_shared
-    _launch(_shared_backward, launch, (programs,), features, gate, *tensors)
+    _launch(shared_backward_kernel, launch, (programs,), features, gate, *tensors)
     return d_features, d_gate, torch.cat([sum_parts(d_own), sum_parts(d_shared)], dim=1)

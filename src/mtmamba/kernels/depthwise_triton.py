@@ -100,7 +100,7 @@ def _sigmoid(z):
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
-def _convolve(
+def convolve_kernel(
     x_ptr,
     weight_ptr,
     bias_ptr,
@@ -152,7 +152,7 @@ def _convolve(
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
-def _activation_gradient(
+def activation_gradient_kernel(
     dy_ptr,
     x_ptr,
     weight_ptr,
@@ -236,7 +236,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = CONVOLVE, out:
     Tensors are contiguous, but the pixels of ``x`` may lie at any one distance.
     """
     out, pixels = x.new_empty(x.shape) if out is None else out, as_rows(x)
-    _launch(_convolve, tile, x.shape, pixels.stride(0), pixels, weight, bias, out, TRANSPOSED=False)
+    _launch(convolve_kernel, tile, x.shape, pixels.stride(0), pixels, weight, bias, out, TRANSPOSED=False)
     return out
 
 
@@ -248,12 +248,12 @@ def activation_gradient(
     dz, pixels = x.new_empty(x.shape), as_rows(x)
     parts = batch * triton.cdiv(height, tile.rows) * triton.cdiv(width, tile.columns)
     partial = x.new_empty(parts, weight.numel() + bias.numel(), dtype=torch.float32)
-    _launch(_activation_gradient, tile, x.shape, pixels.stride(0), dy, pixels, weight, bias, dz, partial)
+    _launch(activation_gradient_kernel, tile, x.shape, pixels.stride(0), dy, pixels, weight, bias, dz, partial)
     return dz, sum_parts(partial)
 
 
 def input_gradient(dz: Tensor, weight: Tensor, tile: Tile = INPUT_GRADIENT) -> Tensor:
     """Return the gradient with respect to the convolution's input."""
     dx = torch.empty_like(dz)
-    _launch(_convolve, tile, dz.shape, dz.shape[-1], dz, weight, weight, dx, TRANSPOSED=True)  # without a bias
+    _launch(convolve_kernel, tile, dz.shape, dz.shape[-1], dz, weight, weight, dx, TRANSPOSED=True)  # without a bias
     return dx

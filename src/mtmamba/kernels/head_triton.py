@@ -51,7 +51,7 @@ def _locate(tile, tiles, height, width, C: tl.constexpr, N: tl.constexpr, S: tl.
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
-def _forward(
+def forward_kernel(
     x_ptr,
     weight_ptr,
     bias_ptr,
@@ -110,7 +110,7 @@ def _forward(
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
-def _backward(
+def backward_kernel(
     dlogits_ptr,
     x_ptr,
     weight_ptr,
@@ -230,7 +230,7 @@ def forward(
     batch, height, width, _ = x.shape
     logits = x.new_empty(batch, len(weight), scale * height, scale * width, dtype=torch.float32)
     mean, inverse = (torch.empty_like(logits[:, 0], memory_format=torch.contiguous_format) for _ in range(2))
-    _launch(_forward, tile, x, weight, scale, x, weight, bias, logits, mean, inverse, EPS=eps)
+    _launch(forward_kernel, tile, x, weight, scale, x, weight, bias, logits, mean, inverse, EPS=eps)
     return logits, mean, inverse
 
 
@@ -252,5 +252,5 @@ def backward(
     dweight = weight.new_empty(programs, *weight.shape)
     dbias = weight.new_empty(programs, len(weight))
     tensors = dlogits, x, weight, bias, logits, mean, inverse, dx, dweight, dbias
-    _launch(_backward, tile, x, weight, scale, *tensors)
+    _launch(backward_kernel, tile, x, weight, scale, *tensors)
     return dx, sum_parts(dweight), sum_parts(dbias)

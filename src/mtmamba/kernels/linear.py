@@ -31,7 +31,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if not has_kernel(x) or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
-    y: Tensor = _Linear.apply(autocast(x), weight, bias)
+    y: Tensor = LinearFunction.apply(autocast(x), weight, bias)
     return y
 
 
@@ -43,15 +43,16 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     if not has_kernel(x) or torch.compiler.is_compiling():
         return F.gelu(F.linear(x, weight, bias))
-    y: Tensor = _LinearGelu.apply(autocast(x), weight, bias)
+    y: Tensor = LinearGeluFunction.apply(autocast(x), weight, bias)
     return y
 
 
-class _Linear(torch.autograd.Function):
+class LinearFunction(torch.autograd.Function):
     """The layer in the dtype of ``x``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the outputs."""
         ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         weight = weight.to(x.dtype)
         ctx.save_for_backward(x, weight)
@@ -60,17 +61,19 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @first_only("a linear layer's kernels", PLAIN)
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute the gradients."""
         (dy,), (x, weight), (of_weight, of_bias) = gradients, ctx.saved_tensors, ctx.dtypes
         rows = dy.reshape(-1, dy.shape[-1])
         dweight = weight_gradient(rows, x.reshape(-1, x.shape[-1]), of_weight)
-        return dy @ weight, dweight, None if of_bias is None else _column_sums(rows).to(of_bias)
+        return dy @ weight, dweight, None if of_bias is None else column_sums(rows).to(of_bias)
 
 
-class _LinearGelu(torch.autograd.Function):
+class LinearGeluFunction(torch.autograd.Function):
     """The layer and its GELU in the dtype of ``x``; what GELU reads is kept, what it gives is not."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Compute the outputs."""
         ctx.dtypes = weight.dtype, bias.dtype
         weight = weight.to(x.dtype)
         h = F.linear(x, weight, bias.to(x.dtype))
@@ -80,33 +83,34 @@ class _LinearGelu(torch.autograd.Function):
     @staticmethod
     @first_only("a linear layer's kernels", PLAIN)
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Compute the gradients."""
         (dy,), (x, weight, h), (of_weight, of_bias) = gradients, ctx.saved_tensors, ctx.dtypes
-        dh, sums = _gelu_gradient(dy, h)
+        dh, sums = gelu_gradient(dy, h)
         dweight = weight_gradient(dh.flatten(0, -2), x.reshape(-1, x.shape[-1]), of_weight)
         return dh @ weight, dweight, sums.to(of_bias)
 
 
 @torch.library.custom_op("mtmamba::column_sums", mutates_args=())
-def _column_sums(x: Tensor) -> Tensor:
+def column_sums(x: Tensor) -> Tensor:
     """Return the sums over the rows of a matrix, in float32."""
     from mtmamba.kernels import linear_triton as kernels
 
     return kernels.column_sums(x.contiguous())
 
 
-@_column_sums.register_fake
+@column_sums.register_fake
 def _(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[1:], dtype=torch.float32)
 
 
 @torch.library.custom_op("mtmamba::gelu_gradient", mutates_args=())
-def _gelu_gradient(dy: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+def gelu_gradient(dy: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradient of what GELU reads, ``(..., n)``, and its sums over all but the last axis, in float32."""
     from mtmamba.kernels import linear_triton as kernels
 
     return kernels.gelu_gradient(dy.contiguous(), h.contiguous())
 
 
-@_gelu_gradient.register_fake
+@gelu_gradient.register_fake
 def _(dy: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     return h.new_empty(h.shape), h.new_empty(h.shape[-1:], dtype=torch.float32)

@@ -17,7 +17,7 @@ GELU_ROWS, GELU_PROGRAMS = 8, 2112
 
 
 @triton.jit
-def _column_sums(x_ptr, partial_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def column_sums_kernel(x_ptr, partial_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Sum every so many rows of some columns."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     sums = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -31,7 +31,7 @@ def _column_sums(x_ptr, partial_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS:
 
 
 @triton.jit
-def _gelu_gradient(dy_ptr, h_ptr, dh_ptr, partial_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def gelu_gradient_kernel(dy_ptr, h_ptr, dh_ptr, partial_ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Gradient of GELU's argument in every so many rows of some columns, and its sums over these rows."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     sums = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -56,7 +56,7 @@ def column_sums(x: Tensor) -> Tensor:
     grid = _grid(rows, columns, ROWS, PROGRAMS)
     partial = x.new_empty(grid[1], columns, dtype=torch.float32)
     with torch.cuda.device_of(x):
-        _column_sums[grid](x, partial, rows, columns, ROWS=ROWS, COLUMNS=COLUMNS)
+        column_sums_kernel[grid](x, partial, rows, columns, ROWS=ROWS, COLUMNS=COLUMNS)
     return sum_parts(partial)
 
 
@@ -70,7 +70,7 @@ def gelu_gradient(dy: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     grid = _grid(rows, columns, GELU_ROWS, GELU_PROGRAMS)
     dh, partial = torch.empty_like(h), h.new_empty(grid[1], columns, dtype=torch.float32)
     with torch.cuda.device_of(h):
-        _gelu_gradient[grid](dy, h, dh, partial, rows, columns, ROWS=GELU_ROWS, COLUMNS=COLUMNS)
+        gelu_gradient_kernel[grid](dy, h, dh, partial, rows, columns, ROWS=GELU_ROWS, COLUMNS=COLUMNS)
     return dh, sum_parts(partial)
 
 

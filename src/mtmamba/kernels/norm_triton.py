@@ -87,7 +87,7 @@ def _target(row, channel, width, C: tl.constexpr, UPSCALE: tl.constexpr):
 
 
 @triton.jit
-def _forward(
+def forward_kernel(
     x_ptr,
     weight_ptr,
     bias_ptr,
@@ -131,7 +131,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def backward_kernel(
     dy_ptr,
     x_ptr,
     weight_ptr,
@@ -228,7 +228,8 @@ def forward(
     stride = 0 if gate is None else gate.stride(0)
     sizes = tasks, rows, x.shape[1], x.shape[-2], stride, channels, joined, upscale, *tile
     with torch.cuda.device_of(x):
-        _forward[programs, tasks](x, weight, bias, gate, scale, y, statistics, *sizes, num_warps=launch.warps(*tile))
+        tensors = x, weight, bias, gate, scale, y, statistics
+        forward_kernel[programs, tasks](*tensors, *sizes, num_warps=launch.warps(*tile))
     return y, statistics
 
 
@@ -257,5 +258,5 @@ def backward(
     sizes = tasks, rows, x.shape[1], x.shape[-2], stride, channels, joined, upscale, *tile
     tensors = dy, x, weight, bias, gate, scale, statistics, dx, dgate, partial
     with torch.cuda.device_of(x):
-        _backward[programs, tasks](*tensors, *sizes, num_warps=launch.warps(*tile))
+        backward_kernel[programs, tasks](*tensors, *sizes, num_warps=launch.warps(*tile))
     return dx, dgate, sum_parts(partial, 2).view(2, *weight.shape)

@@ -47,17 +47,18 @@ def residual_norm(
         total, y = residual_norm(x[None], weight[None], bias[None], added, scale)
         return total.squeeze(0), y.squeeze(0)
     if added is None:
-        total, y = _Branch.apply(autocast(x), weight, bias)
+        total, y = BranchFunction.apply(autocast(x), weight, bias)
     else:
-        total, y, _ = _add_norm(autocast(x), autocast(added), weight, bias, scale)
+        total, y, _ = add_norm(autocast(x), autocast(added), weight, bias, scale)
     return total, y
 
 
-class _Branch(torch.autograd.Function):
+class BranchFunction(torch.autograd.Function):
     """Return a map as it is, and its layer norm."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the outputs."""
         y, statistics = norm.norm_operator(x, weight, bias, None, None, 1, 1)
         ctx.save_for_backward(x, weight, statistics)
         ctx.set_materialize_grads(False)
@@ -66,6 +67,7 @@ class _Branch(torch.autograd.Function):
     @staticmethod
     @first_only("the layer norm's kernel", PLAIN)
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Compute the gradients."""
         (dtotal, dy), (x, weight, statistics) = gradients, ctx.saved_tensors
         if dy is None:
             return dtotal, None, None
@@ -74,7 +76,7 @@ class _Branch(torch.autograd.Function):
 
 
 @torch.library.custom_op("mtmamba::add_norm", mutates_args=())
-def _add_norm(
+def add_norm(
     x: Tensor, added: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the sum, its norm and each row's statistics."""
@@ -84,7 +86,7 @@ def _add_norm(
     return kernels.forward(x, added, weight, bias, None if scale is None else scale.contiguous())
 
 
-@_add_norm.register_fake
+@add_norm.register_fake
 def _(x: Tensor, added: Tensor, weight: Tensor, bias: Tensor, scale: Any) -> tuple[Tensor, Tensor, Tensor]:
     statistics = x.new_empty(2, len(weight), x.numel() // weight.numel(), dtype=torch.float32)
     return x.new_empty(x.shape), x.new_empty(x.shape), statistics
@@ -123,5 +125,5 @@ def _backward(ctx: Any, dtotal: Tensor | None, dy: Tensor | None, _: Tensor | No
     return dx, dx if scale is None else dadded, *dparameters, None
 
 
-_add_norm.register_autograd(_backward, setup_context=_save)
+add_norm.register_autograd(_backward, setup_context=_save)
 refuse_second(_residual_norm_backward, "the layer norm's kernel", PLAIN)

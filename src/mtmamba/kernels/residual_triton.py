@@ -11,7 +11,7 @@ from mtmamba.kernels.sums_triton import sum_parts
 
 
 @triton.jit
-def _forward(
+def forward_kernel(
     x_ptr,
     added_ptr,
     weight_ptr,
@@ -52,7 +52,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def backward_kernel(
     dy_ptr,
     dtotal_ptr,
     total_ptr,
@@ -112,8 +112,9 @@ def forward(
     total, y = torch.empty_like(x), torch.empty_like(x)
     statistics = x.new_empty(2, tasks, rows, dtype=torch.float32)
     tensors = x, added, weight, bias, scale, total, y, statistics
+    sizes = tasks, rows, x.shape[1], channels, *tile
     with torch.cuda.device_of(x):
-        _forward[programs, tasks](*tensors, tasks, rows, x.shape[1], channels, *tile, num_warps=launch.warps(*tile))
+        forward_kernel[programs, tasks](*tensors, *sizes, num_warps=launch.warps(*tile))
     return total, y, statistics
 
 
@@ -133,7 +134,7 @@ def backward(
     partial = total.new_empty(2, tasks, programs, channels, dtype=torch.float32)
     tensors = dy, dtotal, total, weight, scale, statistics, dx, dadded, partial
     with torch.cuda.device_of(total):
-        _backward[programs, tasks](
+        backward_kernel[programs, tasks](
             *tensors, tasks, rows, total.shape[1], channels, *tile, num_warps=launch.warps(*tile)
         )
     return dx, dadded, sum_parts(partial, 2)

@@ -17,7 +17,7 @@ PARTS, COLUMNS = 256, 256
 
 
 @triton.jit
-def _sum_parts(parts_ptr, out_ptr, parts, columns, ADD: tl.constexpr, PARTS: tl.constexpr, COLUMNS: tl.constexpr):
+def sum_parts_kernel(parts_ptr, out_ptr, parts, columns, ADD: tl.constexpr, PARTS: tl.constexpr, COLUMNS: tl.constexpr):
     """Sum some columns over all parts, PARTS at a time, or ADD the sums to what there is."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     outer = tl.program_id(1).to(tl.int64)
@@ -44,7 +44,7 @@ def sum_parts(parts: Tensor, axis: int = 0, to: Tensor | None = None) -> Tensor:
     tile = tile_for(count)
     grid = triton.cdiv(columns, tile[1]), parts.shape[:axis].numel()
     with torch.cuda.device_of(parts):
-        _sum_parts[grid](parts, out, count, columns, ADD=to is not None, PARTS=tile[0], COLUMNS=tile[1])
+        sum_parts_kernel[grid](parts, out, count, columns, ADD=to is not None, PARTS=tile[0], COLUMNS=tile[1])
     return out
 
 

@@ -30,7 +30,7 @@ GRADIENTS_32 = Plan(tile=64, piece=32, warps=4, stages=1, programs=1056)
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
-def _query_gradients(
+def query_gradients_kernel(
     qkv_ptr,
     padding_ptr,
     table_ptr,
@@ -102,7 +102,7 @@ def _query_gradients(
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
-def _key_gradients(
+def key_gradients_kernel(
     qkv_ptr,
     padding_ptr,
     table_ptr,
@@ -175,7 +175,7 @@ def _key_gradients(
 
 
 @triton.jit(do_not_specialize=("heads",))
-def _table_gradient(scores_ptr, table_ptr, heads, SIDE: tl.constexpr, WIDTH: tl.constexpr):
+def table_gradient_kernel(scores_ptr, table_ptr, heads, SIDE: tl.constexpr, WIDTH: tl.constexpr):
     """Sums of the scores' gradients, ``(heads, n, n)``, over the pairs of tokens so many rows and columns apart."""
     offset, head = tl.program_id(0), tl.program_id(1)
     x, column = tl.arange(0, WIDTH)[:, None], tl.arange(0, 2 * WIDTH)[None, :]
@@ -208,12 +208,12 @@ def backward(
     query_plan, key_plan = query_plan or single or QUERY_GRADIENTS, key_plan or single or KEY_GRADIENTS
     dqkv, delta = torch.empty_like(qkv), torch.empty_like(lse)
     dscores = lse.new_empty(sizes.groups(query_plan), sizes.heads, window**2, window**2)
-    sizes.launch(_query_gradients, query_plan, qkv, padding, table, out, lse, dout, dqkv, delta, dscores)
+    sizes.launch(query_gradients_kernel, query_plan, qkv, padding, table, out, lse, dout, dqkv, delta, dscores)
     dpadding = lse.new_empty(sizes.groups(key_plan) * sizes.tiles(key_plan), 2, qkv.shape[3] // 3)
-    sizes.launch(_key_gradients, key_plan, qkv, padding, table, lse, dout, delta, dqkv, dpadding)
+    sizes.launch(key_gradients_kernel, key_plan, qkv, padding, table, lse, dout, delta, dqkv, dpadding)
     dtable = torch.empty_like(table, dtype=torch.float32)
     with torch.cuda.device_of(qkv):
-        _table_gradient[(2 * window - 1, sizes.heads)](
+        table_gradient_kernel[(2 * window - 1, sizes.heads)](
             dscores.sum(0), dtable, heads=sizes.heads, SIDE=window, WIDTH=triton.next_power_of_2(window)
         )
     total = lse.new_zeros(3, qkv.shape[3] // 3)  # queries of padding are nobody's

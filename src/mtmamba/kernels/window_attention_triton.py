@@ -189,7 +189,7 @@ def pair_scores(a, b, bias, D: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
-def _forward(
+def forward_kernel(
     qkv_ptr,
     padding_ptr,
     table_ptr,
@@ -258,5 +258,5 @@ def forward(
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     lse = qkv.new_empty(sizes.windows, sizes.heads, window**2, dtype=torch.float32)
     plan = plan or (FORWARD_32 if qkv.dtype == torch.float32 else FORWARD)
-    sizes.launch(_forward, plan, qkv, padding, table, out, lse)
+    sizes.launch(forward_kernel, plan, qkv, padding, table, out, lse)
     return out, lse

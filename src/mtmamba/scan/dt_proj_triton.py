@@ -77,7 +77,7 @@ def _widen(
 
 
 @triton.jit
-def _gradients(
+def gradients_kernel(
     dt_ptr,
     weight_ptr,
     ranks_ptr,
@@ -163,6 +163,7 @@ def gradients(dt: Tensor, weight: Tensor, ranks: Tensor, dweight: Tensor, launch
     dranks = ranks.new_empty(parts, *ranks.shape)
     tile = r, _power(r), launch.rows, launch.chunk, chunks, launch.stages
     with torch.cuda.device_of(dt):
-        _gradients[parts, programs, pairs](dt, weight, ranks, dranks, partial, rows, e, *tile, num_warps=launch.warps)
+        tensors = dt, weight, ranks, dranks, partial
+        gradients_kernel[parts, programs, pairs](*tensors, rows, e, *tile, num_warps=launch.warps)
     sum_parts(partial, to=dweight)
     return dranks

@@ -144,7 +144,7 @@ class MultiTaskModule(LightningModule):
         """Return the mean loss of a micro-batch's images."""
         seed_drop_path(self.model, batch["key"].tolist(), self.device)
         logits, auxiliary = self.outputs(batch["image"])
-        losses = self._losses(logits, batch)
+        losses = self.task_losses(logits, batch)
         self._add_auxiliary(losses, auxiliary, batch)
         total = self.total(losses)
         self._watched = _WatchedLosses([losses[task.name] for task in self.tasks], batch["id"])
@@ -174,7 +174,7 @@ class MultiTaskModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Update the metrics; return each task's prediction."""
         logits, _ = self.outputs(batch["image"])
-        losses = self._losses(logits, batch)
+        losses = self.task_losses(logits, batch)
         means = {f"val/{task.name}/loss": losses[task.name].mean() for task in self.tasks if "loss" not in task.units}
         self.log_dict(
             {"val/loss": self.total(losses), **means},
@@ -214,7 +214,8 @@ class MultiTaskModule(LightningModule):
         outputs: tuple[Logits, dict[str, Logits]] = (self._graphed or self.model.with_auxiliary)(images)
         return outputs
 
-    def _losses(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def task_losses(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return each task's losses ``(B,)``."""
         return {task.name: task.loss(logits[task.name], batch[task.name]) for task in self.tasks}  # type: ignore[literal-required]
 
     def _add_auxiliary(self, losses: dict[str, Tensor], auxiliary: Mapping[str, Logits], batch: Batch) -> None:

@@ -30,7 +30,7 @@ from mtmamba.metrics.pairs import common_length, paired, probability_map, truth_
 VERSION = "boundary-1"
 """Name of the cache's entries: raise it with every change of what is counted."""
 
-_AHEAD = 4  # images per worker that wait or are worked on, so that few are held in memory
+AHEAD = 4  # images per worker that wait or are worked on, so that few are held in memory
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def evaluate_boundaries(
         >>> evaluate_boundaries([line.astype(float)], [[line]], max_dist=0.01, suppress=False, workers=1).ods
         1.0
     """
-    settings = _checked_settings(max_dist, thresholds, suppress, thin)
+    settings = checked_settings(max_dist, thresholds, suppress, thin)
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers < 1:
@@ -92,7 +92,7 @@ def evaluate_boundaries(
     total = common_length(predictions, truths)
     if total is not None:
         workers = max(1, min(workers, total))
-    done = _count_all(_checked_pairs(predictions, truths, suppress), settings, cache, workers)
+    done = count_all(checked_pairs(predictions, truths, suppress), settings, cache, workers)
     console = Console(stderr=True)
     shown = progress and console.is_terminal
     counts = list(track(done, "Matching boundaries", total, console=console, transient=True, disable=not shown))
@@ -133,7 +133,8 @@ def count_image(prediction: NDArray[np.uint8], truths: Sequence[Mask], settings:
     return np.array(rows[:0:-1], np.int64)
 
 
-def _checked_settings(max_dist: float, thresholds: Sequence[float], suppress: bool, thin: bool) -> _Settings:
+def checked_settings(max_dist: float, thresholds: Sequence[float], suppress: bool, thin: bool) -> _Settings:
+    """Return the settings, or raise ValueError for one that cannot be."""
     if not 0 < max_dist < 1:
         raise ValueError(
             f"Expected max_dist within (0, 1), got {max_dist}: it is a share of the diagonal, not a number of pixels."
@@ -145,7 +146,7 @@ def _checked_settings(max_dist: float, thresholds: Sequence[float], suppress: bo
     return _Settings(max_dist, values, suppress, thin)
 
 
-def _checked_pairs(
+def checked_pairs(
     predictions: Iterable[Any], truths: Iterable[Any], suppress: bool
 ) -> Iterator[tuple[NDArray[np.uint8], list[Mask]]]:
     """Each image's prediction, in 8 bits, with its truths."""
@@ -169,7 +170,7 @@ def _eight_bits(prediction: NDArray[Any]) -> NDArray[np.uint8]:
     return (255 * precise).astype(np.uint8)
 
 
-def _count_all(
+def count_all(
     pairs: Iterator[tuple[NDArray[np.uint8], list[Mask]]], settings: _Settings, cache: Path | None, workers: int
 ) -> Iterator[NDArray[np.int64]]:
     """Each image's counts, in order."""
@@ -184,7 +185,7 @@ def _count_all(
             for pair in pairs:
                 with _no_main():
                     waiting.append(pool.submit(_count_or_recall, *pair, settings, cache))
-                if len(waiting) >= _AHEAD * workers:
+                if len(waiting) >= AHEAD * workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
