@@ -75,7 +75,7 @@ THEIRS = {
     "_pytree", "_foreach_copy_", "_cdata", "_parameters", "_buffers", "_local_scalar_dense", "_to_copy",  # PyTorch's
     "_global_forward_hooks", "_global_forward_pre_hooks",
     "_defaults",  # torchmetrics': a metric's states before the first update
-    "_attn",  # of timm's Swin block
+    "_attn", "_exit",  # of timm's Swin block; of Python's os
     "_patch_lang_tensor",  # of Triton's interpreter
 }  # fmt: skip
 """Other libraries' names that have no public counterpart."""
