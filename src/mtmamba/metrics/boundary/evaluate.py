@@ -1,14 +1,10 @@
 """The boundary benchmark over a set of images."""
 
-import contextlib
-import multiprocessing
 import operator
 import os
-import sys
-import types
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from mtmamba.metrics.boundary.scores import BoundaryScores, pool
 from mtmamba.metrics.boundary.suppression import suppress_non_maxima
 from mtmamba.metrics.boundary.thinning import thin as thin_map
 from mtmamba.metrics.pairs import common_length, paired, probability_map, truth_map
+from mtmamba.workers import Workers
 
 VERSION = "boundary-1"
 """Name of the cache's entries: raise it with every change of what is counted."""
@@ -178,30 +175,14 @@ def count_all(
         for pair in pairs:
             yield _count_or_recall(*pair, settings, cache)
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with Workers(workers, cv2.setNumThreads, 1) as pool:  # after an error, or Ctrl-C, the rest is not worth waiting for
         waiting: deque[Future[NDArray[np.int64]]] = deque()
-        try:
-            for pair in pairs:
-                with _no_main():
-                    waiting.append(pool.submit(_count_or_recall, *pair, settings, cache))
-                if len(waiting) >= AHEAD * workers:
-                    yield waiting.popleft().result()
-            while waiting:
+        for pair in pairs:
+            waiting.append(pool.submit(_count_or_recall, *pair, settings, cache))
+            if len(waiting) >= AHEAD * workers:
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, the rest is not worth waiting for
-
-
-@contextlib.contextmanager
-def _no_main() -> Iterator[None]:
-    """Let new processes start without running the calling script again: they need nothing of it."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _count_or_recall(
