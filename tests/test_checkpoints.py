@@ -156,3 +156,13 @@ def test_a_folders_name_is_no_yaml(content):
     """It passed through YAML, where `` #`` begins a comment and 007 is a number."""
     for name in ("/x/y #2", "007", "a: b"):
         assert build.config_of(content["mtmamba"], {"data.root": name}).data.root == name
+
+
+def test_an_optimiser_of_ones_own_is_not_needed_to_load_a_network(content):
+    description = copy.deepcopy(content["mtmamba"])
+    description["choices"]["optimizer"] = "somebodys"
+    description["values"]["optimizer"] = {"opt": "lion", "lr": 3e-5}
+    cfg = build.config_of(description)
+    assert cfg.choices.optimizer == "somebodys"
+    assert build.plain(cfg.optimizer) == {"opt": "lion", "lr": 3e-5}
+    assert build.build_model(cfg)

@@ -33,6 +33,9 @@ from mtmamba.training.lit_module import MultiTaskModule
 MODEL_GROUPS = ("data", "encoder", "decoder", "ablation", "loss", "optimizer")
 """The groups that a checkpoint's choices restore."""
 
+ONLY_TRAINING = ("loss", "optimizer")
+"""Those of them that a network at work does not need."""
+
 
 def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
     """Compose a configuration as the scripts do, from any working directory.
@@ -49,13 +52,22 @@ def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfi
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
-            cfg = hydra.compose(name, list(overrides), return_hydra_config=True)
+            cfg = hydra.compose(name, [*overrides, *_own_folders()], return_hydra_config=True)
     finally:
         GlobalHydra.instance().hydra = running
     choices = cfg.hydra.runtime.choices
     with open_dict(cfg):
         del cfg["hydra"]
     return with_choices(cfg, choices)
+
+
+def _own_folders() -> list[str]:
+    """Let a composition within a script find what ``--config-dir`` added, too."""
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    folders = [source.path for source in sources if source.provider == "command-line"]
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
 
 
 def with_choices(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> DictConfig:
@@ -231,7 +243,10 @@ def config_of(description: Mapping[str, Any], overrides: Mapping[str, Any] | Non
         )
     if not re.fullmatch(r"[\w/+-]*", experiment := str(stated.get("experiment"))):
         raise ConfigError(f"Expected an experiment's name in the checkpoint, got {experiment}: do not trust this file.")
-    cfg = load_config(choices)
+    own = [group for group in ONLY_TRAINING if not (config_dir() / group / f"{stated[group]}.yaml").is_file()]
+    cfg = load_config([choice for choice in choices if choice.partition("=")[0] not in own])
+    for group in own:  # somebody's own file, which only training needs
+        cfg[group], cfg.choices[group] = {}, stated[group]
     cfg.choices.experiment = experiment
     _update(cfg, _without_places(values))
     fetch_nothing(cfg)

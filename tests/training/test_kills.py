@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+import traceback
 
 import pytest
 import torch
@@ -38,15 +39,20 @@ def start(dataset, run_dir, options):
         status = 1
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
+            log = os.open(run_dir.with_suffix(".log"), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
             train(mtmamba.load_config(overrides), run_dir)
             status = 0
+        except BaseException:  # noqa: BLE001 - this process ends here
+            os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(status)
     return process
 
 
-def finish(process):
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+def finish(process, run_dir):
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, run_dir.with_suffix(".log").read_text()[-2000:]
 
 
 def left(run_dir):
@@ -67,10 +73,10 @@ def left(run_dir):
     ],
 )
 def test_a_run_killed_at_random_moments_leaves_what_the_uninterrupted_one_does(dataset, tmp_path, options, kills):
-    finish(start(dataset, tmp_path / "first", options))  # compiles the scan
+    finish(start(dataset, tmp_path / "first", options), tmp_path / "first")  # compiles the scan
     whole = tmp_path / "whole"
     begun = time.monotonic()
-    finish(start(dataset, whole, options))
+    finish(start(dataset, whole, options), whole)
     seconds = time.monotonic() - begun
     rng = random.Random(0)
     done = runs = 0
@@ -85,7 +91,7 @@ def test_a_run_killed_at_random_moments_leaves_what_the_uninterrupted_one_does(d
                 break
             done += 1
         if not (run_dir / "metrics.json").is_file():
-            finish(start(dataset, run_dir, options))
+            finish(start(dataset, run_dir, options), run_dir)
         assert left(run_dir) == left(whole)
         for name in ("last.ckpt", "best.ckpt"):
             mine, theirs = (read_checkpoint(folder / "checkpoints" / name) for folder in (run_dir, whole))
