@@ -20,7 +20,8 @@ from mtmamba.benchmarks.release import RELEASE
 from mtmamba.benchmarks.report import markdown
 from mtmamba.benchmarks.roofline import Layer, Work, count_work, roofline
 from mtmamba.benchmarks.timing import measure, tf32
-from mtmamba.models.decoders.mtmamba.blocks import MFE, STM, LinearGate
+from mtmamba.models.decoders.mtmamba.blocks import STM
+from mtmamba.models.decoders.mtmamba.extractors import MFE, LinearGate
 from mtmamba.models.layers import TaskLinear
 from mtmamba.stats.flops import model_stats
 

@@ -15,7 +15,7 @@ from mtmamba.benchmarks.timing import tf32
 from mtmamba.kernels.dispatch import triton_products
 from mtmamba.kernels.window_attention import torch_window_attention, window_attention
 from mtmamba.models.encoders import SwinEncoder
-from mtmamba.models.encoders.swin_blocks import PadFirstBlock
+from mtmamba.models.encoders.swin_blocks import Residual, SwinBlock
 from mtmamba.models.layers import DropPath
 from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
 
@@ -72,13 +72,10 @@ def assert_near(results: tuple[Tensor, ...], expected: tuple[Tensor, ...], preci
         torch.testing.assert_close(result.double(), wanted, rtol=0, atol=precision * wanted.abs().max().item() + 1e-12)
 
 
-def block(window: int = 4, shift: int = 0, **settings: Any) -> PadFirstBlock:
+def block(window: int = 4, shift: int = 0) -> SwinBlock:
     """A block with two heads of 16 channels, and numbers for parameters."""
     torch.manual_seed(0)
-    made = SwinTransformerBlock(
-        32, (8, 8), 2, None, window, shift, always_partition=True, dynamic_mask=True, **settings
-    )
-    made.__class__ = PadFirstBlock
+    made = SwinBlock(32, 2, window, shift)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return made
@@ -111,9 +108,13 @@ class Operators(TorchDispatchMode):
 def test_the_kernels_serve_blocks_on_cuda_up_to_float32(device, dtype, window, fused):
     pytest.importorskip("triton")
     with FakeTensorMode(), Operators() as called, torch.device(device):  # which needs no device
-        made = block(window, 2, dtype=dtype)
-        x = torch.empty(2, 5, 6, 32, dtype=dtype)
-        y = made(x).total()
+        x, default = torch.empty(2, 5, 6, 32, dtype=dtype), torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            made = block(window, 2)
+        finally:
+            torch.set_default_dtype(default)
+        y = made(Residual(x)).total()
     assert (y.shape, y.dtype, y.device.type) == (x.shape, dtype, device)
     assert ("mtmamba::window_attention" in called.names) == fused
     assert ("aten::roll" in called.names) != fused
@@ -260,7 +261,7 @@ def test_a_block_is_timms_on_a_map_padded_first(size, shift):
     padded = F.pad(made.norm1(x), (0, 0, 0, width - size[1], 0, height - size[0]))
     y = x + plain._attn(padded)[:, : size[0], : size[1]]
     expected = y + plain.mlp(plain.norm2(y))
-    torch.testing.assert_close(made(x).total(), expected)
+    torch.testing.assert_close(made(Residual(x)).total(), expected)
 
 
 def test_tf32_is_taken_however_pytorch_was_told():
@@ -315,7 +316,7 @@ def test_kernel_encoder_blocks_equal_those_without_kernels(seeded, monkeypatch):
         for module in ("linear", "norm", "residual", "window_attention"):
             monkeypatch.setattr(f"mtmamba.kernels.{module}.has_kernel", lambda _, kernels=kernels: kernels)
         leaf = x.clone().requires_grad_()
-        y = made(leaf).total()
+        y = made(Residual(leaf)).total()
         found.append([y.detach(), *torch.autograd.grad(y, [leaf, *made.parameters()], dy)])
     for result, expected in zip(*found[::-1], strict=True):
         tolerance = (1e-3 if ON_GPU else 1e-5) * expected.abs().max().item()
@@ -333,12 +334,14 @@ def test_on_a_gpu_under_autocast_compiled_and_recomputed(compiled, recomputed):
     for _ in range(2):
         leaf = x.clone().requires_grad_()
         with torch.autocast("cuda", torch.bfloat16):
-            y = (checkpoint(function, leaf, use_reentrant=False) if recomputed else function(leaf)).total()
+            y = (
+                checkpoint(function, Residual(leaf), use_reentrant=False) if recomputed else function(Residual(leaf))
+            ).total()
         runs.append((y.detach(), *torch.autograd.grad(y, (leaf, *made.attn.parameters()), dy)))
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
     exact = made.double()
     leaf = x.double().requires_grad_()
-    y = exact(leaf).total()  # which PyTorch's attention serves
+    y = exact(Residual(leaf)).total()  # which PyTorch's attention serves
     gradients = torch.autograd.grad(y, (leaf, *exact.attn.parameters()), dy.double())
     assert_near(runs[0], (y.detach(), *gradients), 4e-2)
 

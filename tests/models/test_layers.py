@@ -14,10 +14,12 @@ from mtmamba.models.layers import (
     DropPath,
     JointLayerNorm,
     PatchExpand,
+    ResidualLinear,
     SkipFuse,
     TaskConv2d,
     TaskLayerNorm,
     TaskLinear,
+    TaskwiseLinear,
     project_jointly,
     seed_drop_path,
 )
@@ -74,11 +76,15 @@ def test_task_linear_is_a_loop_of_linear(maps, bias, is_cuda, monkeypatch):
 @CUDA
 def test_projections_that_cuda_computes_as_one_product(is_cuda, monkeypatch):
     first, second = (prepared(TaskLinear(T, 5, 7, bias=False)) for _ in range(2))
+    adding, taskwise = prepared(ResidualLinear(T, 5, 7)), prepared(TaskwiseLinear(T, 5, 7))
     x, residual = random(T, 2, 3, 4, 5), random(T, 2, 3, 4, 7)
-    separate, added = torch.cat([first(x), second(x)], dim=-1), residual + first(x)
+    separate = torch.cat([first(x), second(x)], dim=-1)
+    added = torch.stack([residual[t] + x[t] @ adding.weight[t].T for t in range(T)])
+    single = x[1] @ taskwise.weight[1].T
     monkeypatch.setattr(Tensor, "is_cuda", is_cuda)
     assert_same(torch.cat(project_jointly(x, first, second), dim=-1), separate, nn.ModuleList([first, second]), x)
-    assert_same(first(x, residual=residual), added, first, x, residual)
+    assert_same(adding(x, residual), added, adding, x, residual)
+    assert_same(taskwise(x[1], taskwise.weight[1]), single, taskwise, x)
 
 
 def test_task_layer_norm_is_a_loop_of_layer_norm():

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mtmamba
@@ -80,6 +81,9 @@ def test_no_weight_is_left_to_round(decoder, device):
     with Rounded(model.weights_to_bfloat16()) as after:
         predict(model, images)
     kept = {name for name, _ in model.named_parameters() if re.search("|".join(READ_IN_FLOAT32.values()), name)}
+    for name, module in model.named_modules():  # of peers' decoders
+        if isinstance(module, nn.BatchNorm2d):
+            kept |= {f"{name}.weight", f"{name}.bias"}
     if decoder == "mtmamba_plus":  # its projections are plain linear layers
         kept = {name for name in kept if "project" not in name}
     assert {name for name, p in model.named_parameters() if p.dtype == torch.float32} == kept

@@ -16,8 +16,8 @@ from mtmamba import build
 from mtmamba.benchmarks.roofline import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
 from mtmamba.config_checks import ConfigError
-from mtmamba.models.decoders.mtmamba.blocks import EXPANSION, MFE
-from mtmamba.models.layers import TaskLayerNorm, TaskLinear
+from mtmamba.models.decoders.mtmamba.extractors import EXPANSION
+from mtmamba.models.layers import DepthwiseConv2d, TaskLayerNorm, TaskLinear
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.models.ss2d import SS2D
 
@@ -211,18 +211,8 @@ def _ss2d(tasks: int, dim: int, backend: str) -> nn.Module:
     return nn.Sequential(scan, TaskLayerNorm(tasks, dim))
 
 
-class _Signal(nn.Module):
-    """Stand in for a scan: give back what would be scanned."""
-
-    def forward(self, x: Tensor, source: Tensor | None = None) -> Tensor:
-        return x
-
-
 def _conv(tasks: int, dim: int, backend: str) -> nn.Module:
-    mfe = MFE(tasks, dim // EXPANSION)
-    for name, module in {"in_proj": nn.Identity(), "ss2d": _Signal(), "norm": nn.Identity()}.items():
-        mfe.add_module(name, module)
-    return mfe
+    return DepthwiseConv2d(tasks, dim)
 
 
 def _linear(tasks: int, dim: int, backend: str) -> nn.Module:

@@ -53,6 +53,7 @@ class WindowAttention(nn.Module):
     Source: Liu et al., Swin Transformer, ICCV 2021.
     """
 
+    rounded = ("position_bias",)
     position_index: Tensor
 
     def __init__(self, tasks: int, dim: int, heads: int, window: int = 12, shift: int = 0) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from mtmamba.kernels.depthwise import depthwise_silu
 from mtmamba.kernels.norm import joint_layer_norm, layer_norm, scale_samples
 from mtmamba.kernels.products import fuse, project, project_twice
 
@@ -31,21 +32,47 @@ class TaskLinear(nn.Module):
     torch.Size([4, 2, 3, 5, 16])
     """
 
+    rounded: tuple[str, ...] = ("weight", "bias")
+
     def __init__(self, tasks: int, dim_in: int, dim_out: int, bias: bool = True) -> None:
         super().__init__()
         self.weight = _uniform(tasks, dim_out, dim_in, fan_in=dim_in)
         self.bias = _uniform(tasks, dim_out, fan_in=dim_in) if bias else None
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
-        """Apply layer t to map t.
-
-        A layer without bias adds ``residual`` ``(T, ..., dim_out)`` to its result, and takes ``weight``, such as one
-        task's, in the place of its own.
-        """
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply layer t to map t."""
         if self.bias is None:
-            return project(x, self.weight if weight is None else weight, residual)
+            return project(x, self.weight)
         maps = x.flatten(1, -2).expand(len(self.weight), -1, -1)  # (T, N, dim_in)
         return torch.baddbmm(self.bias[:, None], maps, self.weight.mT).unflatten(1, x.shape[1:-1])
+
+
+class ResidualLinear(TaskLinear):
+    """T linear layers without bias, added to what was there before.
+
+    Shape: ``(T, ..., dim_in), (T, ..., dim_out) → (T, ..., dim_out)``.
+    """
+
+    def __init__(self, tasks: int, dim_in: int, dim_out: int) -> None:
+        super().__init__(tasks, dim_in, dim_out, bias=False)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
+        """Add ``residual`` to what layer t makes of map t."""
+        return project(x, self.weight, residual)
+
+
+class TaskwiseLinear(TaskLinear):
+    """T linear layers without bias that are applied one at a time, each given by its weight.
+
+    Shape: ``(..., dim_in), (dim_out, dim_in) → (..., dim_out)``.
+    """
+
+    def __init__(self, tasks: int, dim_in: int, dim_out: int) -> None:
+        super().__init__(tasks, dim_in, dim_out, bias=False)
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+        """Apply the layer of one task."""
+        return project(x[None], weight[None]).squeeze(0)
 
 
 def project_jointly(x: Tensor, first: TaskLinear, second: TaskLinear) -> tuple[Tensor, Tensor]:
@@ -103,6 +130,8 @@ class TaskConv2d(nn.Module):
     Shape: ``(T, B, H, W, dim_in) → (T, B, H, W, dim_out)``.
     """
 
+    rounded: tuple[str, ...] = ("weight", "bias")
+
     def __init__(self, tasks: int, dim_in: int, dim_out: int, kernel: int = 3, groups: int = 1) -> None:
         super().__init__()
         self.groups = groups
@@ -116,6 +145,22 @@ class TaskConv2d(nn.Module):
         x = rearrange(x, "t b h w c -> b (t c) h w")
         x = F.conv2d(x, self.weight.flatten(0, 1), self.bias.flatten(), padding=kernel // 2, groups=tasks * self.groups)
         return rearrange(x, "b (t c) h w -> t b h w c", t=tasks)
+
+
+class DepthwiseConv2d(TaskConv2d):
+    """T depthwise 3x3 convolutions, each followed by SiLU in one operator that reads the weights in float32.
+
+    Shape: ``(T, B, H, W, dim) → (T, B, H, W, dim)``.
+    """
+
+    rounded = ()
+
+    def __init__(self, tasks: int, dim: int) -> None:
+        super().__init__(tasks, dim, dim, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve each channel, and apply SiLU."""
+        return depthwise_silu(x, self.weight, self.bias)
 
 
 class PatchExpand(nn.Module):

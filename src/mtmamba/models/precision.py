@@ -1,37 +1,19 @@
 """Which weights autocast rounds before every use, and so may be held rounded where nothing is trained."""
 
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
 
 from torch import nn
 
-from mtmamba.models.attention import WindowAttention
-from mtmamba.models.decoders.mtmamba.blocks import MFE, LinearGate
-from mtmamba.models.decoders.mtmamba.heads import Project
-from mtmamba.models.encoders.swin_blocks import Linear, LinearGELU
-from mtmamba.models.layers import SkipFuse, TaskConv2d, TaskLinear
-from mtmamba.models.ss2d import SS2D
-
-ROUNDED: Mapping[type[nn.Module], tuple[str, ...]] = MappingProxyType(
-    {
-        **dict.fromkeys((nn.Linear, nn.Conv2d, Linear, LinearGELU, Project), ("weight", "bias")),
-        **dict.fromkeys((TaskLinear, LinearGate, SkipFuse, TaskConv2d), ("weight", "bias")),
-        SS2D: ("x_proj", "dt_weight"),
-        WindowAttention: ("position_bias",),
-    }
-)
-"""By a module's very type: a subclass may use its weights otherwise, as `NormProject` does."""
+PLAIN = (nn.Linear, nn.Conv2d)
+"""PyTorch's layers whose weights and biases autocast rounds. A subclass may use them otherwise."""
 
 
 def rounded_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     """Yield the parameters that bfloat16 autocast rounds before every use, whichever the device and the scan's backend.
 
-    Left out are those read in float32 on some device: of norms, decay rates, skip connections, time steps' biases,
-    and of what one operator does with others, depthwise convolutions and MTMamba's projections to logits.
+    Each of our modules names its own in an attribute ``rounded``. Left out are those read in float32 on some device: of
+    norms, decay rates, skip connections, time steps' biases, and of what one operator does with others.
     """
-    depthwise = {module.conv for module in model.modules() if isinstance(module, MFE)}
     for module in model.modules():
-        if module not in depthwise:
-            for name in ROUNDED.get(type(module), ()):
-                if (parameter := getattr(module, name)) is not None:
-                    yield parameter
+        names = ("weight", "bias") if type(module) in PLAIN else getattr(module, "rounded", ())
+        yield from (parameter for name in names if (parameter := getattr(module, name)) is not None)

@@ -22,6 +22,8 @@ class SS2D(nn.Module):
     Source: Lin et al., MTMamba, ECCV 2024, eqs. 10-12; D is used although the text omits it.
     """
 
+    rounded = ("x_proj", "dt_weight")
+
     def __init__(self, tasks: int, dim: int, dt_rank: int, d_state: int = 16) -> None:
         super().__init__()
         self.backend = "auto"

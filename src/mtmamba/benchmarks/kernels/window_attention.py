@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor
 
 from mtmamba.benchmarks.timing import kernel_ms
@@ -15,7 +14,7 @@ from mtmamba.kernels import window_attention_backward_triton as backward_kernels
 from mtmamba.kernels import window_attention_triton as kernels
 from mtmamba.kernels.window_attention import torch_window_attention, window_attention
 from mtmamba.kernels.window_attention_triton import Plan
-from mtmamba.models.encoders.swin_blocks import PadFirstBlock
+from mtmamba.models.encoders.swin_blocks import SwinBlock
 
 STAGES = ((112, 144, 6), (56, 72, 12), (28, 36, 24), (14, 18, 48))
 """Height, width and heads of each map of a Swin-L, from images of 448x576."""
@@ -72,32 +71,28 @@ def benchmark_window_attention(
     return records
 
 
-def _block(heads: int) -> PadFirstBlock:
-    block = SwinTransformerBlock(
-        heads * HEAD_DIM, (WINDOW, WINDOW), heads, None, WINDOW, SHIFT, always_partition=True, dynamic_mask=True
-    )
-    block.__class__ = PadFirstBlock
+def _block(heads: int) -> SwinBlock:
+    block = SwinBlock(heads * HEAD_DIM, heads, WINDOW, SHIFT)
     torch.nn.init.normal_(block.attn.relative_position_bias_table)
     torch.nn.init.normal_(block.attn.qkv.bias)
-    made: Any = block.cuda()
-    return made
+    return block.cuda()
 
 
 FORMS = {"operator": window_attention, "pytorch": torch_window_attention}
 
 
-def _attend(block: PadFirstBlock, form: str, x: Tensor) -> Tensor:
+def _attend(block: SwinBlock, form: str, x: Tensor) -> Tensor:
     qkv, proj = block.attn.qkv, block.attn.proj
     table = block.attn.relative_position_bias_table
     return FORMS[form](x, qkv.weight, qkv.bias, proj.weight, proj.bias, table, WINDOW, SHIFT)
 
 
-def _step(block: PadFirstBlock, form: str, x: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
+def _step(block: SwinBlock, form: str, x: Tensor, dy: Tensor) -> tuple[Tensor, ...]:
     y = _attend(block, form, x)
     return y, *torch.autograd.grad(y, (x, *block.attn.parameters()), dy.to(y.dtype))
 
 
-def _check_block(block: PadFirstBlock, x: Tensor) -> None:
+def _check_block(block: SwinBlock, x: Tensor) -> None:
     """Compare the operator with its plain form in float32, relative to each result's largest value."""
     dy = torch.randn_like(x)
     x.requires_grad_()
@@ -129,7 +124,7 @@ def _time_plans(name: str, shape: tuple[int, ...], heads: int, plans: Iterable[P
     return sorted(records, key=lambda record: record["ms"])
 
 
-def _time_block(block: PadFirstBlock, x: Tensor) -> dict[str, dict[str, float]]:
+def _time_block(block: SwinBlock, x: Tensor) -> dict[str, dict[str, float]]:
     dy = torch.randn_like(x)
     x.requires_grad_()
     times = {}

@@ -6,8 +6,9 @@ from functools import singledispatch
 from torch import nn
 
 from mtmamba.models.adapters.views import CheckpointError, State, Views, load_strictly, strip_prefix
-from mtmamba.models.decoders.mtmamba.blocks import CTM, MFE, SCTM, STM, LinearGate
+from mtmamba.models.decoders.mtmamba.blocks import CTM, SCTM, STM
 from mtmamba.models.decoders.mtmamba.decoder import MTMambaDecoder
+from mtmamba.models.decoders.mtmamba.extractors import MFE, LinearGate
 from mtmamba.models.decoders.mtmamba.heads import ConvHead
 from mtmamba.models.decoders.mtmamba.stages import Stage
 

@@ -2,19 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
-from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock
+import torch
 from torch import Tensor, nn
 
-from mtmamba.models.encoders.encoder import Encoder, on_meta, own_drop_path
-from mtmamba.models.encoders.swin_blocks import (
-    CopyFreePatchMerging,
-    LayerNorm,
-    Linear,
-    LinearGELU,
-    PadFirstBlock,
-    add_and_norm,
-)
+from mtmamba.models.encoders.encoder import Encoder, on_meta
+from mtmamba.models.encoders.swin_blocks import LayerNorm, PatchEmbed, SwinBlock, SwinStage, add_and_norm
 from mtmamba.models.pretrained import load_pretrained, load_weights
 
 
@@ -35,7 +29,7 @@ class SwinEncoder(Encoder):
         weights: a file of weights to load instead, with timm's, the Swin authors' or mmsegmentation's names.
 
     Shape: images ``(B, 3, H, W)`` → four maps ``(B, h, w, c)``.
-    Source: Liu et al., Swin Transformer, ICCV 2021, by timm; the output norms are those of its segmentation models.
+    Source: Liu et al., Swin Transformer, ICCV 2021; the output norms are those of its segmentation models.
 
     Raises:
         WeightsError: the weights cannot be had, or do not match this encoder.
@@ -57,31 +51,18 @@ class SwinEncoder(Encoder):
     ) -> None:
         super().__init__()
         self.channels = tuple(embed_dim * 2**i for i in range(4))
-        swin = SwinTransformer(
-            embed_dim=embed_dim,
-            depths=tuple(depths),
-            num_heads=tuple(num_heads),
-            window_size=window,
-            drop_path_rate=drop_path,
-            num_classes=0,
-            strict_img_size=False,
-            always_partition=True,
-            norm_layer=LayerNorm,
+        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
+        self.patch_embed = PatchEmbed(embed_dim)
+        self.layers = nn.ModuleList(
+            SwinStage(dim, heads, window, rate.tolist(), first=dim == embed_dim)
+            for dim, heads, rate in zip(self.channels, num_heads, rates, strict=True)
         )
-        self.patch_embed = swin.patch_embed
-        self.layers = swin.layers
         self.norms = nn.ModuleList(LayerNorm(c) for c in self.channels)
-        for block in self.blocks():
-            block.__class__ = PadFirstBlock  # the same module with its attention step replaced
-            block.attn.fused_attn = True  # type: ignore[misc]
-            for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc2):
-                layer.__class__ = Linear
-            block.mlp.fc1.__class__, block.mlp.act = LinearGELU, nn.Identity()
-        for stage in self.layers:
-            if isinstance(stage.downsample, PatchMerging):
-                stage.downsample.__class__ = CopyFreePatchMerging
-                stage.downsample.reduction.__class__ = Linear
-        own_drop_path(self)
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
         if not on_meta():
             if weights is not None:
@@ -89,16 +70,14 @@ class SwinEncoder(Encoder):
             elif pretrained:
                 load_pretrained(self, name)
 
-    def blocks(self) -> Iterator[SwinTransformerBlock]:
+    def blocks(self) -> Iterator[SwinBlock]:
         """Yield the Swin blocks, first to last."""
-        for module in self.layers.modules():
-            if isinstance(module, SwinTransformerBlock):
-                yield module
+        return (module for module in self.layers.modules() if isinstance(module, SwinBlock))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the four normed maps, finest first."""
         x, maps = self.patch_embed(images), []
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            x, y = add_and_norm(norm, layer(x))
+            x, y = add_and_norm(cast(LayerNorm, norm), layer(x))
             maps.append(y)
         return maps

@@ -4,120 +4,25 @@ A block maps ``(T, B, H, W, dim) → (T, B, H, W, dim)`` and holds its stochasti
 the decoder sets. Equations are those of Lin et al., MTMamba, ECCV 2024.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mtmamba.kernels.blend import blend
-from mtmamba.kernels.depthwise import depthwise_silu
-from mtmamba.kernels.norm import gated_norm, scale_samples
+from mtmamba.kernels.norm import scale_samples
 from mtmamba.kernels.residual import residual_norm
-from mtmamba.models.attention import SwinBlock, WindowAttention
-from mtmamba.models.layers import DropPath, JointLayerNorm, TaskConv2d, TaskLayerNorm, TaskLinear, project_jointly
-from mtmamba.models.ss2d import SS2D
-
-EXPANSION = 2
-"""Width of a mixer over its block's: alpha in section 4.1."""
+from mtmamba.models.attention import SwinBlock
+from mtmamba.models.decoders.mtmamba.extractors import EXPANSION, MFE, LinearGate, blend_features, project_and_gate
+from mtmamba.models.layers import (
+    DropPath,
+    JointLayerNorm,
+    ResidualLinear,
+    TaskConv2d,
+    TaskLayerNorm,
+    TaskLinear,
+)
 
 Factory = Callable[..., Any]
-
-
-class MFE(nn.Module):
-    """Mamba-based feature extractor: linear, depthwise convolution, SiLU, SS2D, layer norm (eq. 13).
-
-    Args:
-        tasks: T.
-        dim: the block's width d; the mixer works at ``EXPANSION * d``, with a step-size rank of ``ceil(d / 16)``.
-        dim_in: channels of the input, where they are not ``dim``.
-
-    Shape: ``(T, B, H, W, dim_in) → (T, B, H, W, EXPANSION * dim)``.
-    """
-
-    def __init__(self, tasks: int, dim: int, dim_in: int | None = None) -> None:
-        super().__init__()
-        inner = EXPANSION * dim
-        self.in_proj = TaskLinear(tasks, dim_in or dim, inner, bias=False)
-        self.conv = TaskConv2d(tasks, inner, inner, groups=inner)
-        self.ss2d = SS2D(tasks, inner, dt_rank=math.ceil(dim / 16))
-        self.norm = TaskLayerNorm(tasks, inner)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Extract features."""
-        return self.norm(self._scan(self.in_proj(x)))
-
-    def gated(self, x: Tensor, gate: nn.Module, scale: Tensor | None, source: Tensor | None = None) -> Tensor:
-        """Return the features times silu(``gate(x)``) and each sample's ``scale`` ``(T, B)``, if any (eq. 17).
-
-        The scan is steered by ``source`` ``(T, B, H, W, EXPANSION * dim)`` where given, else by the signal itself.
-        """
-        signal, opening = self._project(x, gate)
-        return gated_norm(self._scan(signal, source), self.norm.weight, self.norm.bias, opening, scale)
-
-    def blended(self, x: Tensor, shared: "MFE", joint: Tensor, gate: nn.Module, scale: Tensor | None) -> Tensor:
-        """Weigh the features by sigmoid(``gate(x)``) against those that ``shared`` finds in ``joint`` (eqs. 23, 24)."""
-        signal, opening = self._project(x, gate)
-        beside = shared.in_proj(joint), shared.conv.weight, shared.conv.bias
-        maps = depthwise_silu(signal, self.conv.weight, self.conv.bias, beside)
-        norms = self.norm.weight, self.norm.bias, shared.norm.weight, shared.norm.bias
-        return blend(self.ss2d(maps, None, shared.ss2d), opening, *norms, scale)
-
-    def _project(self, x: Tensor, gate: nn.Module) -> tuple[Tensor, Tensor]:
-        if isinstance(gate, LinearGate):
-            return project_jointly(x, self.in_proj, gate)
-        return self.in_proj(x), gate(x)
-
-    def _scan(self, signal: Tensor, source: Tensor | None = None) -> Tensor:
-        y: Tensor = self.ss2d(depthwise_silu(signal, self.conv.weight, self.conv.bias), source)
-        return y
-
-
-class AttentionMFE(nn.Module):
-    """Table 3's stand-in for MFE: the input linear layer, then window attention with 6 heads and window 12.
-
-    Shape: ``(T, B, H, W, dim_in) → (T, B, H, W, EXPANSION * dim)``.
-    """
-
-    def __init__(self, tasks: int, dim: int, dim_in: int | None = None) -> None:
-        super().__init__()
-        inner = EXPANSION * dim
-        self.in_proj = TaskLinear(tasks, dim_in or dim, inner, bias=False)
-        self.attention = WindowAttention(tasks, inner, heads=6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix the pixels of each window."""
-        return self.attention(self.in_proj(x))
-
-    def gated(self, x: Tensor, gate: nn.Module, scale: Tensor | None) -> Tensor:
-        """Return the features times silu(``gate(x)``) and each sample's ``scale``, as `MFE.gated` does."""
-        return scale_samples(self(x) * F.silu(gate(x)), scale)
-
-    def blended(self, x: Tensor, shared: nn.Module, joint: Tensor, gate: nn.Module, scale: Tensor | None) -> Tensor:
-        """Weigh the features by sigmoid(``gate(x)``) against those of ``shared``, as `MFE.blended` does."""
-        own = self(x)
-        return scale_samples(own + gate(x).sigmoid() * (shared(joint) - own), scale)
-
-
-class LinearGate(TaskLinear):
-    """The input-dependent gate's linear layer (eqs. 16 and 23); the block applies its activation.
-
-    Shape: ``(T, B, H, W, dim) → (T, B, H, W, EXPANSION * dim)``.
-    """
-
-    def __init__(self, tasks: int, dim: int) -> None:
-        super().__init__(tasks, dim, EXPANSION * dim, bias=False)
-
-
-class AttentionGate(nn.Sequential):
-    """Table 4's stand-in for the linear gate: window attention at the block's width before the linear layer.
-
-    Shape: ``(T, B, H, W, dim) → (T, B, H, W, EXPANSION * dim)``.
-    """
-
-    def __init__(self, tasks: int, dim: int) -> None:
-        super().__init__(WindowAttention(tasks, dim, heads=6), LinearGate(tasks, dim))
 
 
 class STM(nn.Module):
@@ -136,14 +41,16 @@ class STM(nn.Module):
         self.norm = TaskLayerNorm(tasks, dim)
         self.mfe = mfe(tasks, dim)
         self.gate = gate(tasks, dim)
-        self.out_proj = TaskLinear(tasks, EXPANSION * dim, dim, bias=False)
+        self.out_proj = ResidualLinear(tasks, EXPANSION * dim, dim)
         self.drop_path = DropPath(tasks=tasks)
 
     def forward(self, z: Tensor) -> Tensor:
         """Refine each task's map."""
-        z, x = residual_norm(z, self.norm.weight, self.norm.bias)
-        features = self.mfe.gated(x, self.gate, self.drop_path.factor(z))
-        return self.out_proj(features, residual=z)
+        z, x = residual_norm(z, self.norm.weight, self.norm.bias)  # eq. 14
+        signal, gate = project_and_gate(x, self.mfe.in_proj, self.gate)  # linear layers of eqs. 15 and 16
+        features = self.mfe.gated(signal, gate, self.drop_path.factor(z))  # eqs. 15 to 17
+        y: Tensor = self.out_proj(features, residual=z)  # eq. 18
+        return y
 
 
 class SharedBranch(nn.Module):
@@ -175,15 +82,20 @@ class CTM(nn.Module):
         self.own = mfe(tasks, dim)
         self.shared = SharedBranch(tasks, dim, mfe)
         self.gate = gate(tasks, dim)
-        self.out_proj = TaskLinear(tasks, EXPANSION * dim, dim, bias=False)
+        self.out_proj = ResidualLinear(tasks, EXPANSION * dim, dim)
         self.drop_path = DropPath(tasks=tasks)
 
     def forward(self, z: Tensor) -> Tensor:
         """Exchange information between the tasks' maps."""
-        z, x = residual_norm(z, self.norm.weight, self.norm.bias)
-        joint, scale = self.shared.norm(z), self.drop_path.factor(z)
-        mixed = self.own.blended(x, self.shared.mfe, joint, self.gate, scale)
-        return self.out_proj(mixed, residual=z)
+        z, x = residual_norm(z, self.norm.weight, self.norm.bias)  # eq. 19
+        joint = self.shared.norm(z)  # eq. 20
+        signal, gate = project_and_gate(x, self.own.in_proj, self.gate)  # linear layers of eqs. 21 and 23
+        joint = self.shared.mfe.in_proj(joint)  # linear layer of eq. 22
+        mixed = blend_features(
+            self.own, self.shared.mfe, signal, joint, gate, self.drop_path.factor(z)
+        )  # eqs. 21 to 24
+        y: Tensor = self.out_proj(mixed, residual=z)  # eq. 25
+        return y
 
 
 class OwnCTM(nn.Module):
@@ -193,7 +105,7 @@ class OwnCTM(nn.Module):
         super().__init__()
         self.norm = TaskLayerNorm(tasks, dim)
         self.own = mfe(tasks, dim)
-        self.out_proj = TaskLinear(tasks, EXPANSION * dim, dim, bias=False)
+        self.out_proj = ResidualLinear(tasks, EXPANSION * dim, dim)
         self.drop_path = DropPath(tasks=tasks)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -231,14 +143,15 @@ class SCTM(nn.Module):
         self.norm = TaskLayerNorm(tasks, dim)
         self.mfe = MFE(tasks, dim)
         self.gate = LinearGate(tasks, dim)
-        self.out_proj = TaskLinear(tasks, EXPANSION * dim, dim, bias=False)
+        self.out_proj = ResidualLinear(tasks, EXPANSION * dim, dim)
         self.drop_path = DropPath(tasks=tasks)
 
     def forward(self, z: Tensor) -> Tensor:
         """Exchange information between the tasks' maps."""
         source = self.cross_proj(self.conv_shared(self.norm_shared(z)))
         z, x = residual_norm(z, self.norm.weight, self.norm.bias)
-        features = self.mfe.gated(x, self.gate, self.drop_path.factor(z), source)
+        signal, gate = project_and_gate(x, self.mfe.in_proj, self.gate)
+        features = self.mfe.gated(signal, gate, self.drop_path.factor(z), source)
         return self.out_proj(features, residual=z)
 
 

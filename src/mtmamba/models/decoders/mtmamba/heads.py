@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtmamba.kernels.head import norm_project
-from mtmamba.models.layers import PatchExpand, TaskConv2d, recomputed
+from mtmamba.models.layers import TaskConv2d, TaskLayerNorm, TaskwiseLinear, recomputed
 from mtmamba.types import Logits
 
 
@@ -25,6 +25,15 @@ class NormProject(nn.Linear):
         return norm_project(x, norm_weight, norm_bias, self.weight, self.bias)
 
 
+class TaskwiseExpand(nn.Module):
+    """The parameters of a patch expand by 4 for each task: its linear layer, and the layer norm of its pixels."""
+
+    def __init__(self, tasks: int, dim: int) -> None:
+        super().__init__()
+        self.expand = TaskwiseLinear(tasks, dim, 16 * dim)
+        self.norm = TaskLayerNorm(tasks, dim)
+
+
 class ExpandHead(nn.Module):
     """MTMamba's heads: patch expand to the input's resolution, then a 1x1 projection per task (section 3.5).
 
@@ -39,7 +48,7 @@ class ExpandHead(nn.Module):
 
     def __init__(self, dim: int, num_outputs: Mapping[str, int]) -> None:
         super().__init__()
-        self.expand = PatchExpand(len(num_outputs), dim, dim, scale=4)
+        self.expand = TaskwiseExpand(len(num_outputs), dim)
         self.project = nn.ModuleDict({task: NormProject(dim, n) for task, n in num_outputs.items()})
         self.recompute = False
 
@@ -51,8 +60,7 @@ class ExpandHead(nn.Module):
         return {task: predict(task, *tensors) for task, *tensors in own}
 
     def _logits(self, task: str, z: Tensor, weight: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> Tensor:
-        expanded = self.expand.expand(z[None], weight=weight[None]).squeeze(0)
-        logits: Tensor = self.project[task](expanded, norm_weight, norm_bias)
+        logits: Tensor = self.project[task](self.expand.expand(z, weight), norm_weight, norm_bias)
         return logits
 
 
@@ -60,6 +68,7 @@ class Project(nn.Linear):
     """A 1x1 projection."""
 
     counted_as = "conv"
+    rounded = ("weight", "bias")
 
 
 class ConvHead(nn.Module):
