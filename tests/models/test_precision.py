@@ -21,7 +21,7 @@ NETWORKS = [
     *(f"encoder=timm encoder.name={name}" for name in ("convnext_atto", "resnet18", "swinv2_tiny_window8_256")),
 ]
 READ_IN_FLOAT32 = {
-    "on a GPU": r"norm|(mfe|own)\.conv\.|head\.project\.",
+    "on a GPU": r"norm(?!als)|(mfe|own)\.conv\.|head\.project\.",
     "everywhere": r"ss2d\.(A_log|D|dt_bias)|relative_position_bias",
 }
 
