@@ -1,8 +1,11 @@
-"""The vocabulary shared by every part: the ignore mark, batches and logits. Imports nothing of ours."""
+"""The vocabulary shared by every part: the ignore mark, batches and logits. Imports nothing of ours, and no torch."""
 
-from typing import TypedDict
+from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORE = 255
 """Value of a target pixel that neither losses nor metrics look at, in integer and in float maps alike."""
@@ -13,7 +16,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """See `IMAGENET_MEAN`."""
 
-Logits = dict[str, Tensor]
+Logits: TypeAlias = "dict[str, Tensor]"
 """Raw outputs by task name, each ``(B, n, H, W)``."""
 
 

@@ -46,7 +46,7 @@ ONE_VIEW = {"flip": False, "scales": [1.0]}
 
 INDIFFERENT = {
     "data.root", "data.cache_dir", "data.num_workers", "data.val_batch_size", "data.device_batch_size", "data.seed",
-    "data.tasks", "data.dataset", "decoder.backend",
+    "data.tasks", "data.dataset", "decoder.backend", "optimizer.schedule.max_steps",
 }  # fmt: skip
 MAX_BYTES, MAX_NUMBER = 64 * 2**20, 10**15
 """A record or configuration that is longer, and a number in it that is larger, is not a run's."""

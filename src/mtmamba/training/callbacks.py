@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mtmamba.tasks import picture_row
 from mtmamba.tasks.pictures import Picture, panel, save_png
+from mtmamba.training.checkpointing import epoch_of
 from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.types import Batch
 
@@ -151,6 +152,7 @@ class Throughput(Callback):
         values = {
             "perf/images_per_second": self._images / (now - self._since),
             "optimizer/lr": self._lr,
+            "epoch": epoch_of(trainer, trainer.global_step - 1),
         }
         if pl_module.device.type == "cuda":
             values["perf/gpu_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30

@@ -103,7 +103,7 @@ class Checkpointing(Checkpoint):
         """Log and record the validation, and write the best checkpoint before the last, which says that it is there."""
         if not self._is_training(trainer):
             return
-        log_validation(trainer, trainer.global_step - 1, epoch=trainer.current_epoch)
+        log_validation(trainer, trainer.global_step - 1)
         score = float(trainer.callback_metrics.get(self.validations.monitor, float("nan")))
         if self.validations.add(trainer.global_step, score):
             trainer.save_checkpoint(self._folder(trainer) / BEST, weights_only=False)
@@ -163,12 +163,19 @@ class Checkpointing(Checkpoint):
         log.info("Stopping after this step; once more to stop at once.")
 
 
-def log_validation(trainer: Trainer, row: int, **more: float) -> None:
+def log_validation(trainer: Trainer, row: int) -> None:
     """Log the scores of the validation that has just ended, to a row of our own choice.
 
-    Lightning's counter of rows is not there yet in a run that begins with a validation, or has all its steps behind it.
+    Lightning's counters of rows and epochs are not there yet in a run that begins with a validation, or has all its
+    steps behind it.
     """
     values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     for logger in trainer.loggers:
-        logger.log_metrics({**more, **values}, row)
+        logger.log_metrics({"epoch": epoch_of(trainer, row), **values}, row)
         logger.save()
+
+
+def epoch_of(trainer: Trainer, step: int) -> int:
+    """Return the epoch of an optimiser step, both from 0: Lightning's own is one less after some resumes."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return step // max(1, len(data.dataset_of("train")) // int(data.batch_size))

@@ -123,7 +123,7 @@ def validate_due(
     name_pictures(trainer, f"step_{resumed.step:06d}", resumed.step)
     trainer.validate(module, data, verbose=False)
     name_pictures(trainer, None, None)
-    log_validation(trainer, resumed.step - 1, epoch=resumed.content["epoch"])
+    log_validation(trainer, resumed.step - 1)
     validations = checkpointing.validations
     score = float(trainer.callback_metrics.get(validations.monitor, float("nan")))
     is_best = validations.add(resumed.step, score)
