@@ -1,10 +1,7 @@
 """From configuration to objects: compose, check and build. The only module that imports Hydra."""
 
-import hashlib
-import importlib.util
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +20,7 @@ from mtmamba.checkpoints import find_checkpoint, read_checkpoint, require_weight
 from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.data.datamodule import DenseDataModule
+from mtmamba.extensions import load_extensions
 from mtmamba.losses import WeightedTotal
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.multitask import MultiTaskModel
@@ -85,28 +83,6 @@ def with_choices(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> D
     if "decoder" in cfg.choices:
         check_config(cfg)
     return cfg
-
-
-def load_extensions(files: Iterable[str]) -> None:
-    """Import files of yours, which may register tasks and datasets; each once a process.
-
-    Raises:
-        ConfigError: a file is missing or cannot be imported.
-    """
-    for file in files:
-        path = Path(file).expanduser().resolve()
-        name = f"mtmamba_extension_{hashlib.blake2b(str(path).encode(), digest_size=8).hexdigest()}"
-        if name in sys.modules:
-            continue
-        spec = importlib.util.spec_from_file_location(name, path)
-        if not path.is_file() or spec is None or spec.loader is None:
-            raise ConfigError(f"Expected a Python file in extensions, got {path}: correct extensions=[FILE.py].")
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
 
 
 def num_outputs(cfg: DictConfig) -> dict[str, int]:

@@ -87,7 +87,7 @@ def _lock(held: int, wait: bool) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step, making its folder."""
     with replacing(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,17 +13,17 @@ from pathlib import Path
 from statistics import mean, median, stdev
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from mtmamba.files import replacing
+from mtmamba.evaluation.statistics import interval
+from mtmamba.files import write_text
 from mtmamba.metrics import delta_m
 from mtmamba.paper import METRICS
+from mtmamba.report.gain import LOWER
 
 SINGLE = "single_"
 """Rows of single-task networks begin with this and end with the task."""
-
-LOWER_IS_BETTER = {task for task, metric in METRICS.items() if metric in ("RMSE", "mErr")}
-TAILS = (2.5, 97.5)
 
 
 class EvidenceError(ValueError):
@@ -84,8 +84,7 @@ def write_page(page: Path, results: Path) -> None:
         text = block.join(parts)
         if len(parts) == 1:
             raise EvidenceError(f"Expected <!-- {folder.name} --> and <!-- /{folder.name} --> in {page}, got neither.")
-    with replacing(page) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(page, text)
 
 
 def tables(rows: Mapping[str, Sequence[Result]], reference: str = "mtmamba") -> str:
@@ -96,14 +95,14 @@ def tables(rows: Mapping[str, Sequence[Result]], reference: str = "mtmamba") -> 
         reference: the row that the others are compared with, where it is there.
     """
     tasks = [task for task in METRICS if any(task in r.scores for results in rows.values() for r in results)]
-    names = [f"{task} {METRICS[task]} {'↓' if task in LOWER_IS_BETTER else '↑'}" for task in tasks]
+    names = [f"{task} {METRICS[task]} {'↓' if task in LOWER else '↑'}" for task in tasks]
     base = _single_task(rows, tasks)
     head = ["row", "seeds", *names, "Delta_m", "parameters", "images/s", "GiB"]
     lines = [head, ["---"] * len(head)]
     for row, results in rows.items():
         cells = [_score(results, task) for task in tasks]
         first = results[0]
-        gains = [delta_m(r.scores, base, LOWER_IS_BETTER) for r in results if base and r.scores.keys() == base.keys()]
+        gains = [delta_m(r.scores, base, LOWER) for r in results if base and r.scores.keys() == base.keys()]
         gain = f"{mean(gains):+.2f}" if gains and not row.startswith(SINGLE) else ""
         cost = [f"{first.record['parameters']:,}", f"{first.images_per_second:.0f}", f"{first.memory:.1f}"]
         lines.append([row, ", ".join(str(r.seed) for r in results), *cells, gain, *cost])
@@ -147,7 +146,7 @@ def _score(results: Sequence[Result], task: str) -> str:
         return ""
     if len(values) > 1:
         return f"{mean(values):.4g} ± {stdev(values):.2g}"
-    low, high = np.percentile(results[0].resamples[task], TAILS)
+    low, high = interval(torch.from_numpy(results[0].resamples[task]))
     return f"{values[0]:.4g} ({low:.4g} … {high:.4g})"
 
 
@@ -157,7 +156,7 @@ def _difference(results: Sequence[Result], reference: Sequence[Result], task: st
     if not pairs:
         return ""
     differences = np.mean([r.resamples[task] - q.resamples[task] for r, q in pairs], axis=0)
-    low, high = np.percentile(differences, TAILS)
+    low, high = interval(torch.from_numpy(differences))
     value = mean(r.scores[task] - q.scores[task] for r, q in pairs)
     mark = "**" if low > 0 or high < 0 else ""
     return f"{mark}{value:+.3g}{mark} ({low:+.3g} … {high:+.3g})"
