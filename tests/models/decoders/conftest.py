@@ -9,6 +9,8 @@ import torch
 from safetensors import safe_open
 
 import mtmamba
+from mtmamba import build
+from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.models.adapters import decoder_views, export_views, load_released_decoder
 
 PARITY = Path(os.environ.get("PARITY", Path(__file__).parents[4] / "shared/parity"))
@@ -46,8 +48,8 @@ def known_answer():
             return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
 
         def close(got, wanted, tolerance, name):
-            worst = (got.double() - wanted.double()).abs().max() / wanted.double().abs().max()
-            assert worst <= tolerance, (name, worst.item())
+            worst, largest = (got.double() - wanted.double()).abs().max(), wanted.double().abs().max()
+            assert worst <= tolerance * largest, (name, worst.item(), largest.item())
 
         cfg = mtmamba.load_config([f"decoder={decoder}", "data=nyud", f"tasks=[{meta['tasks']}]", *overrides])
         assert json.loads(meta["num_outputs"]) == dict(cfg.data.num_outputs)
@@ -73,3 +75,65 @@ def known_answer():
             close(grads[name], grad, 1e-4, name)
 
     return compare
+
+
+@pytest.fixture(params=["nyud", "pascal_context"])
+def exercised(request):
+    """Build a decoder for a dataset and try what every decoder must do; return it with its outputs.
+
+    Shapes of logits and auxiliaries, a gradient for every parameter but the idle ones, images independent of one
+    another in evaluation, and bfloat16.
+    """
+
+    def exercise(decoder, *overrides, tasks=None, auxiliary=(), idle=()):
+        torch.manual_seed(0)
+        cfg = mtmamba.load_config([f"data={request.param}", f"decoder={decoder}", *overrides])
+        cfg.tasks = cfg.tasks[:tasks]
+        built = mtmamba.build_decoder(cfg, (4, 8, 16, 32))
+        features = [torch.randn(2, 64 // s, 96 // s, c) for s, c in ((4, 4), (8, 8), (16, 16), (32, 32))]
+        logits = built(features)
+
+        def shapes(found, stride):
+            assert {task: x.shape for task, x in found.items()} == {
+                task: (2, cfg.data.num_outputs[task], 64 // stride, 96 // stride) for task in cfg.tasks
+            }
+
+        shapes(logits, 1)
+        assert built.auxiliary.keys() == dict(auxiliary).keys()
+        for name, stride in dict(auxiliary).items():
+            shapes(built.auxiliary[name], stride)
+        every = [x for found in (logits, *built.auxiliary.values()) for x in found.values()]
+        sum(x.square().mean() for x in every).backward()
+        without = {name for name, p in built.named_parameters() if p.grad is None or not p.grad.any()}
+        assert {name for name in without if not name.startswith(tuple(idle))} == set()
+        assert all(p.grad is not None for p in built.parameters())
+        with torch.no_grad():
+            both = built.eval()(features)
+            assert built.auxiliary == {}
+            for i in (0, 1):
+                for task, x in built([x[i : i + 1] for x in features]).items():
+                    torch.testing.assert_close(x, both[task][i : i + 1], rtol=1e-4, atol=1e-5)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert all(x.isfinite().all() for x in built(features).values())
+        return built
+
+    return exercise
+
+
+@pytest.fixture(params=["log", "weighted"])
+def stepped(request):
+    """Take a training step of a micro network with a decoder, under either loss; return the loss by hand, too."""
+
+    def step(decoder, *overrides):
+        torch.manual_seed(0)
+        cfg = mtmamba.load_config(["data=nyud", f"decoder={decoder}", f"loss={request.param}", *overrides])
+        module, outputs = build.build_module(cfg).train(), build.num_outputs(cfg)
+        batch = random_batch(outputs, 2, (64, 64), torch.device("cpu"))
+        loss = module.training_step(batch, 0)
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in module.model.parameters())
+        logits = module.outputs(batch["image"])[0]
+        final = module.total(module.task_losses(logits, batch))
+        return module, loss, final
+
+    return step

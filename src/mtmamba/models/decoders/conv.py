@@ -30,6 +30,25 @@ def conv(
     return nn.Conv2d(groups * channels, tasks * out, kernel, padding=kernel // 2, groups=groups, bias=bias)
 
 
+class Repeat(nn.Module):
+    """Give every task the same map: ``(B, c, h, w) → (B, T c, h, w)``."""
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.tasks = tasks
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Repeat the channels."""
+        return x.repeat(1, self.tasks, 1, 1)
+
+
+def shortcut(tasks: int, channels: int, out: int, *, shared: bool) -> nn.Module:
+    """Return what carries a residual block's input to its output: a projection with a norm where the widths differ."""
+    if channels != out:
+        return nn.Sequential(conv(tasks, channels, out, shared=shared), nn.BatchNorm2d(tasks * out))
+    return Repeat(tasks) if shared else nn.Identity()
+
+
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions with batch norms around a quarter of the width, added to a shortcut.
 
@@ -45,16 +64,51 @@ class Bottleneck(nn.Module):
         self.conv1, self.bn1 = conv(tasks, channels, middle, shared=shared), nn.BatchNorm2d(tasks * middle)
         self.conv2, self.bn2 = conv(tasks, middle, middle, 3), nn.BatchNorm2d(tasks * middle)
         self.conv3, self.bn3 = conv(tasks, middle, out), nn.BatchNorm2d(tasks * out)
-        self.shortcut: nn.Module = nn.Identity()
-        if channels != out:
-            self.shortcut = nn.Sequential(conv(tasks, channels, out, shared=shared), nn.BatchNorm2d(tasks * out))
-        self.repeats = tasks if shared and channels == out else 1
+        self.shortcut = shortcut(tasks, channels, out, shared=shared)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform every task's map."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
-        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x).repeat(1, self.repeats, 1, 1))
+        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+
+class Basic(nn.Module):
+    """Two 3x3 convolutions with batch norms, added to a shortcut, which is a projection where the widths differ.
+
+    Shape: ``(B, T channels, h, w)``, shared ``(B, channels, h, w)`` → ``(B, T out, h, w)``.
+    Source: He et al., Deep residual learning, CVPR 2016.
+    """
+
+    def __init__(self, tasks: int, channels: int, out: int, *, shared: bool = False) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv(tasks, channels, out, 3, shared=shared), nn.BatchNorm2d(tasks * out)
+        self.conv2, self.bn2 = conv(tasks, out, out, 3), nn.BatchNorm2d(tasks * out)
+        self.shortcut = shortcut(tasks, channels, out, shared=shared)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform every task's map."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class SE(nn.Module):
+    """Squeeze and excitation of one map by each task: its channels times gates that its mean decides.
+
+    Shape: ``(B, dim, h, w) → (B, T dim, h, w)``.
+    Source: Hu et al., Squeeze-and-excitation networks, CVPR 2018; a sixteenth of the channels between.
+    """
+
+    def __init__(self, tasks: int, dim: int) -> None:
+        super().__init__()
+        self.tasks, hidden = tasks, max(1, dim // 16)
+        self.reduce = conv(tasks, dim, hidden, shared=True, bias=True)
+        self.expand = conv(tasks, hidden, dim, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate the map for every task."""
+        gates = self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True)))).sigmoid()  # (B, T dim, 1, 1)
+        return x.repeat(1, self.tasks, 1, 1) * gates
 
 
 class Fuse(nn.Module):
