@@ -134,7 +134,7 @@ def _kinds(overrides: str) -> dict[tuple[str, tuple[int, ...]], int]:
     found: dict[tuple[str, tuple[int, ...]], int] = {}
 
     def note(index: int, block: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if len(inputs) == 1 and inputs[0].ndim == 5:
+        if len(inputs) == 1 and getattr(inputs[0], "ndim", 0) == 5:
             tasks, _, *rest = inputs[0].shape
             found[type(block).__name__, (tasks, *rest)] = index
 

@@ -12,6 +12,7 @@ import mtmamba
 from mtmamba import build
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.models.adapters import decoder_views, export_views, load_released_decoder
+from mtmamba.stats.flops import model_stats
 
 PARITY = Path(os.environ.get("PARITY", Path(__file__).parents[4] / "shared/parity"))
 """The whole files of known answers; they are too large for the repository."""
@@ -28,6 +29,19 @@ def counted():
         with torch.device("meta"):
             built = mtmamba.build_decoder(cfg, CHANNELS[encoder])
         return sum(p.numel() for p in built.parameters())
+
+    return count
+
+
+@pytest.fixture
+def gmacs():
+    """Return 10^9 multiply-adds of a decoder for an image of NYUDv2, 448x576, by choice of decoder and encoder."""
+
+    def count(decoder, encoder, *more):
+        cfg = mtmamba.load_config([f"decoder={decoder}", "data=nyud", f"encoder={encoder}", *more])
+        with torch.device("meta"):
+            stats = model_stats(mtmamba.build_model(cfg), (448, 576), "macs")
+        return (stats.total_flops - stats.part_flops()["encoder"]) / 1e9
 
     return count
 

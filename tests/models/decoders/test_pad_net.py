@@ -24,6 +24,11 @@ def test_parameters_of_the_specification(counted, data, encoder, parameters):
     assert counted("pad_net", data, encoder) == parameters
 
 
+def test_multiply_adds_of_the_specification(gmacs):
+    assert round(gmacs("pad_net", "swin_tiny"), 1) == 308.8
+    assert round(gmacs("pad_net", "swin_large"), 1) == 438.8
+
+
 @pytest.mark.parametrize("tasks", [1, 2, 4])
 def test_parts_have_the_closed_forms_of_their_parameters(tasks):
     total, dim = 60, 32
