@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import mtmamba
-from mtmamba import build
-from mtmamba.checkpoints import AtomicCheckpointIO, CheckpointError, glance, read_checkpoint, require_fitting
+from mtmamba import build, restore
+from mtmamba.checkpoints import CheckpointError, glance, read_checkpoint, require_fitting, save_checkpoint
 from mtmamba.config_checks import ConfigError
 
 
@@ -34,7 +34,7 @@ def content(module):
 
 
 def write(folder, content, name="odd.ckpt"):
-    AtomicCheckpointIO().save_checkpoint(content, folder / name)
+    save_checkpoint(content, folder / name)
     return folder / name
 
 
@@ -127,42 +127,42 @@ def test_nothing_of_a_checkpoint_is_interpolated(content, monkeypatch):
         description = copy.deepcopy(content["mtmamba"])
         description[place[0]][place[1]] = "${oc.env:SECRET}"
         with pytest.raises(ConfigError, match="do not trust this file"):
-            build.config_of(description)
+            restore.config_of(description)
 
 
 def test_no_place_of_a_checkpoint_is_written_to(content, tmp_path):
     description = json.loads(json.dumps(content["mtmamba"]))
     description["values"]["data"] |= {"root": f"{tmp_path}/foreign", "cache_dir": f"{tmp_path}/foreign"}
-    cfg = build.config_of(description, {"cache_dir": f"{tmp_path}/mine"})
+    cfg = restore.config_of(description, {"cache_dir": f"{tmp_path}/mine"})
     assert cfg.data.cache_dir == f"{tmp_path}/mine"
     assert cfg.data.root.startswith(f"{tmp_path}/mine/scenes/rooms_480_64_")
     description["values"]["data"]["scenes"]["train"] = "/../../elsewhere"
     with pytest.raises(ConfigError, match=r"Expected numbers in data\.scenes"):
-        build.config_of(description)
+        restore.config_of(description)
 
 
 def test_a_description_without_its_choices_says_which(content):
     description = copy.deepcopy(content["mtmamba"])
     del description["choices"]["decoder"], description["choices"]["loss"]
     with pytest.raises(ConfigError, match="name its decoder, loss"):
-        build.config_of(description)
+        restore.config_of(description)
     description = copy.deepcopy(content["mtmamba"])
     description["values"]["encoder"] = 3
     with pytest.raises(ConfigError, match="got other values for encoder"):
-        build.config_of(description)
+        restore.config_of(description)
 
 
 def test_a_folders_name_is_no_yaml(content):
     """It passed through YAML, where `` #`` begins a comment and 007 is a number."""
     for name in ("/x/y #2", "007", "a: b"):
-        assert build.config_of(content["mtmamba"], {"data.root": name}).data.root == name
+        assert restore.config_of(content["mtmamba"], {"data.root": name}).data.root == name
 
 
 def test_an_optimiser_of_ones_own_is_not_needed_to_load_a_network(content):
     description = copy.deepcopy(content["mtmamba"])
     description["choices"]["optimizer"] = "somebodys"
     description["values"]["optimizer"] = {"opt": "lion", "lr": 3e-5}
-    cfg = build.config_of(description)
+    cfg = restore.config_of(description)
     assert cfg.choices.optimizer == "somebodys"
     assert build.plain(cfg.optimizer) == {"opt": "lion", "lr": 3e-5}
     assert build.build_model(cfg)

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import mtmamba
-from mtmamba import build
-from mtmamba.checkpoints import AtomicCheckpointIO
+from mtmamba import build, restore
+from mtmamba.checkpoints import save_checkpoint
 from mtmamba.models.adapters import CheckpointError, encoder_views
 from mtmamba.released import export_checkpoint, import_checkpoint
 
@@ -69,7 +69,7 @@ def ours(cfg, folder):
         x.copy_(torch.randn(x.shape) if x.is_floating_point() else torch.tensor(7))
     state = {f"model.{name}": x for name, x in model.state_dict().items()}
     path = folder / "ours.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"state_dict": state, "mtmamba": build.describe(cfg), "global_step": 3}, path)
+    save_checkpoint({"state_dict": state, "mtmamba": build.describe(cfg), "global_step": 3}, path)
     return path, state
 
 
@@ -124,7 +124,7 @@ def test_exporting_gives_the_released_file_back_bit_for_bit(decoder, tmp_path):
 def test_an_imported_checkpoint_is_what_the_evaluation_loads(tmp_path):
     path = import_checkpoint(config("experiment=nyud_mtmamba", *SMALL), write(tmp_path, released()))
     checkpoint = torch.load(path, weights_only=True)
-    module = build.build_module(build.config_of(checkpoint["mtmamba"]))
+    module = build.build_module(restore.config_of(checkpoint["mtmamba"]))
     module.load_state_dict(checkpoint["state_dict"])
     assert checkpoint["global_step"] == 0
     assert checkpoint["mtmamba"]["choices"]["data"] == "nyud"

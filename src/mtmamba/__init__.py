@@ -8,10 +8,29 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["build_datamodule", "build_decoder", "build_model", "load_config", "load_model"]
+PUBLIC = {
+    "build_datamodule": "build",
+    "build_decoder": "build",
+    "build_model": "build",
+    "load_config": "build",
+    "load_model": "restore",
+    "Predictor": "inference.predictor",
+    "save_pretrained": "pretrained",
+}
+"""Where each name lies."""
+
+__all__ = [
+    "Predictor",
+    "build_datamodule",
+    "build_decoder",
+    "build_model",
+    "load_config",
+    "load_model",
+    "save_pretrained",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("mtmamba.build"), name)
+    if name in PUBLIC:
+        return getattr(import_module(f"mtmamba.{PUBLIC[name]}"), name)
     raise AttributeError(f"module 'mtmamba' has no attribute {name!r}")

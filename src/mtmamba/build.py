@@ -1,38 +1,41 @@
-"""From configuration to objects: compose, check and build. The only module that imports Hydra."""
+"""From configuration to objects: compose, check and build. The only module that imports Hydra.
 
-import re
+Lightning is imported where it is needed: a network at work does without.
+"""
+
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from lightning import Trainer
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch.optim import Optimizer
 
 import mtmamba
-from mtmamba.checkpoints import find_checkpoint, read_checkpoint, require_weights_of
 from mtmamba.command import config_dir
-from mtmamba.config_checks import ConfigError, check_config
-from mtmamba.data.datamodule import DenseDataModule
+from mtmamba.config_checks import check_config
 from mtmamba.extensions import load_extensions
 from mtmamba.losses import WeightedTotal
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.settings import check_settings
 from mtmamba.tasks import select_tasks
-from mtmamba.training.lit_module import MultiTaskModule
+
+if TYPE_CHECKING:
+    from lightning import Trainer
+    from lightning.pytorch import Callback
+    from lightning.pytorch.loggers import Logger
+
+    from mtmamba.data.datamodule import DenseDataModule
+    from mtmamba.training.lit_module import MultiTaskModule
+
 
 MODEL_GROUPS = ("data", "encoder", "decoder", "ablation", "loss", "optimizer")
 """The groups that a checkpoint's choices restore."""
-
-ONLY_TRAINING = ("loss", "optimizer")
-"""Those of them that a network at work does not need."""
 
 
 def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
@@ -134,6 +137,8 @@ def build_module(cfg: DictConfig, model: MultiTaskModel | None = None) -> MultiT
         cfg: from `load_config`.
         model: the network, where it is built already.
     """
+    from mtmamba.training.lit_module import MultiTaskModule
+
     total = hydra.utils.instantiate(cfg.loss, _convert_="all")
     if isinstance(total, WeightedTotal):
         total.complete({task.name: task.loss_weight for task in select_tasks(cfg.tasks)})
@@ -166,6 +171,8 @@ def build_schedule(cfg: DictConfig) -> Callable[[Optimizer], Any] | None:
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
     """Build the callbacks that the configuration names, and the averaging of weights that ``ema_decay`` asks for."""
+    from lightning.pytorch.callbacks import EMAWeightAveraging
+
     found = [hydra.utils.instantiate(node, _convert_="all") for node in _targets(cfg.callbacks)]
     return found if cfg.ema_decay is None else [*found, EMAWeightAveraging(decay=cfg.ema_decay)]
 
@@ -197,82 +204,6 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def config_of(description: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> DictConfig:
-    """Compose the configuration that a checkpoint describes: our YAML for its choices, its plain values on top.
-
-    Nothing is fetched for it: its encoder is not pretrained, since its weights are in the checkpoint.
-
-    Args:
-        description: from `describe`.
-        overrides: values of this call by dotted key, which win.
-    """
-    _require_plain(description)
-    stated, values = description["choices"], description["values"]
-    if missing := [group for group in MODEL_GROUPS if not isinstance(stated.get(group), str)]:
-        raise ConfigError(
-            f"Expected the checkpoint to name its {', '.join(missing)}, got none: use another checkpoint."
-        )
-    choices = [f"{group}={stated[group]}" for group in MODEL_GROUPS]
-    if wrong := [choice for choice in choices if not re.fullmatch(r"\w+=\w+", choice)]:
-        raise ConfigError(
-            f"Expected names of configuration files in the checkpoint, got {wrong}: do not trust this file."
-        )
-    if not re.fullmatch(r"[\w/+-]*", experiment := str(stated.get("experiment"))):
-        raise ConfigError(f"Expected an experiment's name in the checkpoint, got {experiment}: do not trust this file.")
-    own = [group for group in ONLY_TRAINING if not (config_dir() / group / f"{stated[group]}.yaml").is_file()]
-    cfg = load_config([choice for choice in choices if choice.partition("=")[0] not in own])
-    for group in own:  # somebody's own file, which only training needs
-        cfg[group], cfg.choices[group] = {}, stated[group]
-    cfg.choices.experiment = experiment
-    _update(cfg, _without_places(values))
-    fetch_nothing(cfg)
-    for key, value in (overrides or {}).items():
-        OmegaConf.update(cfg, key, value)
-    check_settings(cfg)
-    check_config(cfg)
-    return cfg
-
-
-def fetch_nothing(cfg: DictConfig) -> None:
-    """Ask for an encoder with random weights, if it is one that can have others."""
-    for key, value in {"pretrained": False, "weights": None}.items():
-        if key in cfg.encoder:
-            cfg.encoder[key] = value
-
-
-def load_model(path: str | Path) -> MultiTaskModel:
-    """Build the network that a checkpoint describes and load its weights, ready for evaluation.
-
-    Args:
-        path: a checkpoint, or a run's folder (its best checkpoint, else its last).
-
-    Raises:
-        FileNotFoundError: there is none.
-        CheckpointError: the file is no checkpoint of this program.
-    """
-    found = find_checkpoint(Path(path))
-    checkpoint = read_checkpoint(found)
-    return restore_model(config_of(checkpoint["mtmamba"]), checkpoint, found)
-
-
-def restore_model(cfg: DictConfig, checkpoint: Mapping[str, Any], path: Path) -> MultiTaskModel:
-    """Build a network and give it a checkpoint's weights, ready for evaluation.
-
-    Args:
-        cfg: the checkpoint's, from `config_of`.
-        checkpoint: from `mtmamba.checkpoints.read_checkpoint`.
-        path: of the checkpoint, for errors.
-
-    Raises:
-        CheckpointError: the weights are another network's.
-    """
-    model = build_model(cfg)
-    weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
-    require_weights_of(weights, model, path)
-    model.load_state_dict(weights)
-    return model.eval()
-
-
 def build_trainer(cfg: DictConfig, **settings: Any) -> Trainer:
     """Build the Trainer that ``trainer`` describes, for training and evaluation alike.
 
@@ -291,43 +222,3 @@ def _without_targets(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_targets(v) for k, v in value.items() if not k.startswith("_")}
     return value
-
-
-def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the folders that this program writes to: caches, and scenes that it generates."""
-    wrong = [group for group in MODEL_GROUPS if group in values and not isinstance(values[group], Mapping)]
-    if wrong:
-        raise ConfigError(f"Expected settings of the checkpoint by name, got other values for {', '.join(wrong)}.")
-    data = {key: value for key, value in values.get("data", {}).items() if key != "cache_dir"}
-    if data.get("scenes"):
-        data.pop("root", None)
-        numbers = [x for value in data["scenes"].values() for x in (value if isinstance(value, list) else [value])]
-        if not all(isinstance(number, int) for number in numbers):
-            raise ConfigError(
-                f"Expected numbers in data.scenes of the checkpoint, got {numbers}: do not trust this file."
-            )
-    return {**values, "data": data}
-
-
-def _require_plain(value: Any) -> None:
-    """Refuse what Hydra or OmegaConf would act on: keys such as ``_target_``, and interpolations."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _require_plain(item)
-            if str(key).startswith("_"):
-                raise ConfigError(f"Expected plain values in the checkpoint, got a key {key}: do not trust this file.")
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _require_plain(item)
-    elif "${" in str(value):
-        raise ConfigError(f"Expected plain values in the checkpoint, got {value}: do not trust this file.")
-
-
-def _update(cfg: DictConfig, values: Mapping[str, Any]) -> None:
-    """Set plain values in a configuration; what is instantiated stays as our YAML says."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(cfg.get(key), DictConfig):
-            _update(cfg[key], value)
-        else:
-            with open_dict(cfg):
-                cfg[key] = value

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
 from mtmamba.files import replacing
@@ -30,27 +29,12 @@ class CheckpointError(ValueError):
     """A file is no checkpoint of this program; the message says what came instead."""
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints to a temporary name beside their own, then rename; read them with ``weights_only``.
-
-    Args:
-        read: the content of a file that has been read already, by its path; given out once.
-    """
-
-    def __init__(self, read: Mapping[Path, dict[str, Any]] | None = None) -> None:
-        self._read = dict(read or {})
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Replace ``path`` by the new checkpoint in one step."""
-        with replacing(Path(path)) as partial, partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
-        """Read a checkpoint's tensors and plain values."""
-        content = self._read.pop(Path(path), None)
-        return read_checkpoint(Path(path)) if content is None else content
+def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Replace ``path`` by a new checkpoint in one step."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mtmamba import build
-from mtmamba.checkpoints import AtomicCheckpointIO
+from mtmamba import build, restore
+from mtmamba.checkpoints import save_checkpoint
 from mtmamba.models.adapters import (
     CheckpointError,
     decoder_views,
@@ -60,7 +60,7 @@ def import_checkpoint(cfg: DictConfig, source: Path, output: Path | None = None)
     load_released_decoder(model.decoder, state)
     weights = {f"model.{name}": x for name, x in model.state_dict().items()}
     content = {"state_dict": weights, "mtmamba": build.describe(cfg), "global_step": 0}
-    AtomicCheckpointIO().save_checkpoint(content, output)
+    save_checkpoint(content, output)
     log.info("Imported all %d tensors of %s into %s", len(state), source, output)
     return output
 
@@ -79,12 +79,12 @@ def export_checkpoint(source: Path, output: Path) -> None:
     if output.resolve() == source.resolve():
         raise CheckpointError(f"Expected export to differ from source, got {source} twice: give another export=FILE.")
     require_new(output, "export")
-    model = build.load_model(source)
+    model = restore.load_model(source)
     encoder = encoder_views(model.encoder.state_dict())
     state = {f"module.backbone.{name}": x for name, x in (export_views(encoder) | position_indices(encoder)).items()}
     decoder = decoder_views(model.decoder, model.decoder.state_dict())
     state |= {f"module.{name}": x for name, x in export_views(decoder).items()}
-    AtomicCheckpointIO().save_checkpoint({"model": state}, output)
+    save_checkpoint({"model": state}, output)
     log.info("Exported %d tensors of %s into %s", len(state), source, output)
 
 

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from mtmamba import build
+from mtmamba import build, restore
 from mtmamba.benchmarks.roofline import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
 from mtmamba.config_checks import ConfigError
@@ -162,7 +162,7 @@ def network_config(overrides: str, *more: str) -> DictConfig:
         more: further overrides.
     """
     cfg = build.load_config([*overrides.split(), *more])
-    build.fetch_nothing(cfg)
+    restore.fetch_nothing(cfg)
     return cfg
 
 

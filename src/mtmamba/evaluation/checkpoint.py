@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
-from mtmamba import build
+from mtmamba import build, restore
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint
 from mtmamba.config_checks import ConfigError, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
@@ -108,7 +108,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     data.prepare_data()
     ids = read_id_list(cfg.ids, data.record.read_ids(data.root, cfg.split))
     data.choose_test(cfg.split, ids)
-    model = build.restore_model(full, checkpoint, path)
+    model = restore.restore_model(full, checkpoint, path)
     outputs = build.num_outputs(full)
     tasks = select_tasks(outputs)
     metrics = {task.name: task.metric(outputs[task.name]) for task in tasks}
@@ -152,7 +152,7 @@ def evaluated_config(cfg: DictConfig, description: Mapping[str, Any]) -> DictCon
         )
     settings = {f"data.{key}": value for key, value in cfg.data.items() if value is not None}
     settings |= {key: cfg[key] for key in ("backend", "cache_dir", "baseline", "cuda_graph")}
-    full = build.config_of(description, settings)
+    full = restore.config_of(description, settings)
     with open_dict(full):
         full.evaluation = {key: cfg[key] for key in OPTIONS}
         full.trainer = cfg.trainer

@@ -4,7 +4,7 @@ import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
-from mtmamba import build
+from mtmamba import build, restore
 from mtmamba.config_checks import ConfigError
 from mtmamba.runs.environment import hardware
 from mtmamba.runs.table import show
@@ -70,7 +70,7 @@ def _operator_table(title: str, stats: ModelStats) -> Table:
 
 def _speed_table(cfg: DictConfig) -> Table:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    build.fetch_nothing(cfg)
+    restore.fetch_nothing(cfg)
     speed = measure_speed(build.build_model(cfg).to(device), cfg.image_size, cfg.batch_size, cfg.repeats)
     table = _table(f"Forward pass on {hardware()}, float32", f"batch of {cfg.batch_size}", "")
     table.add_row("latency", f"{1e3 * speed.latency:.4g} ms")

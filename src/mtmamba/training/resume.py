@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from mtmamba import build
-from mtmamba.checkpoints import BEST, FOLDER, LAST, AtomicCheckpointIO, find_checkpoint, glance, read_checkpoint
+from mtmamba.checkpoints import BEST, FOLDER, LAST, find_checkpoint, glance, read_checkpoint, save_checkpoint
 from mtmamba.config_checks import check_resumed
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.runs.folder import find_unfinished
@@ -130,5 +130,5 @@ def validate_due(
     resumed.content.setdefault("callbacks", {})["Checkpointing"] = validations.state_dict()
     if trainer.is_global_zero:
         for name in [BEST, LAST] if is_best else [LAST]:
-            AtomicCheckpointIO().save_checkpoint(resumed.content, resumed.path.parent / name)
+            save_checkpoint(resumed.content, resumed.path.parent / name)
     trainer.strategy.barrier("validate_due")

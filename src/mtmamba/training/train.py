@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from mtmamba import build
-from mtmamba.checkpoints import AtomicCheckpointIO, find_checkpoint, read_checkpoint, require_fitting
+from mtmamba.checkpoints import find_checkpoint, read_checkpoint, require_fitting
 from mtmamba.config_checks import settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
@@ -25,6 +25,7 @@ from mtmamba.runs.record import model_record, score_record, written
 from mtmamba.runs.table import score_table, show
 from mtmamba.tasks import select_tasks
 from mtmamba.training.callbacks import name_pictures
+from mtmamba.training.checkpoint_io import AtomicCheckpointIO
 from mtmamba.training.checkpointing import Checkpointing, log_validation
 from mtmamba.training.lit_module import MultiTaskModule, NonFiniteLossError
 from mtmamba.training.loggers import CSVLogger

@@ -1,0 +1,134 @@
+"""A model's description, and the way back: from a checkpoint to its configuration and its network."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from mtmamba.build import MODEL_GROUPS, build_model, load_config
+from mtmamba.checkpoints import find_checkpoint, read_checkpoint, require_weights_of
+from mtmamba.command import config_dir
+from mtmamba.config_checks import ConfigError, check_config
+from mtmamba.models.multitask import MultiTaskModel
+from mtmamba.settings import check_settings
+
+ONLY_TRAINING = ("loss", "optimizer")
+"""Those of them that a network at work does not need."""
+
+
+def config_of(description: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> DictConfig:
+    """Compose the configuration that a checkpoint describes: our YAML for its choices, its plain values on top.
+
+    Nothing is fetched for it: its encoder is not pretrained, since its weights are in the checkpoint.
+
+    Args:
+        description: from `mtmamba.build.describe`.
+        overrides: values of this call by dotted key, which win.
+    """
+    _require_plain(description)
+    stated, values = description["choices"], description["values"]
+    if missing := [group for group in MODEL_GROUPS if not isinstance(stated.get(group), str)]:
+        raise ConfigError(
+            f"Expected the checkpoint to name its {', '.join(missing)}, got none: use another checkpoint."
+        )
+    choices = [f"{group}={stated[group]}" for group in MODEL_GROUPS]
+    if wrong := [choice for choice in choices if not re.fullmatch(r"\w+=\w+", choice)]:
+        raise ConfigError(
+            f"Expected names of configuration files in the checkpoint, got {wrong}: do not trust this file."
+        )
+    if not re.fullmatch(r"[\w/+-]*", experiment := str(stated.get("experiment"))):
+        raise ConfigError(f"Expected an experiment's name in the checkpoint, got {experiment}: do not trust this file.")
+    own = [group for group in ONLY_TRAINING if not (config_dir() / group / f"{stated[group]}.yaml").is_file()]
+    cfg = load_config([choice for choice in choices if choice.partition("=")[0] not in own])
+    for group in own:  # somebody's own file, which only training needs
+        cfg[group], cfg.choices[group] = {}, stated[group]
+    cfg.choices.experiment = experiment
+    _update(cfg, _without_places(values))
+    fetch_nothing(cfg)
+    for key, value in (overrides or {}).items():
+        OmegaConf.update(cfg, key, value)
+    check_settings(cfg)
+    check_config(cfg)
+    return cfg
+
+
+def fetch_nothing(cfg: DictConfig) -> None:
+    """Ask for an encoder with random weights, if it is one that can have others."""
+    for key, value in {"pretrained": False, "weights": None}.items():
+        if key in cfg.encoder:
+            cfg.encoder[key] = value
+
+
+def load_model(path: str | Path) -> MultiTaskModel:
+    """Build the network that a checkpoint describes and load its weights, ready for evaluation.
+
+    Args:
+        path: a checkpoint, or a run's folder (its best checkpoint, else its last).
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: the file is no checkpoint of this program.
+    """
+    found = find_checkpoint(Path(path))
+    checkpoint = read_checkpoint(found)
+    return restore_model(config_of(checkpoint["mtmamba"]), checkpoint, found)
+
+
+def restore_model(cfg: DictConfig, checkpoint: Mapping[str, Any], path: Path) -> MultiTaskModel:
+    """Build a network and give it a checkpoint's weights, ready for evaluation.
+
+    Args:
+        cfg: the checkpoint's, from `config_of`.
+        checkpoint: from `mtmamba.checkpoints.read_checkpoint`.
+        path: of the checkpoint, for errors.
+
+    Raises:
+        CheckpointError: the weights are another network's.
+    """
+    model = build_model(cfg)
+    weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+    require_weights_of(weights, model, path)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the folders that this program writes to: caches, and scenes that it generates."""
+    wrong = [group for group in MODEL_GROUPS if group in values and not isinstance(values[group], Mapping)]
+    if wrong:
+        raise ConfigError(f"Expected settings of the checkpoint by name, got other values for {', '.join(wrong)}.")
+    data = {key: value for key, value in values.get("data", {}).items() if key != "cache_dir"}
+    if data.get("scenes"):
+        data.pop("root", None)
+        numbers = [x for value in data["scenes"].values() for x in (value if isinstance(value, list) else [value])]
+        if not all(isinstance(number, int) for number in numbers):
+            raise ConfigError(
+                f"Expected numbers in data.scenes of the checkpoint, got {numbers}: do not trust this file."
+            )
+    return {**values, "data": data}
+
+
+def _require_plain(value: Any) -> None:
+    """Refuse what Hydra or OmegaConf would act on: keys such as ``_target_``, and interpolations."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_plain(item)
+            if str(key).startswith("_"):
+                raise ConfigError(f"Expected plain values in the checkpoint, got a key {key}: do not trust this file.")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _require_plain(item)
+    elif "${" in str(value):
+        raise ConfigError(f"Expected plain values in the checkpoint, got {value}: do not trust this file.")
+
+
+def _update(cfg: DictConfig, values: Mapping[str, Any]) -> None:
+    """Set plain values in a configuration; what is instantiated stays as our YAML says."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(cfg.get(key), DictConfig):
+            _update(cfg[key], value)
+        else:
+            with open_dict(cfg):
+                cfg[key] = value
