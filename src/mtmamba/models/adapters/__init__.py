@@ -4,7 +4,7 @@ The map is a table of views: for every released tensor, the piece (or pieces) of
 Importing copies into the views, exporting reads from them, and the same table over gradients compares gradients.
 """
 
-from mtmamba.models.adapters import mti_net, pad_net
+from mtmamba.models.adapters import invpt, mti_net, pad_net
 from mtmamba.models.adapters.decoder import decoder_views, load_released_decoder
 from mtmamba.models.adapters.encoder import encoder_views, load_released_encoder, position_indices
 from mtmamba.models.adapters.views import CheckpointError, export_views, strip_prefix
@@ -14,6 +14,7 @@ __all__ = [
     "decoder_views",
     "encoder_views",
     "export_views",
+    "invpt",
     "load_released_decoder",
     "load_released_encoder",
     "mti_net",

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from mtmamba.models.adapters.views import State, Views
 from mtmamba.models.decoders.conv import Distil
 
@@ -14,18 +16,25 @@ class ConvViews:
     Args:
         tasks: of the decoder, in its order.
         state: its tensors by name, or gradients; a layer has those of `LEAVES` that are there.
+        counted: whether released norms count their batches.
     """
 
-    def __init__(self, tasks: Sequence[str], state: State) -> None:
+    def __init__(self, tasks: Sequence[str], state: State, *, counted: bool = False) -> None:
         self.tasks, self.state = tasks, state
+        self.leaves = (*LEAVES, "num_batches_tracked") if counted else LEAVES
         self.views: Views = {}
 
     def add(self, released: str, ours: str, task: int | None = None, *, linear: bool = False) -> None:
         """Add a layer, or one task's share of it; ``linear`` where the released one is no convolution."""
-        for leaf in LEAVES:
+        for leaf in self.leaves:
             if (x := self.state.get(f"{ours}.{leaf}")) is not None:
-                part = x if task is None else x.chunk(len(self.tasks))[task]
+                part = x if task is None or not x.ndim else x.chunk(len(self.tasks))[task]
                 self.views[f"{released}.{leaf}"] = ([part], tuple(part.shape[: 2 if linear else None]))
+
+    def add_unused(self, released: str, **shapes: tuple[int, ...]) -> None:
+        """Add parameters that the released module holds and never reads, with zeros of ours; they have no gradients."""
+        if any(name.endswith("running_mean") for name in self.state):
+            self.views |= {f"{released}.{leaf}": ([torch.zeros(shape)], shape) for leaf, shape in shapes.items()}
 
     def add_block(self, released: str, ours: str, task: int | None = None) -> None:
         """Add a residual block of convolutions, norms and perhaps a projection."""

@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 
 def conv(
-    tasks: int, channels: int, out: int, kernel: int = 1, *, shared: bool = False, bias: bool = False
+    tasks: int,
+    channels: int,
+    out: int,
+    kernel: int = 1,
+    *,
+    shared: bool = False,
+    bias: bool = False,
+    dilation: int = 1,
 ) -> nn.Conv2d:
     """Return each task's own convolution, of the same size.
 
@@ -23,11 +30,26 @@ def conv(
         kernel: side of the kernel.
         shared: whether all tasks read one map instead of each its own.
         bias: whether it adds one.
+        dilation: distance of the kernel's pixels.
 
     Shape: ``(B, T channels, h, w)``, shared ``(B, channels, h, w)`` → ``(B, T out, h, w)``.
     """
     groups = 1 if shared else tasks
-    return nn.Conv2d(groups * channels, tasks * out, kernel, padding=kernel // 2, groups=groups, bias=bias)
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(
+        groups * channels, tasks * out, kernel, padding=padding, dilation=dilation, groups=groups, bias=bias
+    )
+
+
+def conv_norm_relu(
+    tasks: int, channels: int, out: int, kernel: int = 1, *, shared: bool = False, dilation: int = 1
+) -> nn.Sequential:
+    """Return each task's own convolution without bias, of the same size, its batch norm, and a ReLU.
+
+    Shape: as `conv`.
+    """
+    layer = conv(tasks, channels, out, kernel, shared=shared, dilation=dilation)
+    return nn.Sequential(layer, nn.BatchNorm2d(tasks * out), nn.ReLU())
 
 
 class Repeat(nn.Module):
@@ -178,6 +200,11 @@ class Predict(nn.ModuleDict):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Predict every task."""
         return {task: project(y) for (task, project), y in zip(self.items(), x.chunk(len(self), 1), strict=True)}
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize a map bilinearly: ``(B, C, h, w) → (B, C, *size)``."""
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
 
 
 def enlarge(logits: dict[str, Tensor], scale: int = 4) -> dict[str, Tensor]:
