@@ -1,18 +1,15 @@
 """PAD-Net: initial predictions of every task, then features distilled from task to task."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from mtmamba.models.decoders import Decoder
-from mtmamba.models.decoders.conv import Bottleneck, Distil, Fuse, Predict, channels_first, enlarge
-from mtmamba.types import Logits
+from mtmamba.models.decoders.conv import Distil
+from mtmamba.models.decoders.fused import FusedDecoder
 
 
-class PADNet(Decoder):
-    """Fuse the four maps; per task two bottlenecks and an initial prediction; distil; two bottlenecks and a prediction.
-
-    Initial predictions (auxiliary ``initial``, at a quarter of the resolution) have their task's loss and feed nothing.
+class PADNet(FusedDecoder):
+    """A `FusedDecoder` whose tasks are mixed by distillation.
 
     Args:
         channels: of the encoder's maps at strides 4, 8, 16, 32.
@@ -29,42 +26,10 @@ class PADNet(Decoder):
     """
 
     def __init__(self, channels: Sequence[int], num_outputs: Mapping[str, int], *, dim: int = 256) -> None:
-        super().__init__()
-        if not num_outputs or dim % 4 or dim < 4:
-            raise ValueError(
-                f"Expected at least one task and decoder.dim as a multiple of 4, got {list(num_outputs)} and {dim}: "
-                "choose tasks=[…] and decoder.dim=256."
-            )
-        tasks, total = len(num_outputs), sum(channels)
-        self.tasks = tuple(num_outputs)
-        self.fuse = Fuse(channels, total)
-        self.initial = nn.Sequential(Bottleneck(tasks, total, dim, shared=True), Bottleneck(tasks, dim, dim))
-        self.initial_predict = Predict(dim, dict(num_outputs))
-        self.distil = Distil(tasks, dim)
-        self.refine = nn.Sequential(Bottleneck(tasks, dim, dim), Bottleneck(tasks, dim, dim))
-        self.predict = Predict(dim, dict(num_outputs))
+        super().__init__(channels, num_outputs, dim)
+        self.distil = Distil(len(num_outputs), dim)
+        self.add_refinement(dim)
 
-    def forward(self, features: Sequence[Tensor]) -> Logits:
-        """Decode the encoder's maps."""
-        logits, auxiliary = self.decode(features)
-        self.auxiliary = auxiliary if self.training else {}
-        return logits
-
-    def decode(self, features: Sequence[Tensor]) -> tuple[Logits, dict[str, Logits]]:
-        """Return final and initial predictions."""
-        x = self.initial(self.fuse(channels_first(features)))  # (B, T dim, h, w)
-        initial = self.initial_predict(x)
-        return enlarge(self.predict(self.refine(self.distil(x)))), {"initial": initial}
-
-    def blocks(self) -> Iterator[nn.Module]:
-        """Yield what may be recomputed."""
-        yield from (*self.initial, self.distil, *self.refine)
-
-    def parts(self) -> Iterator[tuple[str, nn.Module]]:
-        """Name the parts of the specification's table."""
-        yield "fuse", self.fuse
-        yield "initial", self.initial
-        yield "initial", self.initial_predict
-        yield "distil", self.distil
-        yield "refine", self.refine
-        yield "head", self.predict
+    def mixing(self) -> tuple[str, nn.Module]:
+        """Return the distillation."""
+        return "distil", self.distil
