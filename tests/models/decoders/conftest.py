@@ -70,8 +70,8 @@ def known_answer():
 
         def close(got, wanted, tolerance, name):
             worst, largest = (x.abs().max().item() for x in (got.double() - wanted.double(), wanted))
-            if 0 < largest < 1e-6:  # float64's rounding of what is 0; float32's, of gradients of thousands, is larger
-                largest = 10
+            if 0 < largest < 1e-6:  # float64's rounding of what is 0; float32's goes with the gradients around it
+                largest = max(x.abs().max().item() for x in under("param_grad/").values())
             assert worst <= tolerance * largest, (name, worst, largest)
 
         cfg = mtmamba.load_config([f"decoder={decoder}", "data=nyud", f"tasks=[{meta['tasks']}]", *overrides])

@@ -202,9 +202,20 @@ class Predict(nn.ModuleDict):
         return {task: project(y) for (task, project), y in zip(self.items(), x.chunk(len(self), 1), strict=True)}
 
 
+def start_small(predict: nn.Module) -> None:
+    """Draw the weights of convolutions to logits from a normal distribution of deviation 0.01, with biases of 0."""
+    for name, parameter in predict.named_parameters():
+        nn.init.normal_(parameter, std=0.01 if name.endswith("weight") else 0)
+
+
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Resize a map bilinearly: ``(B, C, h, w) → (B, C, *size)``."""
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+
+
+def join(maps: Sequence[Tensor]) -> Tensor:
+    """Bring maps to the first one's size and join their channels: maps ``(B, c, h, w)`` → ``(B, sum c, h, w)``."""
+    return torch.cat([maps[0], *(resize(x, maps[0].shape[-2:]) for x in maps[1:])], 1)
 
 
 def enlarge(logits: dict[str, Tensor], scale: int = 4) -> dict[str, Tensor]:
