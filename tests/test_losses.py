@@ -11,16 +11,24 @@ from mtmamba.losses import (
     LogTotal,
     WeightedTotal,
     balanced_cross_entropy,
+    binned_depth_cross_entropy,
+    binned_normals_cross_entropy,
     cross_entropy,
     depth_l1,
     edge_cross_entropy,
+    half_sphere,
     normals_l1,
+    two_class_edge_cross_entropy,
 )
 from mtmamba.types import IGNORE
 from triton_runs import gpu
 
 HEIGHT, WIDTH = 5, 4
-LOSSES = {cross_entropy: 6, balanced_cross_entropy: 2, edge_cross_entropy: 1, depth_l1: 1, normals_l1: 3}
+DEPTHS, NORMALS = (depth_l1, binned_depth_cross_entropy), (normals_l1, binned_normals_cross_entropy)
+LOSSES = {
+    cross_entropy: 6, balanced_cross_entropy: 2, edge_cross_entropy: 1, depth_l1: 1, normals_l1: 3,
+    two_class_edge_cross_entropy: 2, binned_depth_cross_entropy: 40, binned_normals_cross_entropy: 40,
+}  # fmt: skip
 each_loss = pytest.mark.parametrize(("loss", "outputs"), LOSSES.items(), ids=[loss.__name__ for loss in LOSSES])
 
 
@@ -28,15 +36,15 @@ def sample(loss, outputs: int, seed: int = 0, batch: int = 3) -> tuple[Tensor, T
     """Logits and a target with about a quarter of its pixels ignored, in float64."""
     random = torch.Generator().manual_seed(seed)
     logits = torch.randn(batch, outputs, HEIGHT, WIDTH, generator=random, dtype=torch.float64)
-    if loss is depth_l1:
-        target = 10 * torch.rand(batch, HEIGHT, WIDTH, generator=random, dtype=torch.float64)
-    elif loss is normals_l1:
+    if loss in DEPTHS:
+        target = 12 * torch.rand(batch, HEIGHT, WIDTH, generator=random, dtype=torch.float64)
+    elif loss in NORMALS:
         target = torch.randn(batch, 3, HEIGHT, WIDTH, generator=random, dtype=torch.float64)
         target = target / target.norm(dim=1, keepdim=True)
     else:
         target = torch.randint(max(outputs, 2), (batch, HEIGHT, WIDTH), generator=random, dtype=torch.uint8)
     ignored = torch.rand(batch, HEIGHT, WIDTH, generator=random) < 0.25
-    return logits, target.masked_fill(ignored[:, None] if loss is normals_l1 else ignored, IGNORE)
+    return logits, target.masked_fill(ignored[:, None] if loss in NORMALS else ignored, IGNORE)
 
 
 def by_hand(loss, logits: Tensor, target: Tensor) -> list[float]:
@@ -56,8 +64,16 @@ def by_hand(loss, logits: Tensor, target: Tensor) -> list[float]:
                 probability = 1 / (1 + math.exp(-score[0]))
                 total -= 0.95 * math.log(probability) if true == 1 else 0.05 * math.log(1 - probability)
             else:
+                weight = 1.0
+                if loss is balanced_cross_entropy:
+                    weight = negatives if true == 1 else 1 - negatives
+                elif loss is two_class_edge_cross_entropy:
+                    weight = 0.95 if true == 1 else 0.05
+                elif loss is binned_depth_cross_entropy:
+                    true = sum(0.7 * (10 / 0.7) ** (border / 40) <= true for border in range(1, 40))
+                elif loss is binned_normals_cross_entropy:
+                    true = max(range(40), key=lambda i, n=true: abs(half_sphere(40, target)[i].numpy() @ n))
                 likelihood = math.exp(score[true]) / sum(math.exp(value) for value in score)
-                weight = 1.0 if loss is cross_entropy else (negatives if true == 1 else 1 - negatives)
                 total -= weight * math.log(likelihood)
         results.append(total / len(pixels))
     return results
@@ -88,7 +104,7 @@ def test_batch_equals_singles(loss, outputs):
 @given(seed=st.integers(0, 2**31), value=st.floats(-1e4, 1e4))
 def test_ignored_pixels_change_nothing(loss, outputs, seed, value):
     logits, target = sample(loss, outputs, seed)
-    ignored = (target[:, :1] if loss is normals_l1 else target[:, None]) == IGNORE
+    ignored = (target[:, :1] if loss in NORMALS else target[:, None]) == IGNORE
     changed = logits.masked_fill(ignored, value).requires_grad_()
     result = loss(changed, target)
     assert torch.equal(result, loss(logits, target))
@@ -131,6 +147,15 @@ def test_the_processor_waits_for_no_result(loss, outputs):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert logits.grad.isfinite().all()
+
+
+def test_axes_of_normals_are_unit_vectors_that_lie_evenly():
+    axes = half_sphere(40, torch.zeros(1, dtype=torch.float64))
+    torch.testing.assert_close(axes.norm(dim=1), torch.ones(40, dtype=torch.float64))
+    assert (axes[:, 2] > 0).all()
+    directions = torch.randn(40_000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shares = (directions @ axes.T).abs().argmax(1).bincount(minlength=40) / 1000
+    assert 0.7 < shares.min() < shares.max() < 1.4
 
 
 def test_normal_of_length_zero():

@@ -17,6 +17,9 @@ from mtmamba.types import IGNORE
 EDGE_POSITIVE_WEIGHT = 0.95
 """Weight of a boundary pixel; every other pixel weighs 1 minus this."""
 
+DEPTH_BINS = (0.7, 10.0)
+"""Between which depths, in metres, depth has classes."""
+
 LOG_OFFSET = 1e-8
 """Added to a loss before its logarithm, so that a loss of 0 has one."""
 
@@ -80,6 +83,53 @@ def normals_l1(logits: Tensor, target: Tensor) -> Tensor:
     _require_same_shape(logits, target)
     errors = (F.normalize(_widened(logits), dim=1, eps=UNIT_EPS) - target).abs().sum(1)
     return _mean_over_valid(errors, target[:, 0] != IGNORE)
+
+
+def two_class_edge_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy of boundaries as the second of two classes, weighted as in `edge_cross_entropy`.
+
+    Shape: logits ``(B, 2, H, W)``, target ``(B, H, W)`` 0, 1 or 255 → ``(B,)``.
+    """
+    losses = F.cross_entropy(_widened(logits), target.long(), ignore_index=IGNORE, reduction="none")
+    return _mean_over_valid(losses * edge_weights((target == 1).to(losses)), target != IGNORE)
+
+
+def binned_depth_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy of depth in n classes, whose borders are spaced by their logarithms between 0.7 m and 10 m.
+
+    Shape: logits ``(B, n, H, W)``, target ``(B, H, W)`` metres or 255 → ``(B,)``.
+    Source: Bruggemann et al., ATRC, ICCV 2021, as in the authors' program, with n = 40.
+    """
+    near, far = DEPTH_BINS
+    share = (target.clamp(near, far) / near).log() / math.log(far / near)
+    classes = (share * logits.shape[1]).long().clamp(max=logits.shape[1] - 1)
+    losses = F.cross_entropy(_widened(logits), classes, reduction="none")
+    return _mean_over_valid(losses, target != IGNORE)
+
+
+def binned_normals_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy of normals in n classes, the nearest of n axes spread evenly over the half-sphere.
+
+    A normal and its opposite are one class: surfaces face the camera, whichever way a dataset's axes point.
+    Shape: logits ``(B, n, H, W)``, target ``(B, 3, H, W)`` unit vectors or 255 in all components → ``(B,)``.
+    Source: Bruggemann et al., ATRC, ICCV 2021, with n = 40; there the classes are clusters of a dataset's normals.
+    """
+    with torch.autocast(logits.device.type, enabled=False):  # rounding would move normals to other classes
+        axes = half_sphere(logits.shape[1], target)
+        classes = torch.einsum("nc,bchw->bnhw", axes, target).abs().argmax(1)
+    losses = F.cross_entropy(_widened(logits), classes, reduction="none")
+    return _mean_over_valid(losses, target[:, 0] != IGNORE)
+
+
+def half_sphere(n: int, like: Tensor) -> Tensor:
+    """Return n unit vectors ``(n, 3)`` spread evenly over the half-sphere z > 0, by a Fibonacci spiral.
+
+    Their precision and device are those of ``like``.
+    """
+    index = torch.arange(n, dtype=like.dtype, device=like.device)
+    z, turn = (index + 0.5) / n, index * math.pi * (3 - 5**0.5)
+    radius = (1 - z * z).sqrt()
+    return torch.stack((radius * turn.cos(), radius * turn.sin(), z), 1)
 
 
 class WeightedTotal:

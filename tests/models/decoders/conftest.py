@@ -105,7 +105,7 @@ def exercised(request):
     """Build a decoder for a dataset and try what every decoder must do; return it with its outputs.
 
     Shapes of logits and auxiliaries, a gradient for every parameter but the idle ones, images independent of one
-    another in evaluation, and bfloat16.
+    another in evaluation, and bfloat16. Auxiliaries that are not of a task's logits are the test's own, given as None.
     """
 
     def exercise(decoder, *overrides, tasks=None, auxiliary=(), idle=()):
@@ -122,8 +122,8 @@ def exercised(request):
             }
 
         shapes(logits, 1)
-        assert built.auxiliary.keys() == dict(auxiliary).keys()
-        for name, stride in dict(auxiliary).items():
+        assert auxiliary is None or built.auxiliary.keys() == dict(auxiliary).keys()
+        for name, stride in dict(auxiliary or ()).items():
             shapes(built.auxiliary[name], stride)
         every = [x for found in (logits, *built.auxiliary.values()) for x in found.values()]
         sum(x.square().mean() for x in every).backward()

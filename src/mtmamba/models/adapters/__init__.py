@@ -4,13 +4,14 @@ The map is a table of views: for every released tensor, the piece (or pieces) of
 Importing copies into the views, exporting reads from them, and the same table over gradients compares gradients.
 """
 
-from mtmamba.models.adapters import invpt, mqtransformer, mti_net, pad_net
+from mtmamba.models.adapters import atrc, invpt, mqtransformer, mti_net, pad_net
 from mtmamba.models.adapters.decoder import decoder_views, load_released_decoder
 from mtmamba.models.adapters.encoder import encoder_views, load_released_encoder, position_indices
 from mtmamba.models.adapters.views import CheckpointError, export_views, strip_prefix
 
 __all__ = [
     "CheckpointError",
+    "atrc",
     "decoder_views",
     "encoder_views",
     "export_views",
