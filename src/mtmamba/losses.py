@@ -135,6 +135,8 @@ def half_sphere(n: int, like: Tensor) -> Tensor:
 class WeightedTotal:
     """Mean over images of the weighted sum of the tasks' losses: ``{task: (B,)} -> scalar``.
 
+    Where labels are partial, a task's mean is over the images that have its label; see ``Batch.labels``.
+
     Args:
         weights: weight by task name, 1 for a task that is not named. Tasks that are not trained may be named.
 
@@ -156,10 +158,18 @@ class WeightedTotal:
         """Give the tasks that are not named their own default weights."""
         self.weights = {**defaults, **self.weights}
 
-    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Combine each task's losses ``(B,)``."""
-        terms = [self.weights.get(name, 1.0) * self.term(loss) for name, loss in losses.items()]
-        return torch.stack(terms).sum(0).mean()
+    def __call__(self, losses: Mapping[str, Tensor], labels: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Combine each task's losses ``(B,)``; where labels are partial, these weigh ``labels``, ``(B,)`` each."""
+        return torch.stack(list(self.terms(losses, labels).values())).sum(0).mean()
+
+    def terms(self, losses: Mapping[str, Tensor], labels: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return what each task adds per image, ``{task: (B,)}``."""
+        terms = {name: self.weights.get(name, 1.0) * self.term(loss) for name, loss in losses.items()}
+        return (
+            terms
+            if labels is None
+            else {name: labels[name].to(term, non_blocking=True) * term for name, term in terms.items()}
+        )
 
     def term(self, loss: Tensor) -> Tensor:
         """What one task adds before its weight, per image ``(B,)``."""
@@ -169,7 +179,7 @@ class WeightedTotal:
 class LogTotal(WeightedTotal):
     """Mean over images of the weighted sum of ``log(loss + 1e-8)``: the released program's, with unit weights.
 
-    An image without a valid pixel contributes a constant and no gradient, and counts in the mean.
+    An image that has a label, but no valid pixel, contributes a constant and no gradient, and counts in the mean.
     """
 
     def complete(self, defaults: Mapping[str, float]) -> None:

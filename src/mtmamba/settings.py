@@ -1,5 +1,6 @@
 """Settings checked by type and range before anything is read or imported: a sentence for each that cannot work."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -83,6 +84,11 @@ RULES: Mapping[str, Rule] = {
         "the least and the greatest factor, 0 < least <= greatest",
         lambda v: all(map(is_number, v)) and 0 < v[0] <= v[1],
         "[0.5,2.0]",
+    ),
+    "data.partial": Rule(
+        "false, true, one_label or random:SHARE",
+        lambda v: isinstance(v, bool) or re.fullmatch(r"one_label|random:[\d.]+", str(v)) is not None,
+        "random:0.5",
     ),
     "encoder.drop_path": SHARE,
     "decoder.drop_path": SHARE,

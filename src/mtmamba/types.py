@@ -35,4 +35,5 @@ class Batch(TypedDict, total=False):
     edge: Tensor  # (B, H, W) uint8 0/1
     id: list[str]  # the samples' names in the dataset's lists
     size: Tensor  # (B, 2) int64 height and width before the (centred) padding
+    labels: dict[str, Tensor]  # where labels are partial: by task (B,) float32, 0 without one, else `loss_weights`
     key: Tensor  # (B,) int64 hash of (seed, epoch, index): what a sample's random draws derive from

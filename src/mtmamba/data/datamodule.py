@@ -45,6 +45,8 @@ class DenseDataModule(LightningDataModule):
         cache_dir: folder for what is slow to compute from PASCAL-Context's files.
         scenes: ``train`` and ``val`` (numbers of images), ``size`` (height, width) and ``seed`` of synthetic scenes to
             write into ``root``; None for a dataset that is there.
+        partial: whether images may lack labels, or which are drawn: `mtmamba.data.partial.find_labels`. Batches then
+            hold ``labels``.
 
     Raises:
         DatasetError: from ``prepare_data`` and ``setup``, when the folder is not what it should be.
@@ -67,6 +69,7 @@ class DenseDataModule(LightningDataModule):
         seed: int = 0,
         cache_dir: str | Path = "~/.cache/mtmamba",
         scenes: Mapping[str, Any] | None = None,
+        partial: bool | str = False,
     ) -> None:
         super().__init__()
         self.record = get_dataset(dataset)  # refuses an unknown dataset or task before anything else happens
@@ -77,6 +80,7 @@ class DenseDataModule(LightningDataModule):
         self.crop_size, self.scale = (crop_size[0], crop_size[1]), (scale[0], scale[1])
         self.batch_size, self.device_batch_size, self.val_batch_size = batch_size, device_batch_size, val_batch_size
         self.num_workers, self.seed, self.cache_dir, self.scenes = num_workers, seed, Path(cache_dir), scenes
+        self.partial = partial
         self.train_dataset: DenseDataset | None = None
         self.val_dataset: DenseDataset | None = None
         self._test: tuple[str, tuple[str, ...] | None] = ("val", None)
@@ -97,7 +101,9 @@ class DenseDataModule(LightningDataModule):
             assert self.record.scenes is not None
             generate(self.root, layout=self.record.scenes, **self.scenes)
             counts = {split: self.scenes[split] for split in ("train", "val")}
-        report = validate(self.root, self.record, self.tasks, cache_dir=self.cache_dir, counts=counts)
+        report = validate(
+            self.root, self.record, self.tasks, cache_dir=self.cache_dir, counts=counts, partial=self.partial
+        )
         _log.info(report.summary())
         if report.largest[0] > self.crop_size[0] or report.largest[1] > self.crop_size[1]:
             raise ValueError(
@@ -112,8 +118,9 @@ class DenseDataModule(LightningDataModule):
             "train": TrainTransform(self.crop_size, self.scale),
             "val": ValTransform(self.crop_size),
         }
+        settings: dict[str, Any] = {"seed": self.seed, "cache_dir": self.cache_dir, "partial": self.partial}
         self.train_dataset, self.val_dataset = (
-            DenseDataset(self.record, self.root, split, self.tasks, transform, seed=self.seed, cache_dir=self.cache_dir)
+            DenseDataset(self.record, self.root, split, self.tasks, transform, **settings)
             for split, transform in transforms.items()
         )
 
@@ -129,6 +136,7 @@ class DenseDataModule(LightningDataModule):
             world_size=world_size,
             seed=self.seed,
             first_step=self._global_step,
+            labelled=dataset.labelled,
         )
         self._check_trainer(sampler.accumulate)
         return ResumableLoader(dataset, batch_sampler=sampler, **self.loading(keep=True))
@@ -169,9 +177,9 @@ class DenseDataModule(LightningDataModule):
         return self._shared_loader(self.dataset_of("test"))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch, except for its keys: they are read on the CPU, which would wait for them."""
+        """Move a batch, except for keys and labels: they are read on the CPU, which would wait for them."""
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return {**moved, "key": batch["key"]}
+        return moved | {name: batch[name] for name in ("key", "labels") if name in batch}
 
     def _test_dataset(self) -> DenseDataset:
         split, ids = self._test
@@ -183,7 +191,7 @@ class DenseDataModule(LightningDataModule):
                     f"Expected ids of the {split} split, got {len(unknown)} others, such as {unknown[0]}: correct the "
                     "list, or split."
                 )
-            dataset.ids = [name for name in dataset.ids if name in set(ids)]
+            dataset.keep(set(ids))
         return dataset
 
     def _shared_loader(self, dataset: DenseDataset, keep: bool = False) -> DataLoader[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """A dataset's split as a map-style dataset: only the selected tasks' files are read, and nothing is written there."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from torch.utils.data import Dataset
 
 from mtmamba.data.datasets import DatasetRecord, Source, get_dataset
 from mtmamba.data.layouts import DatasetError
+from mtmamba.data.partial import find_labels, loss_weights
 from mtmamba.data.readers import read_rgb
 from mtmamba.data.sampler import Key, sample_key
+from mtmamba.tasks import get_task
+from mtmamba.types import IGNORE
 
 RawSample = dict[str, Any]
 Transform = Callable[[RawSample, np.random.Generator], dict[str, Any]]
@@ -29,6 +33,11 @@ class DenseDataset(Dataset[dict[str, Any]]):
         seed: of the random draws. A sample's generator is ``default_rng([seed, epoch, index])``, whatever process or
             order it is made in.
         cache_dir: where results too slow to compute each time are kept; outside the dataset.
+        partial: whether images may lack labels, or which are drawn: `mtmamba.data.partial.find_labels`.
+
+    Attributes:
+        ids: of the images, in the order of the split's list.
+        labelled: ``(images, tasks)`` bool, None where every image has every label.
 
     Raises:
         DatasetError: the list of ids is missing or malformed; on access, a file is.
@@ -45,20 +54,40 @@ class DenseDataset(Dataset[dict[str, Any]]):
         *,
         seed: int = 0,
         cache_dir: str | Path,
+        partial: bool | str = False,
     ) -> None:
         self.record = get_dataset(dataset) if isinstance(dataset, str) else dataset
         self.record.check_tasks(tasks)
         self.source = Source(Path(root).expanduser(), self.record.layout, Path(cache_dir).expanduser())
         self.split, self.tasks, self.transform, self.seed = split, tuple(tasks), transform, seed
         self.ids = self.record.read_ids(self.source.root, split)
+        self.labelled = find_labels(partial, self.source.layout, self.source.root, self.ids, self.tasks, split)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, key: Key | int) -> dict[str, Any]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index, *given = key if isinstance(key, tuple) else (0, key)
         sample = self.transform(self.read(index), np.random.default_rng([self.seed, epoch, index]))
-        return {**sample, "key": torch.tensor(sample_key(self.seed, epoch, index))}
+        sample["key"] = torch.tensor(sample_key(self.seed, epoch, index))
+        if self.labelled is not None:
+            weights = torch.from_numpy(given[0] if given else loss_weights(self.labelled)[index])
+            sample["labels"] = dict(zip(self.tasks, weights, strict=True))
+        return sample
+
+    def keep(self, ids: Collection[str]) -> None:
+        """Leave out the images that are not named."""
+        kept = [index for index, name in enumerate(self.ids) if name in ids]
+        self.ids = [self.ids[index] for index in kept]
+        self.labelled = None if self.labelled is None else self.labelled[kept]
+
+    def ids_with(self, task: str) -> list[str]:
+        """Return the ids of the images that have a task's label."""
+        return [name for index, name in enumerate(self.ids) if task in self.tasks_of(index)]
+
+    def tasks_of(self, index: int) -> tuple[str, ...]:
+        """Return the tasks that an image has the label of."""
+        return self.tasks if self.labelled is None else tuple(itertools.compress(self.tasks, self.labelled[index]))
 
     def image_path(self, name: str) -> Path:
         """Return where an image lies."""
@@ -68,12 +97,16 @@ class DenseDataset(Dataset[dict[str, Any]]):
         """Return an image and its targets as stored, all on one grid ``(h, w)``.
 
         ``image (h, w, 3)`` uint8 RGB; each task's target ``(h, w)`` or ``(h, w, channels)``, 255 where there is no
-        truth; ``id`` str.
+        truth, all of it where the image lacks the label; ``id`` str.
         """
         name = self.ids[index]
         image = read_rgb(self.image_path(name))
         size = image.shape[0], image.shape[1]
-        targets = {task: self.record.readers[task](self.source, task, name, size) for task in self.tasks}
+        there = self.tasks_of(index)
+        targets = {
+            task: self.record.readers[task](self.source, task, name, size) if task in there else _no_label(task, size)
+            for task in self.tasks
+        }
         for task, target in targets.items():
             if target.shape[:2] != size:
                 raise DatasetError(
@@ -81,3 +114,8 @@ class DenseDataset(Dataset[dict[str, Any]]):
                     f"{self.source.path(task, name)}: extract both files from the dataset's archive again."
                 )
         return {"image": image, **targets, "id": name}
+
+
+def _no_label(task: str, size: tuple[int, int]) -> np.ndarray:
+    record = get_task(task)
+    return np.full((*size, record.channels) if record.channels else size, IGNORE, record.dtype)

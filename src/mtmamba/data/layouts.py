@@ -47,6 +47,10 @@ class Layout:
         paths = [root / pattern.format(id=name) for pattern in self.tasks[task][0]]
         return next((path for path in paths if path.exists()), paths[-1])
 
+    def exists(self, root: Path, task: str, name: str) -> bool:
+        """Return whether an image has every file that a task's target is computed from."""
+        return all(any((root / x.format(id=name)).exists() for x in patterns) for patterns in self.tasks[task])
+
     def list_path(self, root: Path, split: str) -> Path:
         """Return the text file with a split's ids, one per line."""
         return root / self.lists / f"{split}.txt"

@@ -4,10 +4,16 @@ from collections.abc import Callable, Iterator
 from hashlib import blake2b
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-Key = tuple[int, int]
-"""An epoch and an index into the split's ids: what a dataset is asked for."""
+from mtmamba.data.partial import Labelled, loss_weights
+
+Key = tuple[int, int] | tuple[int, int, NDArray[np.float32]]
+"""An epoch and an index into the split's ids: what a dataset is asked for.
+
+Where labels are partial, the weights of the tasks' losses in the global batch follow.
+"""
 
 
 def sample_key(seed: int, epoch: int, index: int) -> int:
@@ -37,6 +43,7 @@ class GlobalBatchSampler(Sampler[list[Key]]):
         world_size: how many there are, R.
         seed: of the permutations.
         first_step: called when an iteration starts; how many optimiser steps have been made.
+        labelled: which labels the images have, ``(num_samples, tasks)``; None where they have all.
 
     Raises:
         ValueError: G is not a multiple of m R, or there are fewer than G images.
@@ -52,6 +59,7 @@ class GlobalBatchSampler(Sampler[list[Key]]):
         world_size: int = 1,
         seed: int = 0,
         first_step: Callable[[], int] = lambda: 0,
+        labelled: Labelled | None = None,
     ) -> None:
         self.accumulate = accumulation(batch_size, device_batch_size, world_size)
         if num_samples < batch_size:
@@ -61,6 +69,7 @@ class GlobalBatchSampler(Sampler[list[Key]]):
             )
         self.num_samples, self.batch_size, self.device_batch_size = num_samples, batch_size, device_batch_size
         self.rank, self.world_size, self.seed, self.first_step = rank, world_size, seed, first_step
+        self.labelled = labelled
         self.steps_per_epoch = num_samples // batch_size
 
     def __len__(self) -> int:
@@ -73,9 +82,14 @@ class GlobalBatchSampler(Sampler[list[Key]]):
             epoch, batch = divmod(step, self.steps_per_epoch)
             if epoch != drawn:
                 drawn, order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            keys: list[Key] = [(epoch, int(index)) for index in indices]
+            if self.labelled is not None:
+                weights = loss_weights(self.labelled[indices])
+                keys = [(epoch, int(index), row) for index, row in zip(indices, weights, strict=True)]
             for micro_step in range(self.accumulate):
-                start = batch * self.batch_size + (micro_step * self.world_size + self.rank) * self.device_batch_size
-                yield [(epoch, int(index)) for index in order[start : start + self.device_batch_size]]
+                start = (micro_step * self.world_size + self.rank) * self.device_batch_size
+                yield keys[start : start + self.device_batch_size]
 
 
 def accumulation(batch_size: int, device_batch_size: int, world_size: int) -> int:
@@ -98,5 +112,5 @@ def evaluation_batches(num_samples: int, batch_size: int, *, rank: int = 0, worl
     >>> evaluation_batches(5, 2, rank=0, world_size=2)
     [[(0, 0), (0, 2)], [(0, 4)]]
     """
-    mine = [(0, index) for index in range(rank, num_samples, world_size)]
+    mine: list[Key] = [(0, index) for index in range(rank, num_samples, world_size)]
     return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]

@@ -58,6 +58,7 @@ def validate(
     *,
     cache_dir: str | Path,
     counts: Mapping[str, int] | None = None,
+    partial: bool | str = False,
 ) -> Report:
     """Check a dataset's folder for what the tasks need: layout, lists, files, sizes, counts, and a sample's content.
 
@@ -70,6 +71,8 @@ def validate(
         tasks: the selected tasks; the others' files are not looked at.
         cache_dir: see ``DenseDataset``.
         counts: images expected in each split; the published dataset's when None.
+        partial: see ``DenseDataset``. With ``true`` an image may lack targets, but no task's may all be missing in
+            training; how many there are is a warning.
 
     Raises:
         DatasetError: something is missing or wrong; the message lists it, at most ten lines, and says what to do.
@@ -82,13 +85,15 @@ def validate(
     report = Report(record, root)
     ids = {split: record.read_ids(root, split) for split in SPLITS}
     report.counts = {split: len(names) for split, names in ids.items()}
-    report.problems += _find_missing(root, ids, needed)
+    report.problems += _find_missing(root, ids, record.layout.files([]) if partial is True else needed)
     if not report.problems:
         report.largest, found = _compare_sizes(root, ids, list(needed))
         report.problems += found
     if not report.problems:
         for split in SPLITS:
-            _check_samples(DenseDataset(record, root, split, tasks, _keep, cache_dir=cache_dir), report)
+            images = DenseDataset(record, root, split, tasks, _keep, cache_dir=cache_dir, partial=partial)
+            _count_labels(images, report)
+            _check_samples(images, report)
     if report.problems:
         raise report.error()
     report.warnings += _compare_counts(report.counts, counts or record.counts)
@@ -158,9 +163,9 @@ def _compare_sizes(
         sizes = {}
         for patterns in needed:
             paths = [pattern.format(id=name) for pattern in patterns]
-            path = next(path for path in paths if (root / path).exists())
-            if path.endswith(".mat"):
-                continue  # its size takes decoding it
+            path = next((path for path in paths if (root / path).exists()), None)
+            if path is None or path.endswith(".mat"):
+                continue  # a label that may be missing; one whose size takes decoding it
             try:
                 sizes[path] = _read_size(root / path)
             except (OSError, ValueError, KeyError, struct.error) as error:
@@ -190,6 +195,16 @@ def _read_size(path: Path) -> tuple[int, int]:
             return image.height, image.width
 
 
+def _count_labels(dataset: DenseDataset, report: Report) -> None:
+    """Note how many labels of each task a split has, where they are partial."""
+    for task in dataset.tasks if dataset.labelled is not None else ():
+        found = len(dataset.ids_with(task))
+        if found < len(dataset):
+            report.warnings.append(f"{found} of {len(dataset)} {dataset.split} images have a label of {task}")
+        if not found and dataset.split == "train":
+            report.problems.append(f"{task}: expected a label of some training image, got none: leave it out of tasks")
+
+
 def _check_samples(dataset: DenseDataset, report: Report) -> None:
     """Decode evenly spaced images with their targets; note what fails, and what the dataset remarks on."""
     for index in np.unique(np.linspace(0, len(dataset) - 1, SAMPLES).astype(int)):
@@ -199,7 +214,7 @@ def _check_samples(dataset: DenseDataset, report: Report) -> None:
             report.problems.append(str(error))
             continue
         for task, remark in dataset.record.remarks.items():
-            if task in sample and (odd := remark(dataset.source, sample["id"], sample[task])):
+            if task in dataset.tasks_of(index) and (odd := remark(dataset.source, sample["id"], sample[task])):
                 report.warnings.append(odd)
 
 

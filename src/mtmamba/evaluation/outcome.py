@@ -169,7 +169,7 @@ def _score_boundaries(
     protocol = choose_protocol(options.boundaries, found.dataset.record.name)
     if protocol is None:
         return None
-    ids = read_id_list(options.boundary_ids, found.dataset.ids)
+    ids = read_id_list(options.boundary_ids, found.dataset.ids_with(edge))
     description = protocol.describe(len(ids))
     log.info("Matching boundaries, %s; boundaries=null leaves this out.", description)
     cache = Path(cfg.cache_dir).expanduser()

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -44,9 +44,9 @@ class _WatchedLosses:
     Whoever reads them once the backward pass has been queued waits for the forward pass alone, and the GPU stays busy.
     """
 
-    def __init__(self, losses: Sequence[Tensor], ids: list[str]) -> None:
-        self.ids = ids
-        stacked = torch.stack([loss.detach() for loss in losses])
+    def __init__(self, losses: Mapping[str, Tensor], labels: Mapping[str, Tensor] | None, ids: list[str]) -> None:
+        self.ids, self.labels = ids, labels
+        stacked = torch.stack([loss.detach() for loss in losses.values()])
         self._values = stacked.to("cpu", non_blocking=True)  # into pinned memory
         self._copied = torch.cuda.current_stream(stacked.device).record_event() if stacked.is_cuda else None
 
@@ -64,7 +64,7 @@ class MultiTaskModule(LightningModule):
         model: images ``(B, 3, H, W)`` → ``{task: (B, n, H, W)}``. A task's loss in training holds those of its
             decoder's auxiliary logits.
         num_outputs: n by task.
-        total: combines ``{task: (B,)}`` into the loss.
+        total: combines ``{task: (B,)}`` into the loss; where labels are partial, with a batch's ``labels``.
         optimizer: makes the optimiser of the parameters, given those.
         schedule: makes the learning rate's schedule by optimiser step, given the optimiser; None for a constant rate.
         encoder_lr_scale: what the rate of the encoder's pretrained parameters is multiplied by.
@@ -78,7 +78,7 @@ class MultiTaskModule(LightningModule):
         self,
         model: MultiTaskModel,
         num_outputs: Mapping[str, int],
-        total: Callable[[Mapping[str, Tensor]], Tensor],
+        total: Callable[..., Tensor],
         *,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[[Optimizer], Any] | None,
@@ -146,9 +146,10 @@ class MultiTaskModule(LightningModule):
         logits, auxiliary = self.outputs(batch["image"])
         losses = self.task_losses(logits, batch)
         self._add_auxiliary(losses, auxiliary, batch)
-        total = self.total(losses)
-        self._watched = _WatchedLosses([losses[task.name] for task in self.tasks], batch["id"])
-        means = {f"train/{name}/loss": loss.detach().mean() for name, loss in losses.items()}
+        labels = batch.get("labels")
+        total = self.combine(losses, labels)
+        self._watched = _WatchedLosses(losses, labels, batch["id"])
+        means = self._logged_means(losses, labels)
         self.log_dict({"train/loss": total.detach(), **means}, batch_size=len(batch["id"]))
         return total
 
@@ -168,21 +169,22 @@ class MultiTaskModule(LightningModule):
         if self._watched is None:
             return {}
         losses = {task.name: values for task, values in zip(self.tasks, self._watched.values(), strict=True)}
-        means = {f"train/{name}/loss": values.mean().item() for name, values in losses.items()}
-        return {"train/loss": self.total(losses).item(), **means}
+        labels = self._watched.labels
+        means = {name: float(value) for name, value in self._logged_means(losses, labels).items()}
+        return {"train/loss": self.combine(losses, labels).item(), **means}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Update the metrics; return each task's prediction."""
         logits, _ = self.outputs(batch["image"])
         losses = self.task_losses(logits, batch)
-        means = {f"val/{task.name}/loss": losses[task.name].mean() for task in self.tasks if "loss" not in task.units}
-        self.log_dict(
-            {"val/loss": self.total(losses), **means},
-            batch_size=len(batch["id"]),
-            on_epoch=True,
-            sync_dist=True,
-            logger=False,
-        )
+        labels = batch.get("labels")
+        values = {"val/loss": (self.combine(losses, labels), len(batch["id"]))}  # with the images that it is a mean of
+        for task in self.tasks:
+            if "loss" not in task.units:
+                weights = None if labels is None else labels[task.name]
+                values[f"val/{task.name}/loss"] = labelled_mean(losses[task.name], weights)
+        for name, (value, images) in values.items():
+            self.log(name, value, batch_size=images, on_epoch=True, sync_dist=True, logger=False)
         predictions = {task.name: task.predict(logits[task.name]) for task in self.tasks}
         for name, metric in self.metrics.items():
             metric.update(predictions[name], batch[name])  # type: ignore[literal-required]
@@ -218,6 +220,18 @@ class MultiTaskModule(LightningModule):
         """Return each task's losses ``(B,)``."""
         return {task.name: task.loss(logits[task.name], batch[task.name]) for task in self.tasks}  # type: ignore[literal-required]
 
+    def combine(self, losses: Mapping[str, Tensor], labels: Mapping[str, Tensor] | None) -> Tensor:
+        """Return the loss to train; ``labels`` as in a `Batch`, None where every image has every label."""
+        return self.total(losses) if labels is None else self.total(losses, labels)
+
+    def _logged_means(
+        self, losses: Mapping[str, Tensor], labels: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor | float]:
+        """Return the means of losses by the names that they are logged under, NaN of a task without any label."""
+        weights = dict.fromkeys(losses) if labels is None else labels
+        means = {name: labelled_mean(loss.detach(), weights[name]) for name, loss in losses.items()}
+        return {f"train/{name}/loss": value if images else math.nan for name, (value, images) in means.items()}
+
     def _add_auxiliary(self, losses: dict[str, Tensor], auxiliary: Mapping[str, Logits], batch: Batch) -> None:
         """Add to each task's loss those of the decoder's intermediate logits, times its ``aux_weight``."""
         decoder = self.model.decoder
@@ -227,6 +241,20 @@ class MultiTaskModule(LightningModule):
                 loss = special.get(name, {}).get(task.name, task.loss)
                 target = batch[task.name]  # type: ignore[literal-required]
                 losses[task.name] = losses[task.name] + weight * loss(logits[task.name], target)
+
+
+def labelled_mean(loss: Tensor, weights: Tensor | None) -> tuple[Tensor, int]:
+    """Return the mean of a task's losses ``(B,)`` over the images that have its label, 0 without any, and their number.
+
+    Args:
+        loss: by image.
+        weights: a `Batch`'s ``labels`` of the task, on the CPU; None where every image has the label.
+    """
+    if weights is None:
+        return loss.mean(), len(loss)
+    there = weights > 0
+    images = int(there.sum())
+    return (loss * there.to(loss, non_blocking=True)).sum() / max(images, 1), images
 
 
 def compute_scores(metrics: Mapping[str, PooledMetric]) -> dict[str, dict[str, float]]:
