@@ -69,7 +69,8 @@ def test_weights_are_those_of_the_whole_batch_however_it_is_shared(nyud):
         for batch in (order[:4], order[4:]):
             for task in range(2):
                 there = [index for index in batch if labelled[index, task]]
-                assert {i: found[i][task] for i in batch} == {i: 4 / len(there) if i in there else 0.0 for i in batch}
+                expected = [4 / len(there) if index in there else 0 for index in batch]
+                assert [found[index][task] for index in batch] == pytest.approx(expected, rel=1e-6)
 
 
 def test_weights_of_complete_labels_change_no_bit():

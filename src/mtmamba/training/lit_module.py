@@ -184,7 +184,8 @@ class MultiTaskModule(LightningModule):
                 weights = None if labels is None else labels[task.name]
                 values[f"val/{task.name}/loss"] = labelled_mean(losses[task.name], weights)
         for name, (value, images) in values.items():
-            self.log(name, value, batch_size=images, on_epoch=True, sync_dist=True, logger=False)
+            share = float(images)  # or Lightning would round the processes' mean of it to a whole number
+            self.log(name, value, batch_size=share, on_epoch=True, sync_dist=True, logger=False)  # type: ignore[arg-type]
         predictions = {task.name: task.predict(logits[task.name]) for task in self.tasks}
         for name, metric in self.metrics.items():
             metric.update(predictions[name], batch[name])  # type: ignore[literal-required]
