@@ -103,3 +103,38 @@ def write_pascal(root: Path, train: int = 6, val: int = 3, size: tuple[int, int]
         person = [(15, [("head", mask), ("torso", np.roll(mask, 6, axis=0))])]
         write_parts(root / f"human_parts/{name}.mat", [(7, []), *(person if i % 3 else [])])
     return root
+
+
+FOLDER_YAML = """
+name: my_rooms
+images: [images/{id}.jpg, images/{id}.png]
+splits: {train: train.txt, val: lists/val.txt}
+tasks:
+  semseg:
+    file: labels/{id}.png
+    classes: [wall, floor, chair]
+    offset: 1
+    ignore: [0, 255]
+    palette: ["#ff0000", [0, 255, 0], [0, 0, 255]]
+  depth: {file: depth/{id}.png, scale: 1e-3, max: 20.0}
+  normals: {file: normals/{id}.png, axes: [x, -y, -z]}
+  edge: {from: semseg}
+crop_size: [32, 64]
+boundary_protocol: {max_dist: 0.02, thresholds: 9, suppress: false}
+"""
+
+
+def write_folder(root: Path, size: tuple[int, int] = (32, 48)) -> Path:
+    """Write a folder of one's own: rooms in two folders, classes from 1, millimetres in 16 bits, OpenGL's normals."""
+    rng = np.random.default_rng(0)
+    names = [f"{room}/{i}" for room in ("attic", "hall") for i in range(3)]
+    write_list(root / "train.txt", names[:4])
+    write_list(root / "lists/val.txt", names[4:])
+    (root / "dataset.yaml").write_text(FOLDER_YAML)
+    for name in names:
+        suffix = ".png" if name == "hall/0" else ".jpg"
+        write_png(root / f"images/{name}{suffix}", rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        write_png(root / f"labels/{name}.png", draw_blocks(rng, 4, size))
+        write_png(root / f"depth/{name}.png", rng.integers(0, 9000, size, dtype=np.uint16))
+        write_png(root / f"normals/{name}.png", encode_normals(draw_normals(rng, size)))
+    return root

@@ -27,6 +27,7 @@ FILES = [
     f"{group}={path.stem}"
     for group in mtmamba.load_config().choices
     for path in sorted((config_dir() / group).glob("*.yaml"))
+    if path.stem != "folder"  # which is nothing without a folder: tests/data/test_folder.py
 ]
 DEMO = describe(mtmamba.load_config())
 TABLES = {  # label and parameters of each row, in the paper's order; the paper prints the millions, floored

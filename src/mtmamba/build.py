@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 import mtmamba
 from mtmamba.command import config_dir
 from mtmamba.config_checks import check_config
+from mtmamba.data.datasets import DatasetRecord, open_dataset
 from mtmamba.extensions import load_extensions
 from mtmamba.losses import WeightedTotal
 from mtmamba.models.decoders import Decoder
@@ -39,7 +40,7 @@ MODEL_GROUPS = ("data", "encoder", "decoder", "ablation", "loss", "optimizer")
 
 
 def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
-    """Compose a configuration as the scripts do, from any working directory.
+    """Compose a configuration as the scripts do, from any working directory, and check it.
 
     Args:
         overrides: as on the command line, such as ``["experiment=nyud_mtmamba", "encoder=swin_tiny"]``.
@@ -47,8 +48,14 @@ def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfi
 
     Raises:
         ConfigError: the choices do not go together.
+        DatasetError: a folder of one's own has no right dataset.yaml.
         hydra.errors.HydraException: an unknown key or choice.
     """
+    return _checked(compose(overrides, name))
+
+
+def compose(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
+    """Compose a configuration and record its choices, as `load_config`, without a check of it."""
     running = GlobalHydra.instance().hydra  # a script's, which would refuse a second composition
     GlobalHydra.instance().clear()
     try:
@@ -59,7 +66,7 @@ def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfi
     choices = cfg.hydra.runtime.choices
     with open_dict(cfg):
         del cfg["hydra"]
-    return with_choices(cfg, choices)
+    return _record_choices(cfg, choices)
 
 
 def _own_folders() -> list[str]:
@@ -71,21 +78,40 @@ def _own_folders() -> list[str]:
     return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
 
 
-def with_choices(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> DictConfig:
-    """Record which file each group took under ``choices``, and check the configuration.
+def with_choices(cfg: DictConfig) -> DictConfig:
+    """Record which file each group of the running Hydra main took under ``choices``, and check the configuration."""
+    return _checked(_record_choices(cfg, HydraConfig.get().runtime.choices))
 
-    Args:
-        cfg: a composed configuration.
-        choices: file by group; those of the running Hydra main by default.
-    """
-    choices = HydraConfig.get().runtime.choices if choices is None else choices
+
+def _record_choices(cfg: DictConfig, choices: Mapping[str, str]) -> DictConfig:
     with open_dict(cfg):
         cfg.choices = {group: choice for group, choice in choices.items() if "/" not in group and group != "hydra"}
-    check_settings(cfg)
+    return cfg
+
+
+def _checked(cfg: DictConfig) -> DictConfig:
     load_extensions(cfg.get("extensions") or ())
+    if OmegaConf.select(cfg, "data.description", default="") is None:
+        _read_description(cfg)
+    check_settings(cfg)
     if "decoder" in cfg.choices:
         check_config(cfg)
     return cfg
+
+
+def _read_description(cfg: DictConfig) -> None:
+    """Let the dataset.yaml of a folder of one's own fill in what the configuration leaves open."""
+    from mtmamba.data.datasets import folder
+
+    for key, value in folder.settings(folder.read_description(cfg.data.root)).items():
+        if cfg.data[key] is None:
+            cfg.data[key] = value
+
+
+def dataset_record(cfg: DictConfig) -> DatasetRecord:
+    """Return the record of the configured dataset: names and colours of its classes, its boundary protocol, …"""
+    description = cfg.data.get("description")
+    return open_dataset(cfg.data.dataset, None if description is None else plain(description))
 
 
 def num_outputs(cfg: DictConfig) -> dict[str, int]:

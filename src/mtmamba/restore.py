@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mtmamba.build import MODEL_GROUPS, build_model, load_config
+from mtmamba.build import MODEL_GROUPS, build_model, compose
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint, require_weights_of
 from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError, check_config
@@ -41,7 +41,7 @@ def config_of(description: Mapping[str, Any], overrides: Mapping[str, Any] | Non
     if not re.fullmatch(r"[\w/+-]*", experiment := str(stated.get("experiment"))):
         raise ConfigError(f"Expected an experiment's name in the checkpoint, got {experiment}: do not trust this file.")
     own = [group for group in ONLY_TRAINING if not (config_dir() / group / f"{stated[group]}.yaml").is_file()]
-    cfg = load_config([choice for choice in choices if choice.partition("=")[0] not in own])
+    cfg = compose([choice for choice in choices if choice.partition("=")[0] not in own])
     for group in own:  # somebody's own file, which only training needs
         cfg[group], cfg.choices[group] = {}, stated[group]
     cfg.choices.experiment = experiment

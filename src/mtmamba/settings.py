@@ -132,7 +132,8 @@ def check_settings(cfg: DictConfig) -> None:
     A task that stands alone, ``tasks=semseg``, becomes a list.
 
     Args:
-        cfg: any script's configuration. One that reads a checkpoint takes null for the checkpoint's own setting.
+        cfg: any script's configuration. One that reads a checkpoint takes null for the checkpoint's own setting,
+            and one of a folder whose description has not been read yet for what that will say.
 
     Raises:
         ConfigError: the message names the setting, what it may be, and the right form.
@@ -140,13 +141,14 @@ def check_settings(cfg: DictConfig) -> None:
     if isinstance(cfg.get("tasks"), str):
         cfg.tasks = cfg.tasks.split(",")
     from_checkpoint = "ckpt" in list(cfg)  # also while it has no value
+    stated_later = from_checkpoint or OmegaConf.select(cfg, "data.description", default="") is None
     for key, rule in RULES.items():
         parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
         if not isinstance(parent, DictConfig) or key.rpartition(".")[2] not in parent:
             continue
         value = OmegaConf.select(cfg, key)
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        if value is None and (from_checkpoint or (key == "tasks" and "pred" in list(cfg))):
+        if value is None and (stated_later or (key == "tasks" and "pred" in list(cfg))):
             continue
         if not rule.holds(value):
             raise ConfigError(f"Expected {key} to be {rule.words}, got {shown(value)}: write {key}={rule.example}.")

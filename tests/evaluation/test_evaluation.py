@@ -12,6 +12,7 @@ import mtmamba
 from fake_data import write_nyud, write_pascal
 from mtmamba import build
 from mtmamba.config_checks import ConfigError
+from mtmamba.data.datasets import get_dataset
 from mtmamba.data.dense import DenseDataset
 from mtmamba.data.layouts import DatasetError
 from mtmamba.evaluation.boundaries import boundary_score, boundary_statistics, choose_protocol, read_id_list
@@ -283,11 +284,11 @@ def test_boundary_scores_are_the_benchmarks():
 
 
 def test_the_boundary_protocol_is_the_datasets():
-    assert choose_protocol("auto", "NYUDv2").name == "nyud"
-    assert choose_protocol("pascal", "PASCALContext").max_dist == 0.0075
-    assert choose_protocol(None, "NYUDv2") is None
+    assert choose_protocol("auto", get_dataset("nyud")).name == "nyud"
+    assert choose_protocol("pascal", get_dataset("PASCALContext")).max_dist == 0.0075
+    assert choose_protocol(None, get_dataset("nyud")) is None
     with pytest.raises(ValueError, match="boundaries=auto, nyud or null for NYUDv2, got pascal"):
-        choose_protocol("pascal", "NYUDv2")
+        choose_protocol("pascal", get_dataset("nyud"))
 
 
 def test_lists_of_ids(tmp_path):

@@ -149,7 +149,7 @@ def test_picture_row_cuts_the_padding():
     targets = {task.name: sample(task)[1] for task in tasks}
     predictions = {task.name: task.predict(sample(task)[0]) for task in tasks}
     batch = {"image": torch.zeros(3, 3, 8, 8), "size": torch.tensor([[8, 8], [8, 8], [5, 6]]), **targets}
-    row = picture_row(tasks, batch, predictions, 2)
+    row = picture_row(tasks, batch, predictions, 2, {})
     assert list(row) == [
         "Image",
         "Depth\nprediction",

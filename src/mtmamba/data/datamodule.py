@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from mtmamba.data.datasets import get_dataset
+from mtmamba.data.datasets import open_dataset
 from mtmamba.data.dense import DenseDataset, Transform
 from mtmamba.data.layouts import DatasetError
 from mtmamba.data.sampler import GlobalBatchSampler, accumulation, evaluation_batches
@@ -47,6 +47,7 @@ class DenseDataModule(LightningDataModule):
             write into ``root``; None for a dataset that is there.
         partial: whether images may lack labels, or which are drawn: `mtmamba.data.partial.find_labels`. Batches then
             hold ``labels``.
+        description: what the dataset.yaml of a folder of one's own says; None for a registered dataset.
 
     Raises:
         DatasetError: from ``prepare_data`` and ``setup``, when the folder is not what it should be.
@@ -70,9 +71,10 @@ class DenseDataModule(LightningDataModule):
         cache_dir: str | Path = "~/.cache/mtmamba",
         scenes: Mapping[str, Any] | None = None,
         partial: bool | str = False,
+        description: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.record = get_dataset(dataset)  # refuses an unknown dataset or task before anything else happens
+        self.record = open_dataset(dataset, description)  # an unknown dataset or task is refused before all else
         self.record.check_tasks(tasks)
         if scenes is not None and self.record.scenes is None:
             raise ValueError(f"Expected data.scenes=null for {self.record.title}, which has no synthetic scenes.")

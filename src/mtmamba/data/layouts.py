@@ -17,13 +17,13 @@ class Layout:
     """A dataset's folder.
 
     Attributes:
-        lists: the folder of the splits' lists of ids.
-        image: the image, with ``{id}`` in the file's place.
+        lists: the folder of the splits' lists of ids; None where the record finds the ids itself.
+        image: the image, with ``{id}`` in the file's place, or alternatives of it.
         tasks: for each task the files that its target is computed from, the target's own first.
     """
 
-    lists: str
-    image: str
+    lists: str | None
+    image: str | Alternatives
     tasks: Mapping[str, tuple[Alternatives, ...]]
 
     def files(self, tasks: Sequence[str]) -> dict[Alternatives, list[str]]:
@@ -32,20 +32,24 @@ class Layout:
         >>> list(Layout("lists", "{id}.png", {"heat": (("heat/{id}.npy",),)}).files(["heat"]))
         [('{id}.png',), ('heat/{id}.npy',)]
         """
-        needed: dict[Alternatives, list[str]] = {(self.image,): ["the image"]}
+        needed: dict[Alternatives, list[str]] = {self.images: ["the image"]}
         for task in tasks:
             for file in self.tasks[task]:
                 needed.setdefault(file, []).append(task)
         return needed
 
+    @property
+    def images(self) -> Alternatives:
+        """The image's alternatives."""
+        return (self.image,) if isinstance(self.image, str) else self.image
+
     def image_path(self, root: Path, name: str) -> Path:
         """Return where an image lies."""
-        return root / self.image.format(id=name)
+        return find_file(root, self.images, name)
 
     def path(self, root: Path, task: str, name: str) -> Path:
-        """Return the file of an image's target: the first alternative that exists, else the last."""
-        paths = [root / pattern.format(id=name) for pattern in self.tasks[task][0]]
-        return next((path for path in paths if path.exists()), paths[-1])
+        """Return the file of an image's target."""
+        return find_file(root, self.tasks[task][0], name)
 
     def exists(self, root: Path, task: str, name: str) -> bool:
         """Return whether an image has every file that a task's target is computed from."""
@@ -53,4 +57,11 @@ class Layout:
 
     def list_path(self, root: Path, split: str) -> Path:
         """Return the text file with a split's ids, one per line."""
+        assert self.lists is not None, "its record finds the ids itself"
         return root / self.lists / f"{split}.txt"
+
+
+def find_file(root: Path, patterns: Alternatives, name: str) -> Path:
+    """Return the first alternative that exists, else the last."""
+    paths = [root / pattern.format(id=name) for pattern in patterns]
+    return next((path for path in paths if path.exists()), paths[-1])

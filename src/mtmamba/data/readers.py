@@ -19,7 +19,10 @@ MAX_DEPTH = 100.0
 
 def fail(path: Path, expected: str, got: str) -> NoReturn:
     """Raise the DatasetError of a broken file."""
-    raise DatasetError(f"Expected {expected} in {path}, got {got}: extract this file from the dataset's archive again.")
+    raise DatasetError(
+        f"Expected {expected} in {path}, got {got}: put a sound file in its place, from the dataset's archive again or "
+        "from where it was made."
+    )
 
 
 def read_bytes(path: Path) -> bytes:
@@ -45,16 +48,26 @@ def read_rgb(path: Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
+def read_stored(path: Path) -> np.ndarray:
+    """Return what a PNG, TIFF or ``.npy`` holds, ``(h, w)`` or ``(h, w, c)`` in RGB, in its own type.
+
+    Of a palette, the indices.
+    """
+    data = read_bytes(path)
+    try:
+        if path.suffix == ".npy":
+            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+        if path.suffix in (".tif", ".tiff") or (data.startswith(_PNG) and data[25:26] == bytes([_PALETTE])):
+            return np.array(Image.open(io.BytesIO(data)))
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        fail(path, f"a complete {path.suffix[1:]} file", str(error))
+    image = _decode(path, data, cv2.IMREAD_UNCHANGED)
+    return image if image.ndim == 2 else np.ascontiguousarray(image[..., [2, 1, 0, *range(3, image.shape[2])]])
+
+
 def read_gray(path: Path) -> np.ndarray:
     """Return a PNG of one channel as ``(h, w)`` uint8; of a PNG with a palette, the indices."""
-    data = read_bytes(path)
-    if data.startswith(_PNG) and data[25:26] == bytes([_PALETTE]):
-        try:
-            image = np.array(Image.open(io.BytesIO(data)))
-        except (OSError, SyntaxError) as error:
-            fail(path, "a complete PNG image", str(error))
-    else:
-        image = _decode(path, data, cv2.IMREAD_UNCHANGED)
+    image = read_stored(path)
     if image.ndim != 2 or image.dtype != np.uint8:
         fail(path, "one 8-bit channel", f"{image.dtype} of shape {image.shape}")
     return image

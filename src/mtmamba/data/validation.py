@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from mtmamba.data.datasets import SPLITS, DatasetRecord, all_datasets, get_dataset
 from mtmamba.data.dense import DenseDataset
-from mtmamba.data.layouts import Alternatives, DatasetError
+from mtmamba.data.layouts import Alternatives, DatasetError, find_file
 from mtmamba.tasks.files import npy_header
 
 _log = logging.getLogger(__name__)
@@ -110,10 +111,11 @@ def _require_layout(root: Path, record: DatasetRecord) -> None:
     """Raise the DatasetError that says what a folder of another layout seems to be."""
 
     def holds(folder: Path, other: DatasetRecord) -> bool:
-        return (folder / other.layout.lists).is_dir()
+        return other.layout.lists is not None and (folder / other.layout.lists).is_dir()
 
     layout = record.layout
-    expected = f"Expected {record.title} in {root}, with {layout.lists}/train.txt and {layout.image}, got "
+    lists = "" if layout.lists is None else f"{layout.lists}/train.txt and "
+    expected = f"Expected {record.title} in {root}, with {lists}{' or '.join(layout.images)}, got "
     if not root.is_dir():
         raise DatasetError(
             f"{expected}no such folder: set data.root=FOLDER"
@@ -122,7 +124,7 @@ def _require_layout(root: Path, record: DatasetRecord) -> None:
     below = sorted(folder for folder in root.iterdir() if folder.is_dir())
     if found := record.recognise([root, *below]):
         raise DatasetError(f"{expected}{found}. {record.remedy}")
-    if holds(root, record):
+    if layout.lists is None or holds(root, record):
         return
     nested = next((folder for folder in below if holds(folder, record)), None)
     if nested:
@@ -137,20 +139,19 @@ def _require_layout(root: Path, record: DatasetRecord) -> None:
 
 
 def _find_missing(root: Path, ids: dict[str, list[str]], needed: dict[Alternatives, list[str]]) -> Iterator[str]:
-    """Yield a line for every folder without any file and every file that an id lacks; each folder is listed once."""
+    """Yield a line for every kind of file that no id has, and every file that an id lacks; folders are listed once."""
+    listed = cache(lambda folder: set(os.listdir(folder)) if folder.is_dir() else set())
+    pairs = [(split, name) for split, names in ids.items() for name in names]
     for patterns, tasks in needed.items():
-        folders = [root / Path(pattern).parent for pattern in patterns]
-        present = [set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders]
-        names = " or ".join(patterns).replace("{id}", "ID")
-        if not any(present):
-            yield f"{names}: none of {sum(map(len, ids.values()))} files (for {', '.join(tasks)})"
+        candidates = [[pattern.format(id=name) for pattern in patterns] for _, name in pairs]
+        found = [any(path.name in listed(path.parent) for path in map(root.joinpath, paths)) for paths in candidates]
+        if not any(found):
+            names = " or ".join(patterns).replace("{id}", "ID")
+            yield f"{names}: none of {len(pairs)} files (for {', '.join(tasks)})"
             continue
-        endings = [Path(pattern).name for pattern in patterns]
-        for split, split_ids in ids.items():
-            for name in split_ids:
-                if not any(ending.format(id=name) in found for ending, found in zip(endings, present, strict=True)):
-                    missing = " or ".join(pattern.format(id=name) for pattern in patterns)
-                    yield f"{missing}: missing ({split}, for {', '.join(tasks)})"
+        for (split, _), paths, exists in zip(pairs, candidates, found, strict=True):
+            if not exists:
+                yield f"{' or '.join(paths)}: missing ({split}, for {', '.join(tasks)})"
 
 
 def _compare_sizes(
@@ -161,18 +162,16 @@ def _compare_sizes(
     def check(name: str) -> tuple[tuple[int, int], list[str]]:
         found: list[str] = []
         sizes = {}
-        for patterns in needed:
-            paths = [pattern.format(id=name) for pattern in patterns]
-            path = next((path for path in paths if (root / path).exists()), None)
-            if path is None or path.endswith(".mat"):
+        for path in (find_file(root, patterns, name) for patterns in needed):
+            if not path.exists() or path.suffix == ".mat":
                 continue  # a label that may be missing; one whose size takes decoding it
             try:
-                sizes[path] = _read_size(root / path)
+                sizes[path] = _read_size(path)
             except (OSError, ValueError, KeyError, struct.error) as error:
-                found.append(f"{path}: expected a readable file, got {error}")
-        image = needed[0][0].format(id=name)
+                found.append(f"{path.relative_to(root)}: expected a readable file, got {error}")
+        image = find_file(root, needed[0], name)
         if image in sizes:
-            wrong = [(path, size) for path, size in sizes.items() if size != sizes[image]]
+            wrong = [(path.relative_to(root), size) for path, size in sizes.items() if size != sizes[image]]
             found += [f"{path}: expected the image's size {sizes[image]}, got {size}" for path, size in wrong]
         return sizes.get(image, (0, 0)), found
 

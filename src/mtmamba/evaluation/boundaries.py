@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtmamba.data.datasets import get_dataset
+from mtmamba.data.datasets import DatasetRecord
 from mtmamba.data.dense import DenseDataset
 from mtmamba.data.layouts import DatasetError
 from mtmamba.evaluation.formats import prediction_path
@@ -23,7 +23,7 @@ VERSION = 2
 """Of how this program carries out a protocol: it rises whenever the same maps get other scores."""
 
 
-def choose_protocol(name: str | None, dataset: str) -> BoundaryProtocol | None:
+def choose_protocol(name: str | None, record: DatasetRecord) -> BoundaryProtocol | None:
     """Return the protocol that ``boundaries`` names: the dataset's for ``auto``, None for null.
 
     ``auto`` is null for a dataset without a protocol.
@@ -31,14 +31,15 @@ def choose_protocol(name: str | None, dataset: str) -> BoundaryProtocol | None:
     Raises:
         ValueError: another name, or a protocol for other labels than this dataset's.
     """
-    record = get_dataset(dataset)
-    own = record.protocol if record.boundary_labels is not None else None
+    own = None
+    if record.boundary_labels is not None and record.protocol is not None:
+        own = protocol(record.protocol)
     if name is None or (name == "auto" and own is None):
         return None
-    if own is None or name not in ("auto", own):
-        choices = "auto or null" if own is None else f"auto, {own} or null"
+    if own is None or name not in ("auto", own.name):
+        choices = "auto or null" if own is None else f"auto, {own.name} or null"
         raise ValueError(f"Expected boundaries={choices} for {record.title}, got {name}: choose one of those.")
-    return protocol(own)
+    return own
 
 
 def score_maps(
@@ -125,7 +126,7 @@ def read_id_list(path: str | None, known: Sequence[str]) -> list[str]:
         return list(known)
     if not Path(path).is_file():
         raise DatasetError(f"Expected a file of ids, one a line, got no {path}: correct the path.")
-    named = set(Path(path).read_text(encoding="utf-8").split())
+    named = {line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()} - {""}
     unknown = sorted(named - set(known))
     if unknown or not named:
         raise DatasetError(

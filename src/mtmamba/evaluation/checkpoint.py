@@ -101,7 +101,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     full = evaluated_config(cfg, checkpoint["mtmamba"])
     require_bootstrap(full.evaluation)
-    chosen = choose_protocol(cfg.boundaries, full.data.dataset)
+    chosen = choose_protocol(cfg.boundaries, build.dataset_record(full))
     begin(full, run_dir)
 
     data = build.build_datamodule(full)

@@ -121,7 +121,7 @@ def _tasks(cfg: DictConfig, folder: Path) -> list[Any]:
             f"{present}: write them, or name the tasks that you have (tasks=[...])."
         )
     tasks = select_tasks(named)
-    if choose_protocol(cfg.boundaries, cfg.data.dataset) is not None:
+    if choose_protocol(cfg.boundaries, build.dataset_record(cfg)) is not None:
         return tasks
     scored = [task for task in tasks if not task.boundaries]
     if benchmarked := [task.name for task in tasks if task.boundaries]:

@@ -65,13 +65,14 @@ def check_predictions(
     sound = []
     for task in num_outputs:
         expected = get_task(task).file.kinds
-        present = {path.name for path in (folder / task).iterdir()} if (folder / task).is_dir() else set()
-        allowed = {prediction_path(folder, task, image).name for image in known}
+        files = (path for path in (folder / task).rglob("*") if not path.is_dir())
+        present = {path.relative_to(folder / task).as_posix() for path in files}
+        allowed = {prediction_path(folder, task, image).relative_to(folder / task).as_posix() for image in known}
         problems["extra"] += [f"{task}/{name}: no such image in this split" for name in sorted(present - allowed)]
         for image, size in sizes.items():
             path = prediction_path(folder, task, image)
-            line = f"{task}/{path.name}"
-            if path.name not in present:
+            line = path.relative_to(folder).as_posix()
+            if line.removeprefix(f"{task}/") not in present:
                 problems["missing"].append(line)
                 continue
             kind, found = header(path)

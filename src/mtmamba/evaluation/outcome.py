@@ -166,7 +166,7 @@ def _score_boundaries(
     cfg: DictConfig, options: DictConfig, run_dir: Path, found: Evaluated, edge: str
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor], float] | None:
     """Return what the record says of the protocol, its statistics and its empty precision; None if not wanted."""
-    protocol = choose_protocol(options.boundaries, found.dataset.record.name)
+    protocol = choose_protocol(options.boundaries, found.dataset.record)
     if protocol is None:
         return None
     ids = read_id_list(options.boundary_ids, found.dataset.ids_with(edge))

@@ -54,7 +54,7 @@ def save_worst(
         metric = headlines[task.name]
         rows = []
         for found in worst[task.name]:
-            row = _row([task], dataset[dataset.ids.index(found["id"])], predict)
+            row = _row([task], dataset, dataset.ids.index(found["id"]), predict)
             text = f"{found['id']}  {metric} {found['score']:.4g} {task.unit(metric)}"
             rows.append({title: _captioned(p, text) if title == "Image" else p for title, p in row.items()})
         if rows:
@@ -65,15 +65,16 @@ def save_overview(path: Path, tasks: Sequence[Task], dataset: DenseDataset, pred
     """Write one panel of evenly spaced images with every task's prediction and truth."""
     indices = sorted({i * len(dataset) // count for i in range(count)})
     if indices:
-        save_png(path, panel([_row(tasks, dataset[i], predict) for i in indices]))
+        save_png(path, panel([_row(tasks, dataset, i, predict) for i in indices]))
 
 
-def _row(tasks: Sequence[Task], sample: Mapping[str, Any], predict: Predict) -> dict[str, Picture]:
-    """Return `picture_row` of a sample without a batch axis."""
+def _row(tasks: Sequence[Task], dataset: DenseDataset, index: int, predict: Predict) -> dict[str, Picture]:
+    """Return `picture_row` of one of a dataset's images."""
+    sample = dataset[index]
     batch = {name: value[None] if isinstance(value, Tensor) else [value] for name, value in sample.items()}
     with torch.no_grad():
         predictions = {name: value[None] for name, value in predict(sample).items()}
-    return picture_row(tasks, batch, predictions, 0)
+    return picture_row(tasks, batch, predictions, 0, dataset.record.pictures)
 
 
 def _captioned(picture: Picture, text: str) -> Picture:

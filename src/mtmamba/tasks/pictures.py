@@ -34,15 +34,17 @@ def photograph(image: Tensor) -> Picture:
     return _bytes(array * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN))
 
 
-def class_colours(classes: Tensor) -> Picture:
-    """Each class in its colour of the `palette`: ``(H, W)`` classes, 255 for ignored."""
-    return palette()[classes.numpy(force=True)]
+def class_colours(classes: Tensor, colours: Sequence[Sequence[int]] = ()) -> Picture:
+    """Each class in its colour, else in that of the `palette`: ``(H, W)`` classes, 255 for ignored."""
+    table = palette().copy()
+    table[: len(colours)] = np.reshape(colours, (-1, 3))
+    return table[classes.numpy(force=True)]
 
 
-def depth_colours(depth: Tensor) -> Picture:
-    """Depth from 0 m (violet) to 10 m (yellow) in the viridis colour map: ``(H, W)`` metres, 255 for ignored."""
+def depth_colours(depth: Tensor, farthest: float = FARTHEST_DEPTH) -> Picture:
+    """Depth from 0 (violet) to the farthest (yellow) in the viridis colour map: ``(H, W)`` metres, 255 for ignored."""
     array = depth.numpy(force=True)
-    mapped = cv2.applyColorMap(_bytes(array / FARTHEST_DEPTH), cv2.COLORMAP_VIRIDIS)
+    mapped = cv2.applyColorMap(_bytes(array / farthest), cv2.COLORMAP_VIRIDIS)
     return _without_ignored(mapped[..., ::-1], array == IGNORE)  # OpenCV's order is blue, green, red
 
 

@@ -48,6 +48,7 @@ class Task:
         picture: one image's prediction or target ``(H, W)`` or ``(3, H, W)`` → RGB ``(H, W, 3)``.
         dtype: of the target: ``uint8`` for classes and marks, ``float32`` for measurements.
         channels: of the target, where it has an axis of them; in a batch that axis comes first.
+        outputs: of the network, where that is no number of classes; ``channels``, or 1, by default.
         statistics: target of a batch → float64 vector; vectors of batches and processes add up. None: the task has no
             best constant prediction to compare with.
         constant: the sum of such vectors → the best constant prediction for one pixel.
@@ -74,6 +75,7 @@ class Task:
     picture: Callable[[Tensor], pictures.Picture] = pictures.stretched
     dtype: Literal["uint8", "float32"] = "float32"
     channels: int | None = None
+    outputs: int | None = None
     statistics: Callable[[Tensor], Tensor] | None = None
     constant: Callable[[Tensor], Tensor] | None = None
     mirrored: tuple[int, ...] = ()
@@ -187,7 +189,11 @@ def constant_prediction(task: Task, statistics: Tensor, target: Tensor) -> Tenso
 
 
 def picture_row(
-    tasks: Sequence[Task], batch: Mapping[str, Any], predictions: Mapping[str, Tensor], index: int
+    tasks: Sequence[Task],
+    batch: Mapping[str, Any],
+    predictions: Mapping[str, Tensor],
+    index: int,
+    own: Mapping[str, Callable[[Tensor], pictures.Picture]],
 ) -> dict[str, pictures.Picture]:
     """One image of a batch and, for each task, its prediction beside its truth: a row of `pictures.panel`.
 
@@ -196,10 +202,12 @@ def picture_row(
         batch: a `Batch`: the image, the tasks' targets, and the size before padding, which is cut off.
         predictions: ``task.predict``'s results for the batch, by task name.
         index: which image of the batch.
+        own: by task, the dataset's way to draw its maps, where that is not `Task.picture` (`DatasetRecord.pictures`).
     """
     row = {"Image": pictures.photograph(batch["image"][index])}
     for task in tasks:
-        row[f"{task.title}\nprediction"] = task.picture(predictions[task.name][index])
-        row[f"{task.title}\ntruth"] = task.picture(batch[task.name][index])
+        draw = own.get(task.name, task.picture)
+        row[f"{task.title}\nprediction"] = draw(predictions[task.name][index])
+        row[f"{task.title}\ntruth"] = draw(batch[task.name][index])
     height, width = batch["size"][index].tolist()
     return {title: pictures.without_padding(picture, (height, width)) for title, picture in row.items()}

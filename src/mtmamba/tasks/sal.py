@@ -25,6 +25,7 @@ TASK = Task(
     file=ProbabilityFile(),
     picture=greys,
     dtype="uint8",
+    outputs=2,
     statistics=class_counts,
     constant=all_foreground,
 )

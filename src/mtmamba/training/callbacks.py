@@ -54,9 +54,10 @@ class PicturePanel(Callback):
         self, trainer: Trainer, pl_module: MultiTaskModule, outputs: dict[str, Tensor], batch: Batch, *_: Any
     ) -> None:
         """Draw the chosen images of this batch."""
+        own = trainer.datamodule.record.pictures  # type: ignore[attr-defined]
         for index in range(len(batch["id"])):
             if self._seen in self._chosen:
-                self._rows.append(picture_row(pl_module.tasks, batch, outputs, index))
+                self._rows.append(picture_row(pl_module.tasks, batch, outputs, index, own))
             self._seen += 1
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]

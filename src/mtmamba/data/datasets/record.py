@@ -1,15 +1,22 @@
 """What a dataset is to the rest of the program: one record, registered by name."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mtmamba.data.layouts import DatasetError, Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mtmamba.metrics.boundary import BoundaryProtocol
 
 SPLITS = ("train", "val")
 ELSEWHERE = "To start without a download, use data=synthetic."
@@ -55,13 +62,15 @@ class DatasetRecord:
         aliases: other names that configs and checkpoints may use.
         classes: names of the classes by task, in the order of their numbers in memory.
         counts: published number of images by split.
-        protocol: of the boundary benchmark (`mtmamba.metrics.boundary.protocol`).
+        protocol: of the boundary benchmark, or its name (`mtmamba.metrics.boundary.protocol`).
         boundary_labels: ``(source, id) -> labels``, the benchmark's truth; see ``boundary_truth``.
         scenes: the kind of synthetic scenes that can be generated in this layout.
         variable: the environment variable that configs read the folder from.
         remedy: where to get the dataset, in a sentence.
         recognise: looks at folders for another archive that is taken for this one → what it is, and where.
         remarks: by task, ``(source, id, target) -> `` what is odd about a target, or None.
+        find_ids: ``(root, split) -> ids``, where the layout names no lists.
+        pictures: by task, what draws a map in this dataset's own colours in place of `Task.picture`.
     """
 
     name: str
@@ -71,13 +80,15 @@ class DatasetRecord:
     aliases: tuple[str, ...] = ()
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
-    protocol: str | None = None
+    protocol: BoundaryProtocol | str | None = None
     boundary_labels: Callable[[Source, str], NDArray[Any]] | None = None
     scenes: Literal["nyud", "pascal"] | None = None
     variable: str | None = None
     remedy: str = ELSEWHERE
     recognise: Callable[[Sequence[Path]], str | None] = lambda folders: None
     remarks: Mapping[str, Callable[[Source, str, NDArray[Any]], str | None]] = field(default_factory=dict)
+    find_ids: Callable[[Path, str], list[str]] | None = None
+    pictures: Mapping[str, Callable[[Tensor], NDArray[np.uint8]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.title:
@@ -104,22 +115,41 @@ class DatasetRecord:
                 f"Expected a split among {', '.join(SPLITS)} of {self.title}, got {split}: choose one of those; no "
                 "test labels are public."
             )
-        path = self.layout.list_path(root, split)
-        if not path.is_file():
-            raise DatasetError(f"Expected the {split} ids in {path}, got no such file. {self.remedy}")
-        try:
-            ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise DatasetError(f"Expected ids in UTF-8 in {path}, got {error}: save the list as UTF-8.") from error
-        malformed = [name for name in ids if len(name.split()) != 1 or "/" in name or "." in name]
-        repeated = [name for name, times in Counter(ids).items() if times > 1]
-        if not ids:
-            raise DatasetError(f"Expected {split} ids in {path}, one per line, got an empty file. {self.remedy}")
-        if malformed:
-            raise DatasetError(f"Expected one plain id per line in {path}, got {malformed[0]!r}. {self.remedy}")
-        if repeated:
-            raise DatasetError(f"Expected each id once in {path}, got {repeated[0]!r} twice. {self.remedy}")
-        return ids
+        if self.find_ids is not None:
+            return self.find_ids(root, split)
+        return read_list(self.layout.list_path(root, split), self.remedy, _is_plain)
+
+
+def _is_plain(name: str) -> bool:
+    return len(name.split()) == 1 and "/" not in name and "." not in name
+
+
+def read_list(path: Path, remedy: str, is_id: Callable[[str], bool]) -> list[str]:
+    """Return the ids of a list, one per line.
+
+    Args:
+        path: of the list.
+        remedy: a sentence for errors.
+        is_id: whether a line is an id.
+
+    Raises:
+        DatasetError: it is missing, empty, no UTF-8, repeats an id or holds something that is none.
+    """
+    if not path.is_file():
+        raise DatasetError(f"Expected the {path.stem} ids in {path}, got no such file. {remedy}")
+    try:
+        ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"Expected ids in UTF-8 in {path}, got {error}: save the list as UTF-8.") from error
+    malformed = [name for name in ids if not is_id(name)]
+    repeated = [name for name, times in Counter(ids).items() if times > 1]
+    if not ids:
+        raise DatasetError(f"Expected {path.stem} ids in {path}, one per line, got an empty file. {remedy}")
+    if malformed:
+        raise DatasetError(f"Expected one plain id per line in {path}, got {malformed[0]!r}. {remedy}")
+    if repeated:
+        raise DatasetError(f"Expected each id once in {path}, got {repeated[0]!r} twice. {remedy}")
+    return ids
 
 
 def archive_remedy(archive: str) -> str:

@@ -29,7 +29,7 @@ class BoundaryProtocol:
         empty_precision: at a threshold where nothing is predicted in the whole set: 0 in the Berkeley benchmark, 1 in
             SEISM. Only AP depends on it.
         truth: labels are a ``segmentation``, whose regions' borders are thinned, or ``boundaries`` as they are.
-        images: how many images the published numbers are measured on.
+        images: how many images the published numbers are measured on; None where none are published.
         ids: which these are.
     """
 
@@ -40,8 +40,8 @@ class BoundaryProtocol:
     thin: bool
     empty_precision: float
     truth: Literal["segmentation", "boundaries"]
-    images: int
-    ids: str
+    images: int | None = None
+    ids: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class BoundaryProtocol:
     def describe(self, images: int) -> str:
         """One line to print beside a number that was measured on so many images."""
         treatment = [word for word, done in (("suppressed", self.suppress), ("thinned", self.thin)) if done]
-        subset = "" if images == self.images else f", not the {self.images} of published numbers ({self.ids})"
+        subset = "" if self.images in (None, images) else f", not the {self.images} of published numbers ({self.ids})"
         return (
             f"{self.name}: maxDist {self.max_dist:g}, {len(self.thresholds)} thresholds, prediction "
             f"{' and '.join(treatment) or 'as it is'}, truth from {self.truth}, {images} images{subset}"
@@ -70,7 +70,7 @@ _PROTOCOLS = {
 }
 
 
-def protocol(name: str) -> BoundaryProtocol:
+def protocol(name: str | BoundaryProtocol) -> BoundaryProtocol:
     """Return the benchmark's settings.
 
     ``nyud`` and ``pascal`` are those of the multi-task literature: prismformore/Boundary-Detection-Evaluation-Tools, a
@@ -79,11 +79,13 @@ def protocol(name: str) -> BoundaryProtocol:
     non-maxima.
 
     Args:
-        name: ``nyud``, ``pascal`` or ``bsds``.
+        name: ``nyud``, ``pascal`` or ``bsds``; or settings of one's own, which are returned as they are.
 
     Raises:
         ValueError: another name.
     """
+    if isinstance(name, BoundaryProtocol):
+        return name
     if name not in _PROTOCOLS:
         raise ValueError(f"Expected a protocol among {', '.join(_PROTOCOLS)}, got {name}: choose one of those.")
     return _PROTOCOLS[name]

@@ -1,0 +1,166 @@
+"""A dataset of one's own: a folder with a dataset.yaml that says where its files lie and what they hold.
+
+``docs/data.md`` explains every key. What the file says is called its description; checkpoints hold it, so that class
+names, colours and options travel with a model.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mtmamba.cache import cached
+from mtmamba.data.datasets.folder.checks import FILE, check
+from mtmamba.data.datasets.folder.ids import REMEDY, find_ids, patterns_of
+from mtmamba.data.datasets.folder.kinds import Read, class_count, colour, kind_of
+from mtmamba.data.datasets.record import DatasetRecord, Reader, Source, from_file
+from mtmamba.data.layouts import DatasetError, Layout
+from mtmamba.metrics.boundary import THRESHOLDS, BoundaryProtocol, segmentation_boundaries
+from mtmamba.metrics.boundary.thinning import thin
+from mtmamba.tasks import Task, select_tasks
+from mtmamba.tasks.pictures import class_colours, depth_colours
+from mtmamba.types import IGNORE
+
+_ID = "\ue000"
+"""Stands for ``{id}`` while YAML is read, which takes braces within braces for a mapping."""
+
+MAX_DIST = 0.0075
+"""Of boundaries where dataset.yaml names none: that of BSDS and PASCAL."""
+
+
+def read_description(root: str | Path | None) -> dict[str, Any]:
+    """Return what a folder's dataset.yaml says, checked.
+
+    Raises:
+        DatasetError: there is none, or it says something that cannot be; the message names the key.
+    """
+    if root is None:
+        raise DatasetError(f"Expected data.root=FOLDER with data=folder, got none: name the folder with your {FILE}.")
+    path = Path(root).expanduser() / FILE
+    if not path.is_file():
+        got = "no such file" if path.parent.is_dir() else "no such folder"
+        remedy = f"python src/prepare_data.py data=folder data.root={root} writes a first one"
+        raise DatasetError(f"Expected {path}, got {got}: {remedy if path.parent.is_dir() else 'correct data.root'}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig").replace("{id}", _ID)
+        found = _with_ids(OmegaConf.to_container(OmegaConf.create(text)))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise DatasetError(f"Expected YAML in {path}, got {error}: correct the file.") from error
+    check(found, path)
+    description: dict[str, Any] = found
+    return description
+
+
+def _with_ids(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _with_ids(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_ids(item) for item in value]
+    return value.replace(_ID, "{id}") if isinstance(value, str) else value
+
+
+def settings(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what follows from a description for the configuration: tasks, outputs, sizes."""
+    tasks = select_tasks(description["tasks"])
+    return {
+        "description": dict(description),
+        "tasks": [task.name for task in tasks],
+        "num_outputs": {task.name: _outputs(task, description["tasks"][task.name]) for task in tasks},
+        "crop_size": description["crop_size"],
+        "delta_m_base": description.get("delta_m_base", {}),
+    }
+
+
+def record_of(description: Mapping[str, Any]) -> DatasetRecord:
+    """Return the record of a described dataset.
+
+    Raises:
+        DatasetError: the description says something that cannot be.
+    """
+    check(description, "data.description")
+    entries = description["tasks"]
+    tasks = {task.name: task for task in select_tasks(entries)}
+    files = {name: patterns_of(entries[entries[name].get("from", name)]["file"]) for name in tasks}
+    reads = {name: _read(task, entries[name]) for name, task in tasks.items() if "file" in entries[name]}
+    readers: dict[str, Reader] = {name: from_file(read) for name, read in reads.items()}
+    readers |= {name: _borders(reads[entries[name]["from"]]) for name in tasks if "from" in entries[name]}
+    benchmarked = next((name for name, task in tasks.items() if task.boundaries), None)
+
+    def boundary_labels(source: Source, name: str) -> NDArray[np.bool_]:
+        assert benchmarked is not None
+        return thin(readers[benchmarked](source, benchmarked, name, (0, 0)) == 1)[None]  # (annotators, h, w)
+
+    names = {task: entry["classes"] for task, entry in entries.items() if isinstance(entry.get("classes"), list)}
+    colours = {
+        task: [own for value in entry["palette"] if (own := colour(value))]
+        for task, entry in entries.items()
+        if "palette" in entry
+    }
+    farthest = {task: entry["max"] for task, entry in entries.items() if "max" in entry}
+    return DatasetRecord(
+        name=description["name"],
+        layout=Layout(
+            None, patterns_of(description["images"]), {name: (patterns,) for name, patterns in files.items()}
+        ),
+        readers=readers,
+        classes=names,
+        protocol=_protocol(description) if benchmarked else None,
+        boundary_labels=boundary_labels if benchmarked else None,
+        remedy=REMEDY,
+        find_ids=partial(find_ids, description),
+        pictures={
+            **{task: partial(class_colours, colours=own) for task, own in colours.items()},
+            **{task: partial(depth_colours, farthest=metres) for task, metres in farthest.items()},
+        },
+    )
+
+
+def _outputs(task: Task, entry: Mapping[str, Any]) -> int:
+    return class_count(entry) if "classes" in entry else task.outputs or task.channels or 1
+
+
+def _read(task: Task, entry: Mapping[str, Any]) -> Read:
+    kind = kind_of(task)
+    assert kind is not None, "checked"
+    return kind.reader(entry, task)
+
+
+def _borders(read: Read) -> Reader:
+    """Return the reader of boundaries between classes, thinned; ignored where the class is."""
+
+    def compute(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        ignored = classes == IGNORE
+        beside = np.pad(ignored, ((0, 1), (0, 1)))
+        beside = beside[:-1, 1:] | beside[1:, :-1] | beside[1:, 1:]  # east, south, south-east, as the borders look
+        target = thin(segmentation_boundaries(classes) & ~ignored & ~beside).astype(np.uint8)
+        target[ignored] = IGNORE
+        return target
+
+    def borders(source: Source, task: str, name: str, _: tuple[int, int]) -> NDArray[np.uint8]:
+        classes = read(source.path(task, name))
+        kind = "borders-{}x{}".format(*classes.shape)
+        return cached(source.cache_dir, kind, classes.tobytes(), lambda: compute(classes))
+
+    return borders
+
+
+def _protocol(description: Mapping[str, Any]) -> BoundaryProtocol:
+    own = description.get("boundary_protocol", {})
+    thresholds = own.get("thresholds", THRESHOLDS)
+    if isinstance(thresholds, int):
+        thresholds = [k / (thresholds + 1) for k in range(1, thresholds + 1)]
+    return BoundaryProtocol(
+        name=description["name"],
+        max_dist=own.get("max_dist", MAX_DIST),
+        thresholds=tuple(thresholds),
+        suppress=own.get("suppress", True),
+        thin=True,
+        empty_precision=1.0,
+        truth="boundaries",
+    )
