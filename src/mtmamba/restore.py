@@ -55,10 +55,11 @@ def config_of(description: Mapping[str, Any], overrides: Mapping[str, Any] | Non
 
 
 def fetch_nothing(cfg: DictConfig) -> None:
-    """Ask for an encoder with random weights, if it is one that can have others."""
-    for key, value in {"pretrained": False, "weights": None}.items():
-        if key in cfg.encoder:
-            cfg.encoder[key] = value
+    """Ask for random weights, where an encoder or a decoder can have others."""
+    for group in (cfg.encoder, cfg.decoder):
+        for key, value in {"pretrained": False, "weights": None}.items():
+            if key in group:
+                group[key] = value
 
 
 def load_model(path: str | Path) -> MultiTaskModel:

@@ -25,14 +25,15 @@ class MultiTaskModel(nn.Module):
 
     Args:
         encoder: images → four channels-last maps at strides 4, 8, 16, 32.
-        decoder: those maps → logits by task.
+        decoder: those maps → logits by task; it may adapt the encoder first (``adapt``).
 
     Shape: images ``(B, 3, H, W)``, ImageNet-normalised → ``{task: (B, n, H, W)}``, any H and W.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
         super().__init__()
-        self.encoder = encoder
+        adapt = getattr(decoder, "adapt", None)
+        self.encoder: Encoder = encoder if adapt is None else adapt(encoder)
         self.decoder = decoder
         self._for_bfloat16 = False
         self._frozen: tuple[nn.Module, ...] = ()

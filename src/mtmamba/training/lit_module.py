@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -112,8 +112,8 @@ class MultiTaskModule(LightningModule):
             ValueError: the schedule waits for a score.
         """
         optimizer = self.optimizer(self.parameter_groups())
-        for group in optimizer.param_groups[1:]:
-            group["lr"] *= self.encoder_lr_scale
+        for group in optimizer.param_groups:
+            group["lr"] *= group.pop("lr_scale", 1.0)
         if self.schedule is None:
             return {"optimizer": optimizer}
         schedule = self.schedule(optimizer)
@@ -132,13 +132,24 @@ class MultiTaskModule(LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return what is trained; the encoder's pretrained parameters are a second group if their rate is scaled."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        if self.encoder_lr_scale == 1:
-            return [{"params": trained}]
-        pretrained = {id(p) for p in pretrained_parameters(self.model.encoder)}
-        rest = [p for p in trained if id(p) not in pretrained]
-        return [{"params": rest}, {"params": [p for p in trained if id(p) in pretrained]}]
+        """Return what is trained, and settings of the optimiser that hold for a part of it.
+
+        The encoder's pretrained parameters are a group of their own if their rate is scaled, and so are those of a
+        module with ``optimizer_settings``. A group's ``lr_scale`` multiplies its learning rate.
+        """
+        trained = {id(p): p for p in self.parameters() if p.requires_grad}
+
+        def group(parameters: Iterable[nn.Parameter], **settings: Any) -> dict[str, Any]:
+            return {"params": [trained.pop(id(p)) for p in parameters if id(p) in trained], **settings}
+
+        special = [
+            group(module.parameters(), **module.optimizer_settings)  # type: ignore[arg-type]
+            for module in self.modules()
+            if hasattr(module, "optimizer_settings")
+        ]
+        if self.encoder_lr_scale != 1:
+            special.insert(0, group(pretrained_parameters(self.model.encoder), lr_scale=self.encoder_lr_scale))
+        return [{"params": list(trained.values())}, *special]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch's images."""

@@ -24,6 +24,9 @@ class Decoder(nn.Module, ABC):
         aux_weight: what auxiliary losses are multiplied by before they are added to their task's.
         auxiliary_losses: losses of those auxiliary logits that have another than their task's.
 
+    A decoder that needs more than a pretrained encoder's four maps has a method ``adapt``, too: given the encoder, it
+    returns the one to use, whose maps it reads, such as a copy for every task.
+
     Shape: four maps ``(B, h, w, c)``, finest first → ``{task: (B, n, H, W)}`` with ``H, W`` four times the first map's.
     """
 

@@ -26,6 +26,9 @@ class ConcatHead(Decoder):
         ValueError: there is no task, or no width.
     """
 
+    shared = True
+    """Whether all tasks read the same maps."""
+
     def __init__(
         self, channels: Sequence[int], num_outputs: Mapping[str, int], *, head_width: int | None = 256
     ) -> None:
@@ -37,12 +40,16 @@ class ConcatHead(Decoder):
                 ": choose tasks=[…] and decoder.head_width=256."
             )
         self.tasks = tuple(num_outputs)
-        self.fuse = Fuse(channels, width, len(num_outputs), shared=True)
+        self.fuse = Fuse(channels, width, len(num_outputs), shared=self.shared)
         self.predict = Predict(width, dict(num_outputs))
 
     def forward(self, features: Sequence[Tensor]) -> Logits:
         """Decode the encoder's maps."""
-        return enlarge(self.predict(self.fuse(channels_first(features))))
+        return self.decode(features)[0]
+
+    def decode(self, features: Sequence[Tensor]) -> tuple[Logits, dict[str, Logits]]:
+        """Return every task's logits, and no intermediate ones."""
+        return enlarge(self.predict(self.fuse(channels_first(features)))), {}
 
     def blocks(self) -> Iterator[nn.Module]:
         """Yield what may be recomputed."""

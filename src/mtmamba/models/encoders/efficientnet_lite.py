@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from mtmamba.models.encoders.encoder import Encoder, Renormalise, on_meta, own_drop_path
+from mtmamba.models.encoders.encoder import Renormalise, StagedEncoder, on_meta, own_drop_path
 from mtmamba.models.encoders.neck import Neck
 from mtmamba.models.pretrained import WeightsError, load_timm_weights, read_state
 
@@ -20,7 +20,7 @@ OWN_MEAN = OWN_STD = (0.5, 0.5, 0.5)
 """What the packaged weights expect: RGB in 0..1, less 0.5, divided by 0.5."""
 
 
-class EfficientNetLite(Encoder):
+class EfficientNetLite(StagedEncoder):
     """EfficientNet-Lite's maps at strides 4 to 32, each projected to a width that doubles from map to map.
 
     Images are normalised as everywhere in this program; the encoder turns them into what its weights expect.
@@ -60,7 +60,9 @@ class EfficientNetLite(Encoder):
         )
         own_drop_path(features)
         self.features: nn.Module = features.to(memory_format=torch.channels_last)
-        self.neck = Neck(features.feature_info.channels(), width)
+        self.streams = tuple(features.feature_info.channels())
+        self.ends = [0, *(int(name.removeprefix("blocks.")) + 1 for name in features.feature_info.module_name())]
+        self.neck = Neck(self.streams, width)
         self.channels = self.neck.channels
         self.renormalise = Renormalise(OWN_MEAN, OWN_STD)
         if weights is not None and not on_meta():
@@ -75,8 +77,22 @@ class EfficientNetLite(Encoder):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the four normed maps, finest first."""
-        images = self.renormalise(images).contiguous(memory_format=torch.channels_last)
-        return self.neck([x.permute(0, 2, 3, 1) for x in self.features(images)])  # (B, h, w, c)
+        return self.neck([x.permute(0, 2, 3, 1) for x in self.features(self.prepared(images))])  # (B, h, w, c)
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Return images as the weights expect them, channels last in memory."""
+        return self.renormalise(images).contiguous(memory_format=torch.channels_last)
+
+    def stage(self, s: int, x: Tensor) -> Tensor:
+        """Run the blocks between two maps, for the first map the stem too."""
+        features: Any = self.features
+        y = x.permute(0, 3, 1, 2) if s else features.bn1(features.conv_stem(self.prepared(x)))
+        y = features.blocks[self.ends[s] : self.ends[s + 1]](y)
+        return y.permute(0, 2, 3, 1)  # (B, h, w, c)
+
+    def output(self, s: int, x: Tensor) -> Tensor:
+        """Project and normalise a map."""
+        return self.neck.level(s, x)
 
 
 def packaged_weights(variant: int, names: Any = None) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
 import torch
 from timm.layers import DropPath as TimmDropPath
@@ -19,7 +20,7 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         channels: of the four maps, finest first.
-        fresh: names of its children that start at random even where the rest is pretrained: `freeze` leaves them out.
+        fresh: names of modules in it that start at random even where the rest is pretrained: `freeze` leaves them out.
 
     Shape: images ``(B, 3, H, W)``, sides divisible by 32 → four maps ``(B, h, w, c)``.
     """
@@ -32,15 +33,35 @@ class Encoder(nn.Module, ABC):
         """Yield the blocks whose activations may be recomputed, first to last."""
 
 
+class StagedEncoder(Encoder):
+    """An encoder that can be run stage by stage, as methods need whose tasks meet between stages.
+
+    Its maps are ``output(s, x)`` of the stages' results x, which the next stage reads.
+
+    Attributes:
+        streams: channels of the four stages' results.
+    """
+
+    streams: tuple[int, ...]
+
+    @abstractmethod
+    def stage(self, s: int, x: Tensor) -> Tensor:
+        """Run a stage: images ``(B, 3, H, W)``, or the previous stage's result, → ``(B, h, w, streams[s])``."""
+
+    @abstractmethod
+    def output(self, s: int, x: Tensor) -> Tensor:
+        """Return the map of a stage's result: ``(B, h, w, streams[s]) → (B, h, w, channels[s])``."""
+
+
 def pretrained_parameters(encoder: nn.Module) -> list[nn.Parameter]:
     """Return an encoder's parameters in the order of their modules, but for those that always start at random."""
-    children = (getattr(encoder, name, None) for name in getattr(encoder, "fresh", ()))
-    fresh = {id(p) for child in children if child is not None for p in child.parameters()}
+    modules = (attrgetter(name)(encoder) for name in getattr(encoder, "fresh", ()))
+    fresh = {id(p) for module in modules if module is not None for p in module.parameters()}
     return [p for p in encoder.parameters() if id(p) not in fresh]
 
 
 def freeze(encoder: nn.Module, part: int | str) -> tuple[nn.Module, ...]:
-    """Exclude an encoder's pretrained parameters from training.
+    """Exclude an encoder's pretrained parameters from training, and those of each of its ``copies`` where it has them.
 
     Args:
         encoder: with blocks in the order of their use.
@@ -52,6 +73,14 @@ def freeze(encoder: nn.Module, part: int | str) -> tuple[nn.Module, ...]:
     Raises:
         ValueError: neither ``all`` nor a number of blocks that the encoder has.
     """
+    for own in getattr(encoder, "copies", (encoder,)):
+        for parameter in _first_parameters(own, part):
+            parameter.requires_grad_(False)
+    still = (m for m in encoder.modules() if not any(p.requires_grad for p in m.parameters()))
+    return tuple(module for module in still if next(module.parameters(), None) is not None)
+
+
+def _first_parameters(encoder: nn.Module, part: int | str) -> list[nn.Parameter]:
     parameters = pretrained_parameters(encoder)
     if part != "all":
         blocks = list(encoder.blocks())  # type: ignore[operator]
@@ -62,10 +91,7 @@ def freeze(encoder: nn.Module, part: int | str) -> tuple[nn.Module, ...]:
             )
         last = {id(p) for p in blocks[part - 1].parameters()}
         parameters = parameters[: 1 + max(i for i, p in enumerate(parameters) if id(p) in last)]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    still = (m for m in encoder.modules() if not any(p.requires_grad for p in m.parameters()))
-    return tuple(module for module in still if next(module.parameters(), None) is not None)
+    return parameters
 
 
 class Renormalise(nn.Module):

@@ -29,7 +29,12 @@ class Neck(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Project and normalise each map."""
-        return [norm(project(x)) for project, norm, x in zip(self.project, self.norms, maps, strict=True)]
+        return [self.level(i, x) for i, x in enumerate(maps)]
+
+    def level(self, i: int, x: Tensor) -> Tensor:
+        """Project and normalise the map of one scale, 0 for the finest."""
+        y: Tensor = self.norms[i](self.project[i](x))
+        return y
 
 
 class SimplePyramid(nn.Module):

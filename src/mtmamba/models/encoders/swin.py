@@ -7,12 +7,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mtmamba.models.encoders.encoder import Encoder, on_meta
-from mtmamba.models.encoders.swin_blocks import LayerNorm, PatchEmbed, SwinBlock, SwinStage, add_and_norm
+from mtmamba.models.encoders.encoder import StagedEncoder, on_meta
+from mtmamba.models.encoders.swin_blocks import LayerNorm, PatchEmbed, Residual, SwinBlock, SwinStage, add_and_norm
 from mtmamba.models.pretrained import load_pretrained, load_weights
 
 
-class SwinEncoder(Encoder):
+class SwinEncoder(StagedEncoder):
     """Swin Transformer with a layer norm on each stage's output.
 
     Every second block is shifted at every resolution, and any sides divisible by 32 work.
@@ -50,7 +50,7 @@ class SwinEncoder(Encoder):
         weights: str | Path | None = None,
     ) -> None:
         super().__init__()
-        self.channels = tuple(embed_dim * 2**i for i in range(4))
+        self.channels = self.streams = tuple(embed_dim * 2**i for i in range(4))
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
         self.patch_embed = PatchEmbed(embed_dim)
         self.layers = nn.ModuleList(
@@ -81,3 +81,21 @@ class SwinEncoder(Encoder):
             x, y = add_and_norm(cast(LayerNorm, norm), layer(x))
             maps.append(y)
         return maps
+
+    def stage(self, s: int, x: Tensor) -> Tensor:
+        """Run a stage, the first one on embedded patches."""
+        return self.tapped(s, x)[1]
+
+    def tapped(self, s: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a stage; return what its last block reads, too: ``(B, h, w, c)`` both."""
+        layer = cast(SwinStage, self.layers[s])
+        residual = Residual(layer.downsample(x if s else self.patch_embed(x)))
+        *others, last = layer.blocks
+        for block in others:
+            residual = block(residual)
+        return residual.total(), last(residual).total()
+
+    def output(self, s: int, x: Tensor) -> Tensor:
+        """Normalise a stage's result."""
+        y: Tensor = self.norms[s](x)
+        return y
