@@ -297,7 +297,7 @@ def test_products_are_exact_unless_tf32_is_allowed(allowed):
 def test_layers_on_a_gpu():
     *leaves, dout = layers(2, 28, 30, 3, 32, 12)
     y = window_attention(*leaves, 12, 6)
-    assert_near((y.detach(), *torch.autograd.grad(y, leaves, dout)), reference_layers(*leaves, dout, 12, 6), 1e-5)
+    assert_near((y.detach(), *torch.autograd.grad(y, leaves, dout)), reference_layers(*leaves, dout, 12, 6), 3e-5)
 
 
 @kernel

@@ -1,0 +1,151 @@
+"""Any image that Pillow reads, or an array or tensor, as 8-bit RGB the right way up, with what was done to it."""
+
+import io
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+UPRIGHT = 1
+"""EXIF's orientation of an image that is stored the right way up."""
+
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError)
+"""What Pillow raises for files that are no image, damaged, or beyond 179 megapixels."""
+
+WEB = ("http://", "https://")
+TIMEOUT = 20
+"""Seconds to wait for an image's address."""
+
+Image.MAX_IMAGE_PIXELS = 2**27  # 134 megapixels without a warning; Pillow refuses twice as many
+
+
+class SourceError(ValueError):
+    """Something that was given to be predicted is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image as it is predicted.
+
+    Attributes:
+        pixels: ``(h, w, 3)`` uint8 RGB.
+        done: what was done to it, in words.
+        source: where it came from; empty for one in memory.
+    """
+
+    pixels: NDArray[np.uint8]
+    done: tuple[str, ...] = ()
+    source: str = ""
+
+
+def read_photo(source: Any) -> Photo:
+    """Return one image as 8-bit RGB.
+
+    Args:
+        source: a path; the address of a file; a PIL image; a uint8 array ``(H, W, 3)`` RGB; a tensor ``(3, H, W)``,
+            uint8 or float in 0..1.
+
+    Raises:
+        SourceError: it is none of these, or does not decode; the message says what was expected.
+    """
+    if isinstance(source, Image.Image):
+        return _of_pil(source, "")
+    if isinstance(source, torch.Tensor):
+        return Photo(_of_tensor(source))
+    if isinstance(source, np.ndarray):
+        if source.ndim != 3 or source.shape[-1] != 3 or source.dtype != np.uint8 or not source.size:
+            raise SourceError(
+                f"Expected an array of uint8 (H, W, 3) in the order red, green, blue, got {source.dtype} {source.shape}: "
+                "convert it, or give a PIL image."
+            )
+        return Photo(np.ascontiguousarray(source))
+    if isinstance(source, str) and source.startswith(WEB):
+        return _decoded(_fetched(source), source)
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise SourceError(f"Expected an image file, got no {path}: check the path.")
+        return _decoded(path, str(source))
+    raise SourceError(
+        "Expected an image as a path, an address, a PIL image, a uint8 array (H, W, 3) or a tensor (3, H, W), got "
+        f"{type(source).__name__}: convert it."
+    )
+
+
+def pixel_count(path: Path) -> int:
+    """Return how many pixels a file's header speaks of; 0 where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except UNREADABLE:
+        return 0
+
+
+def _decoded(file: Path | io.BytesIO, source: str) -> Photo:
+    try:
+        with Image.open(file) as image:
+            return _of_pil(image, source)
+    except UNREADABLE as error:
+        raise SourceError(f"Expected a whole image that Pillow reads in {source}, got {_reason(error)}.") from error
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return "another kind of file" if text.startswith("cannot identify") else text or type(error).__name__
+
+
+def _of_pil(image: Image.Image, source: str) -> Photo:
+    done = []
+    if getattr(image, "n_frames", 1) > 1:
+        done.append(f"first of {image.n_frames} frames")  # type: ignore[attr-defined]
+        image.seek(0)
+    image.load()
+    if (orientation := image.getexif().get(0x0112, UPRIGHT)) != UPRIGHT:
+        image = ImageOps.exif_transpose(image)
+        done.append(f"turned by EXIF orientation {orientation}")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        done.append("alpha over white")
+    elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        done.append(f"mode {image.mode} to 8 bits")
+        return Photo(_of_deep(image), tuple(done), source)
+    elif image.mode != "RGB":
+        done.append(f"mode {image.mode} to RGB")
+    return Photo(np.array(image.convert("RGB")), tuple(done), source)
+
+
+def _of_deep(image: Image.Image) -> NDArray[np.uint8]:
+    """Return a grey image of 16 or 32 bits as RGB: whole numbers as 16 bits, others as 0..1."""
+    values = np.array(image, np.float64)
+    eight = values * 255 if image.mode == "F" and values.max(initial=0) <= 1 else values / 257
+    return np.repeat(np.rint(eight).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _of_tensor(image: torch.Tensor) -> NDArray[np.uint8]:
+    if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+        raise SourceError(f"Expected a tensor (3, H, W), got {tuple(image.shape)}: give one image at a time.")
+    if image.is_floating_point():
+        low, high = float(image.min()), float(image.max())
+        if not 0 <= low <= high <= 1:  # false for NaN too
+            raise SourceError(
+                f"Expected a float tensor in 0..1, got {low:g}..{high:g}: divide by 255, and leave normalising to the "
+                "predictor."
+            )
+        image = (image * 255).round()
+    elif image.dtype != torch.uint8:
+        raise SourceError(f"Expected a tensor of uint8 or float, got {image.dtype}: convert it.")
+    return np.ascontiguousarray(image.to(torch.uint8).movedim(0, -1).numpy(force=True))
+
+
+def _fetched(address: str) -> io.BytesIO:
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
+            return io.BytesIO(answer.read())
+    except (OSError, ValueError) as error:
+        raise SourceError(f"Expected an image at {address}, got {_reason(error)}: check the address.") from error

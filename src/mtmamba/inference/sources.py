@@ -1,0 +1,98 @@
+"""What is to be predicted: files, folders and patterns as a list of images with names; videos and cameras apart."""
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from mtmamba.inference.images import WEB, SourceError
+
+VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
+STREAMS = ("rtsp://", "rtmp://", "rtp://", "udp://", "tcp://", "/dev/video")
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image file and the name of its results: its path below what was given, without suffix.
+
+    Attributes:
+        source: the path, or the address.
+        name: of its results; may hold folders.
+    """
+
+    source: str
+    name: str
+
+
+def is_video(source: str) -> bool:
+    """Return whether a source is a video, a camera (its number) or a stream."""
+    return source.isdigit() or source.startswith(STREAMS) or Path(source).suffix.lower() in VIDEOS
+
+
+def find_images(sources: str | Path | Iterable[str | Path]) -> list[Item]:
+    """Return the images that sources mean, sorted within each, each with a name of its own.
+
+    A folder means the files below it whose suffix is an image's. Files that were named are taken whatever their suffix.
+
+    Raises:
+        SourceError: a source means nothing.
+    """
+    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    found = [item for source in given for item in _expand(str(source))]
+    if not found:
+        raise SourceError(f"Expected images, got none in {', '.join(map(str, given)) or 'an empty list'}.")
+    return _distinct(found)
+
+
+def _expand(source: str) -> list[Item]:
+    if source.startswith(WEB):
+        return [Item(source, Path(source.partition("?")[0]).stem)]
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in image_suffixes() and file.is_file())
+        if not files:
+            raise SourceError(f"Expected images in the folder {path}, got none: check the path.")
+        return [Item(str(file), file.relative_to(path).with_suffix("").as_posix()) for file in files]
+    if path.is_file():
+        return [Item(source, path.stem)]
+    files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
+    if not files:
+        raise SourceError(f"Expected an image, a folder, a pattern or a video, got no {source}: check the path.")
+    base = _fixed_part(path)
+    return [Item(str(file), file.relative_to(base).with_suffix("").as_posix()) for file in files]
+
+
+def image_suffixes() -> set[str]:
+    """Return the suffixes of the formats that Pillow can read."""
+    Image.init()
+    return {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN and kind not in ("PDF", "MPEG")}
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Return the folders of a pattern before its first wildcard."""
+    fixed = Path(pattern.anchor)
+    for part in pattern.relative_to(pattern.anchor).parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed /= part
+    return fixed
+
+
+def _distinct(items: Sequence[Item]) -> list[Item]:
+    """Tell equal names apart: first by the file's suffix, then by a number."""
+    times = Counter(item.name for item in items)
+    named = [
+        Item(i.source, i.name + Path(i.source).suffix.replace(".", "_") if times[i.name] > 1 else i.name) for i in items
+    ]
+    taken: set[str] = set()
+    result = []
+    for item in named:
+        name, number = item.name, 2
+        while name in taken:
+            name, number = f"{item.name}_{number}", number + 1
+        taken.add(name)
+        result.append(Item(item.source, name))
+    return result
