@@ -45,13 +45,18 @@ class Views:
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Return what each task's metric takes, ``{task: prediction}``, for images ``(B, 3, H, W)``."""
+        maps = self.maps(images)
+        return {task.name: task.decide(maps[task.name]) for task in self.tasks}
+
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
+        """Return each task's activated maps ``(B, m, H, W)``, the mean of all views, on the images' grid."""
         total: dict[str, Tensor] = {}
         for scale in self.scales:
             for mirrored in (False, True)[: 1 + self.flip]:
                 for name, maps in self._view(images, scale, mirrored).items():
                     total[name] = total[name] + maps if name in total else maps
         count = len(self.scales) * (1 + self.flip)
-        return {task.name: task.decide(total[task.name] / count) for task in self.tasks}
+        return {name: maps / count for name, maps in total.items()}
 
     def _view(self, images: Tensor, scale: float, mirrored: bool) -> dict[str, Tensor]:
         """Return the activated maps of one view, on the images' grid."""
