@@ -15,7 +15,7 @@ PUBLIC = {
     "load_config": "build",
     "load_model": "restore",
     "Predictor": "inference.predictor",
-    "save_pretrained": "pretrained",
+    "save_pretrained": "sharing",
 }
 """Where each name lies."""
 

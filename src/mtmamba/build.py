@@ -147,6 +147,7 @@ def build_model(cfg: DictConfig) -> MultiTaskModel:
     if (frozen := cfg.model.encoder.get("freeze")) is not None:
         model.freeze_encoder(frozen)
     model.recompute(cfg.model.checkpointing)
+    model.description = describe(cfg)
     return model
 
 

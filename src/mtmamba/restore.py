@@ -8,11 +8,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mtmamba.build import MODEL_GROUPS, build_model, compose
-from mtmamba.checkpoints import find_checkpoint, read_checkpoint, require_weights_of
+from mtmamba.checkpoints import require_weights_of
 from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.settings import check_settings
+from mtmamba.sharing import read_model
 
 ONLY_TRAINING = ("loss", "optimizer")
 """Those of them that a network at work does not need."""
@@ -62,19 +63,19 @@ def fetch_nothing(cfg: DictConfig) -> None:
                 group[key] = value
 
 
-def load_model(path: str | Path) -> MultiTaskModel:
+def load_model(source: str | Path) -> MultiTaskModel:
     """Build the network that a checkpoint describes and load its weights, ready for evaluation.
 
     Args:
-        path: a checkpoint, or a run's folder (its best checkpoint, else its last).
+        source: a checkpoint, a run's folder (its best checkpoint, else its last), a folder of `save_pretrained`, the
+            name of a released model, or ``hf://owner/name[@revision]``.
 
     Raises:
         FileNotFoundError: there is none.
         CheckpointError: the file is no checkpoint of this program.
     """
-    found = find_checkpoint(Path(path))
-    checkpoint = read_checkpoint(found)
-    return restore_model(config_of(checkpoint["mtmamba"]), checkpoint, found)
+    checkpoint, path = read_model(source)
+    return restore_model(config_of(checkpoint["mtmamba"]), checkpoint, path)
 
 
 def restore_model(cfg: DictConfig, checkpoint: Mapping[str, Any], path: Path) -> MultiTaskModel:
@@ -92,6 +93,7 @@ def restore_model(cfg: DictConfig, checkpoint: Mapping[str, Any], path: Path) ->
     weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
     require_weights_of(weights, model, path)
     model.load_state_dict(weights)
+    model.description = dict(checkpoint["mtmamba"])
     return model.eval()
 
 

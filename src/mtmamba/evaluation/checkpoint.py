@@ -15,7 +15,6 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from mtmamba import build, restore
-from mtmamba.checkpoints import find_checkpoint, read_checkpoint
 from mtmamba.config_checks import ConfigError, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
@@ -28,6 +27,7 @@ from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.padding import crop
 from mtmamba.runs.folder import begin
 from mtmamba.runs.record import Scores, model_record
+from mtmamba.sharing import read_model
 from mtmamba.tasks import Task, select_tasks
 from mtmamba.types import Batch
 
@@ -97,8 +97,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """
     start = time.perf_counter()
     settle_auto(cfg)
-    path = find_checkpoint(Path(cfg.ckpt))
-    checkpoint = read_checkpoint(path)
+    checkpoint, path = read_model(cfg.ckpt)
     full = evaluated_config(cfg, checkpoint["mtmamba"])
     require_bootstrap(full.evaluation)
     chosen = choose_protocol(cfg.boundaries, build.dataset_record(full))

@@ -1,7 +1,7 @@
 """The whole network: an encoder and a decoder, at any image size."""
 
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,13 @@ class MultiTaskModel(nn.Module):
         encoder: images → four channels-last maps at strides 4, 8, 16, 32.
         decoder: those maps → logits by task; it may adapt the encoder first (``adapt``).
 
+    Attributes:
+        description: the configuration it was built from, where that is known: what its checkpoints say of it.
+
     Shape: images ``(B, 3, H, W)``, ImageNet-normalised → ``{task: (B, n, H, W)}``, any H and W.
     """
+
+    description: dict[str, Any] | None = None
 
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
         super().__init__()

@@ -1,0 +1,188 @@
+"""Models to give away: a folder of weights, description and card, written, read back, found by name or on the hub."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import mtmamba
+from mtmamba.checkpoints import CheckpointError, find_checkpoint, read_checkpoint
+from mtmamba.data.datasets import all_datasets
+from mtmamba.files import replacing, write_json, write_text
+from mtmamba.models.multitask import MultiTaskModel
+from mtmamba.tasks import get_task
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+HUB = "hf://"
+NETWORK = "model."
+"""What checkpoints put before the names of the network's weights."""
+
+
+def released_dir() -> Path:
+    """Return the folder of our own released models: inside an installed package, beside ``src`` in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "released_models"
+    return inside if inside.is_dir() else package.parents[1] / "models"
+
+
+def read_model(source: str | Path) -> tuple[dict[str, Any], Path]:
+    """Read a model's weights and description, whatever way it is named.
+
+    Args:
+        source: a checkpoint, a run's folder, a folder of `save_pretrained`, the name of a model of ours, or
+            ``hf://owner/name[@revision]``.
+
+    Returns:
+        What `mtmamba.checkpoints.read_checkpoint` returns, without what training needs, and the file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: it is damaged, or no model of this program.
+    """
+    text = str(source)
+    path = _fetched(text) if text.startswith(HUB) else Path(source).expanduser()
+    if not path.exists() and (released_dir() / text / CONFIG).is_file():
+        path = released_dir() / text
+    if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
+        return _read_folder(path), path / WEIGHTS
+    found = find_checkpoint(path)
+    return read_checkpoint(found), found
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)
+        description, step = config["mtmamba"], config["global_step"]
+        if not isinstance(description.get("choices"), dict) or not isinstance(description.get("values"), dict):
+            raise TypeError("no choices or values")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"Expected a model of this program in {folder}, got files that are damaged or another program's ({error!r}): "
+            "copy it again."
+        ) from error
+    if bad := [name for name, x in weights.items() if not x.isfinite().all()]:
+        raise CheckpointError(f"Expected finite weights in {folder}, got NaN or infinity for {bad[0]}: copy it again.")
+    return {
+        "mtmamba": description,
+        "global_step": step,
+        "state_dict": {NETWORK + k: _wide(x) for k, x in weights.items()},
+    }
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Weights are computed with in float32, whatever they are stored in."""
+    return x.float() if x.is_floating_point() else x
+
+
+def _fetched(address: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name, _, revision = address.removeprefix(HUB).partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise FileNotFoundError(f"Expected {HUB}owner/name or {HUB}owner/name@revision, got {address}: correct it.")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[WEIGHTS, CONFIG]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise FileNotFoundError(f"Expected a model at {address}, got {reason}: check name and connection.") from error
+
+
+def save_pretrained(
+    source: MultiTaskModel | str | Path,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    scores: Mapping[str, Any] | None = None,
+    notes: str = "",
+) -> Path:
+    """Write a model to give away: ``model.safetensors``, ``config.json`` and a model card ``README.md``.
+
+    Args:
+        source: a network of `mtmamba.build_model` or `load_model`, or anything that `load_model` reads.
+        folder: a new or empty one.
+        dtype: of the stored weights; as they are by default. Rounding them is not undone by reading.
+        scores: what ``metrics.json`` holds; for a run's folder, its own by default.
+        notes: paragraphs for the card: data, recipe, terms.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder holds something.
+        CheckpointError: the network does not know its configuration, since it was not built by this program.
+    """
+    folder = Path(folder).expanduser()
+    if isinstance(source, MultiTaskModel):
+        if source.description is None:
+            raise CheckpointError("Expected a network of mtmamba.build_model or load_model, got one built by hand.")
+        state, description, step = source.state_dict(), source.description, 0
+    else:
+        checkpoint, path = read_model(source)
+        state = {k.removeprefix(NETWORK): v for k, v in checkpoint["state_dict"].items() if k.startswith(NETWORK)}
+        description, step = checkpoint["mtmamba"], checkpoint["global_step"]
+        own = [parent / "metrics.json" for parent in (path.parent, path.parent.parent)]
+        if scores is None and (record := next((file for file in own if file.is_file()), None)):
+            scores = json.loads(record.read_text(encoding="utf-8"))
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"Expected a new or empty folder, got {folder} with files in it: choose another.")
+    weights = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).cpu().contiguous() for k, v in state.items()}
+    with replacing(folder, folder=True) as partial:
+        save_file(weights, partial / WEIGHTS, metadata={"format": "pt", "mtmamba": mtmamba.__version__})
+        write_json(partial / CONFIG, {"mtmamba": description, "global_step": step})
+        write_text(partial / CARD, card(folder.name, description, step, weights, scores or {}, notes))
+    return folder
+
+
+def card(
+    name: str,
+    description: Mapping[str, Any],
+    step: int,
+    weights: Mapping[str, Tensor],
+    scores: Mapping[str, Any],
+    notes: str,
+) -> str:
+    """Return a model card in Markdown: what it is, its scores by protocol, and how to use it."""
+    choices, values = description["choices"], description["values"]
+    data = all_datasets().get(values["data"].get("dataset", ""))
+    title = data.title if data else choices["data"]
+    tasks = [get_task(task) for task in values["tasks"]]
+    rows = []
+    for task in tasks:
+        found = scores.get("tasks", {}).get(task.name, {})
+        for metric, value in found.items():
+            if isinstance(value, int | float):
+                interval = found.get(f"{metric}_interval") or scores.get("intervals", {}).get(task.name, {}).get(metric)
+                span = f" ({interval[0]:.4g} … {interval[1]:.4g})" if interval else ""
+                unit = {**task.units, **task.benchmark_units}.get(metric, "")
+                rows.append(f"| {task.title} | {metric} | {value:.4g}{f' {unit}' if unit else ''}{span} |")
+    images = (
+        f"{scores['images']} images of the {scores['split']} split" if "images" in scores else "its validation images"
+    )
+    number = sum(x.numel() for x in weights.values())
+    kinds = " and ".join(
+        sorted({str(x.dtype).removeprefix("torch.") for x in weights.values() if x.is_floating_point()})
+    )
+    table = ["| task | metric | value (95 % interval over images) |", "| --- | --- | --- |", *rows]
+    parts = [
+        "---\nlibrary_name: mtmamba\npipeline_tag: image-segmentation\ntags: [multi-task, dense-prediction, mamba]\n---",
+        f"# {name}",
+        f"Multi-task dense scene understanding: {', '.join(task.title.lower() for task in tasks)} of one image. Decoder "
+        f"`{choices['decoder']}`, encoder `{choices['encoder']}`, trained on {title} for {step:,} steps; "
+        f"{number / 1e6:.1f} million numbers in {kinds}.",
+        f"## Scores\n\nOn {images}, single scale unless stated.\n\n" + "\n".join(table) if rows else "",
+        "## Use\n\n```bash\npython src/predict.py ckpt="
+        + name
+        + " source=photo.jpg\n```\n\n```python\nimport mtmamba\n\n"
+        f'predictor = mtmamba.Predictor.from_pretrained("{name}")\nresult = predictor("photo.jpg")\n```',
+        notes.strip(),
+        "The code's licence is MIT. Data and the encoder's first weights have terms of their own.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
