@@ -64,8 +64,8 @@ def _read_folder(folder: Path) -> dict[str, Any]:
             raise TypeError("no choices or values")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(
-            f"Expected a model of this program in {folder}, got files that are damaged or another program's ({error!r}): "
-            "copy it again."
+            f"Expected a model of this program in {folder}, got files that are damaged or another's "
+            f"({error!r}): copy it again."
         ) from error
     if bad := [name for name, x in weights.items() if not x.isfinite().all()]:
         raise CheckpointError(f"Expected finite weights in {folder}, got NaN or infinity for {bad[0]}: copy it again.")
@@ -172,10 +172,10 @@ def card(
     )
     table = ["| task | metric | value (95 % interval over images) |", "| --- | --- | --- |", *rows]
     parts = [
-        "---\nlibrary_name: mtmamba\npipeline_tag: image-segmentation\ntags: [multi-task, dense-prediction, mamba]\n---",
+        "---\nlibrary_name: mtmamba\npipeline_tag: image-segmentation\ntags: [multi-task, mamba]\n---",
         f"# {name}",
-        f"Multi-task dense scene understanding: {', '.join(task.title.lower() for task in tasks)} of one image. Decoder "
-        f"`{choices['decoder']}`, encoder `{choices['encoder']}`, trained on {title} for {step:,} steps; "
+        f"Multi-task dense scene understanding: {', '.join(task.title.lower() for task in tasks)} of one image. "
+        f"Decoder `{choices['decoder']}`, encoder `{choices['encoder']}`, trained on {title} for {step:,} steps; "
         f"{number / 1e6:.1f} million numbers in {kinds}.",
         f"## Scores\n\nOn {images}, single scale unless stated.\n\n" + "\n".join(table) if rows else "",
         "## Use\n\n```bash\npython src/predict.py ckpt="

@@ -61,8 +61,8 @@ def read_photo(source: Any) -> Photo:
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[-1] != 3 or source.dtype != np.uint8 or not source.size:
             raise SourceError(
-                f"Expected an array of uint8 (H, W, 3) in the order red, green, blue, got {source.dtype} {source.shape}: "
-                "convert it, or give a PIL image."
+                f"Expected an array of uint8 (H, W, 3) in the order red, green, blue, got {source.dtype} "
+                f"{source.shape}: convert it, or give a PIL image."
             )
         return Photo(np.ascontiguousarray(source))
     if isinstance(source, str) and source.startswith(WEB):

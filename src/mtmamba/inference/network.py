@@ -62,8 +62,8 @@ def check_size(size: Size) -> None:
 def plan(image: Sequence[int], size: Size, trained: Sequence[int]) -> Plan:
     """Decide how an image is brought to the network.
 
-    An image that fits into the grid that the network was trained and evaluated on lies in its centre, as there. A larger
-    one is scaled down to as many pixels (``auto``), or predicted as it is (``native``), in tiles where it is large.
+    An image that fits into the grid that the network was trained and evaluated on lies in its centre, as there. A
+    larger one is scaled down to as many pixels (``auto``), or predicted as it is (``native``), if need be in tiles.
 
     Args:
         image: its height and width.
@@ -135,6 +135,16 @@ class Network:
             own = {name: crop(x[index], one.size) for name, x in maps.items()}
             yield self._finished(own, image.shape[:2])
 
+    def maps_of(self, image: NDArray[np.uint8], one: Plan, task: str) -> NDArray[np.float32]:
+        """Return the maps that a task's decision is made from, at the image's own size: ``(m, h, w)`` float32."""
+        resized = _resized(image, one.size)
+        if one.tiled:
+            raise SourceError("Expected an image that is predicted at once, got one in tiles: use a smaller size.")
+        maps = self._maps(pad(normalised(resized), one.grid)[None])[task][0]
+        size = image.shape[:2]
+        with torch.inference_mode():
+            return _band(crop(maps, one.size), size, 0, size[0]).numpy(force=True)
+
     def _maps(self, batch: Tensor) -> dict[str, Tensor]:
         """Return the activated maps of normalised images ``(B, 3, H, W)``."""
         autocast = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
@@ -165,7 +175,7 @@ class Network:
         return {task.name: _array(maps[task.name]) for task in self.tasks} if native else self._finished(maps, full)
 
     def _row_of_tiles(self, band: NDArray[np.uint8]) -> dict[str, Tensor]:
-        """Return the weighted sums of a row of tiles, and as one more channel those of the weights: ``(m + 1, h, w)``."""
+        """Return the weighted sums of a row of tiles, and as a last channel those of the weights: ``(m + 1, h, w)``."""
         height, width = band.shape[:2]
         sums: dict[str, Tensor] = {}
         for left in _starts(width):
@@ -213,7 +223,7 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
 
 
 def _band(maps: Tensor, size: Sequence[int], top: int, bottom: int) -> Tensor:
-    """Return rows of maps ``(n, h, w)`` resized bilinearly to ``(n, *size)``: ``(n, bottom - top, size[1])`` float32."""
+    """Return rows of maps ``(n, h, w)`` resized bilinearly to a size: ``(n, bottom - top, size[1])`` float32."""
     if maps.shape[-2:] == tuple(size):
         return maps[:, top:bottom].float()
     scale = maps.shape[-2] / size[0]

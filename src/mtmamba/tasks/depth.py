@@ -3,7 +3,7 @@
 from mtmamba.losses import depth_l1
 from mtmamba.metrics.depth import DepthError, depth_metres, depth_sums, mean_depth
 from mtmamba.tasks.files import MetresFile
-from mtmamba.tasks.pictures import depth_colours
+from mtmamba.tasks.pictures import depth_colours, depth_legend
 from mtmamba.tasks.record import Protocol, Task
 
 TASK = Task(
@@ -19,6 +19,7 @@ TASK = Task(
     protocol=Protocol("pooled-rmse", 1, "over all valid pixels of the set, prediction clamped at 0"),
     file=MetresFile(),
     picture=depth_colours,
+    legend=depth_legend,
     statistics=depth_sums,
     constant=mean_depth,
     nearer=True,

@@ -4,7 +4,7 @@ from mtmamba.losses import edge_cross_entropy
 from mtmamba.metrics.edge import EdgeLoss, edge_base_rate, edge_probability
 from mtmamba.metrics.segmentation import class_counts
 from mtmamba.tasks.files import ProbabilityFile
-from mtmamba.tasks.pictures import greys
+from mtmamba.tasks.pictures import share_legend, greys
 from mtmamba.tasks.record import Protocol, Task
 
 TASK = Task(
@@ -21,6 +21,7 @@ TASK = Task(
     protocol=Protocol("pooled-loss", 1, "loss: weighted as in training, over all valid pixels of the set; not odsF"),
     file=ProbabilityFile(),
     picture=greys,
+    legend=share_legend,
     dtype="uint8",
     statistics=class_counts,
     constant=edge_base_rate,

@@ -14,7 +14,7 @@ from mtmamba.metrics.segmentation import (
     majority_class,
 )
 from mtmamba.tasks.files import ClassFile
-from mtmamba.tasks.pictures import class_colours
+from mtmamba.tasks.pictures import class_colours, class_legend
 from mtmamba.tasks.record import Protocol, Task
 from mtmamba.types import IGNORE
 
@@ -38,6 +38,7 @@ TASK = Task(
     protocol=Protocol("pooled-miou-parts", 1, "counts over the whole set; images without a part ignored"),
     file=ClassFile(),
     picture=class_colours,
+    legend=class_legend,
     dtype="uint8",
     statistics=class_counts,
     constant=majority_class,

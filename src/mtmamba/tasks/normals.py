@@ -3,7 +3,7 @@
 from mtmamba.losses import normals_l1
 from mtmamba.metrics.normals import NormalsError, mean_normal, normal_sums, unit_normals
 from mtmamba.tasks.files import NormalsFile
-from mtmamba.tasks.pictures import normal_colours
+from mtmamba.tasks.pictures import normal_colours, normal_legend
 from mtmamba.tasks.record import Protocol, Task
 
 TASK = Task(
@@ -20,6 +20,7 @@ TASK = Task(
     protocol=Protocol("pooled-angles"),
     file=NormalsFile(),
     picture=normal_colours,
+    legend=normal_legend,
     channels=3,
     statistics=normal_sums,
     constant=mean_normal,

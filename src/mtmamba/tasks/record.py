@@ -46,6 +46,7 @@ class Task:
         protocol: of the metric.
         file: the format of predictions in files.
         picture: one image's prediction or target ``(H, W)`` or ``(3, H, W)`` → RGB ``(H, W, 3)``.
+        legend: names of the task's classes, or none, and what draws the picture → what its colours mean.
         dtype: of the target: ``uint8`` for classes and marks, ``float32`` for measurements.
         channels: of the target, where it has an axis of them; in a batch that axis comes first.
         outputs: of the network, where that is no number of classes; ``channels``, or 1, by default.
@@ -73,6 +74,7 @@ class Task:
     protocol: Protocol = POOLED
     file: PredictionFile = field(default_factory=ArrayFile)
     picture: Callable[[Tensor], pictures.Picture] = pictures.stretched
+    legend: Callable[[Sequence[str], pictures.Draw], pictures.Legend] = pictures.no_legend
     dtype: Literal["uint8", "float32"] = "float32"
     channels: int | None = None
     outputs: int | None = None

@@ -3,7 +3,7 @@
 from mtmamba.losses import cross_entropy
 from mtmamba.metrics.segmentation import MeanIoU, class_counts, class_probabilities, likeliest_class, majority_class
 from mtmamba.tasks.files import ClassFile
-from mtmamba.tasks.pictures import class_colours
+from mtmamba.tasks.pictures import class_colours, class_legend
 from mtmamba.tasks.record import Protocol, Task
 
 TASK = Task(
@@ -18,6 +18,7 @@ TASK = Task(
     protocol=Protocol("pooled-miou", 1, "counts over the whole set, a class absent from both sides counts 0"),
     file=ClassFile(),
     picture=class_colours,
+    legend=class_legend,
     dtype="uint8",
     statistics=class_counts,
     constant=majority_class,

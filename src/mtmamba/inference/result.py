@@ -1,0 +1,135 @@
+"""What was predicted of one image: values, pictures, sheets, files."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from mtmamba.evaluation.formats import prediction_path, save_prediction
+from mtmamba.files import replacing
+from mtmamba.inference.images import Photo, SourceError
+from mtmamba.inference.sheets import Tile, sheet
+from mtmamba.tasks import Task
+from mtmamba.tasks.pictures import Draw, Legend, Picture, save_png
+
+KINDS = ("raw", "picture", "sheet")
+"""What `Result.save` can write."""
+SHEET_QUALITY = 92
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The predictions of one image, at its own size and the right way up.
+
+    ``result["depth"]`` is a numpy array: classes uint8 ``(H, W)``, metres float32 ``(H, W)``, unit normals float32
+    ``(3, H, W)`` (x right, y down, z away from the viewer), probabilities float32 ``(H, W)``.
+
+    Attributes:
+        photo: the image, where it came from, and what was done to it.
+        name: of its files.
+        values: by task.
+        tasks: their records.
+        classes: names of classes by task, where they are known.
+        pictures: by task, the dataset's own way to draw it.
+        maps: computes the maps that a task's decision is made from, anew; see `probabilities`.
+    """
+
+    photo: Photo
+    name: str
+    values: Mapping[str, NDArray[Any]]
+    tasks: Sequence[Task]
+    classes: Mapping[str, Sequence[str]]
+    pictures: Mapping[str, Draw]
+    maps: Callable[[str], NDArray[np.float32]] = field(repr=False)
+
+    def __getitem__(self, task: str) -> NDArray[Any]:
+        self._task(task)
+        return self.values[task]
+
+    def __iter__(self) -> Any:
+        return iter(self.values)
+
+    def __contains__(self, task: str) -> bool:
+        return task in self.values
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The image ``(H, W, 3)`` uint8 RGB."""
+        return self.photo.pixels
+
+    @property
+    def source(self) -> str:
+        """Where the image came from; empty for one in memory."""
+        return self.photo.source
+
+    def probabilities(self, task: str) -> NDArray[np.float32]:
+        """Return what a task is decided from, float32 ``(n, H, W)``: probabilities of all classes, of one mark.
+
+        It is not kept, and costs another pass of the network.
+        """
+        self._task(task)
+        return self.maps(task)
+
+    def picture(self, task: str) -> Picture:
+        """Return a task's prediction in colours, ``(H, W, 3)`` uint8 RGB."""
+        return self._draw(task)(torch.from_numpy(self.values[task]))
+
+    def legend(self, task: str) -> Legend:
+        """Return what the colours of a task's picture mean; of classes, those that it shows, the largest first."""
+        record = self._task(task)
+        legend = record.legend(self.classes.get(task, ()), self._draw(task))
+        if record.dtype != "uint8" or legend.bar:
+            return legend
+        shown, counts = np.unique(self.values[task], return_counts=True)
+        order = [int(c) for c in shown[counts.argsort(kind="stable")[::-1]] if c < len(legend.entries)]
+        return Legend(tuple(legend.entries[c] for c in order))
+
+    def sheet(self) -> Picture:
+        """Return the photograph and every task with its legend on one sheet, ``(H, W, 3)`` uint8 RGB."""
+        tiles = [Tile(task.title, self.picture(task.name), self.legend(task.name)) for task in self.tasks]
+        return sheet([Tile(self.name or "Image", self.image), *tiles])
+
+    def show(self) -> None:
+        """Open the sheet in the system's viewer of pictures."""
+        Image.fromarray(self.sheet()).show(self.name)
+
+    def save(self, folder: str | Path, what: Iterable[str] = KINDS) -> list[Path]:
+        """Write ``raw/TASK/NAME.png|.npy``, ``pictures/TASK/NAME.png`` and ``sheets/NAME.jpg``, each in one step.
+
+        Args:
+            folder: for all images.
+            what: of ``raw``, ``picture`` and ``sheet``.
+
+        Returns:
+            The files.
+        """
+        folder, kinds = Path(folder).expanduser(), tuple(what)
+        if unknown := [kind for kind in kinds if kind not in KINDS]:
+            raise SourceError(f"Expected save to be some of {', '.join(KINDS)}, got {unknown[0]}.")
+        written = []
+        for task in self.tasks:
+            if "raw" in kinds:
+                save_prediction(folder / "raw", task.name, self.name, torch.from_numpy(self.values[task.name]))
+                written.append(prediction_path(folder / "raw", task.name, self.name))
+            if "picture" in kinds:
+                written.append(folder / "pictures" / task.name / f"{self.name}.png")
+                save_png(written[-1], self.picture(task.name))
+        if "sheet" in kinds:
+            written.append(folder / "sheets" / f"{self.name}.jpg")
+            with replacing(written[-1]) as partial:
+                Image.fromarray(self.sheet()).save(partial, "JPEG", quality=SHEET_QUALITY)
+        return written
+
+    def _draw(self, task: str) -> Draw:
+        return self.pictures.get(task, self._task(task).picture)
+
+    def _task(self, name: str) -> Task:
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise KeyError(f"Expected a task among {', '.join(self.values)}, got {name}.")
