@@ -35,7 +35,13 @@ QUIET = {"PYTHONWARNINGS": "ignore", "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_SIL
 FLAGS_WITH_VALUE = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
 
 
-MAIN_KEYS = {"eval": "ckpt", "eval_predictions": "pred", "import_checkpoint": "source", "report": "runs"}
+MAIN_KEYS = {
+    "eval": "ckpt",
+    "predict": "source",
+    "eval_predictions": "pred",
+    "import_checkpoint": "source",
+    "report": "runs",
+}
 """What a script is called with first, where there is such a thing."""
 
 

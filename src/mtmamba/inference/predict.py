@@ -1,0 +1,194 @@
+"""The work of ``predict.py``: inputs in, a folder of results out; what cannot be read is listed, the rest goes on."""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mtmamba.files import write_json
+from mtmamba.inference.images import SourceError
+from mtmamba.inference.predictor import Failure, Predictor
+from mtmamba.inference.result import KINDS, Result
+from mtmamba.inference.sources import find_images, is_video
+from mtmamba.inference.video import Film, describe_video, frames
+from mtmamba.tasks.pictures import Picture
+
+RECORD = "predictions.json"
+WRITERS = 8
+"""Threads that encode and write results while the network goes on."""
+WAITING = 16
+"""Results that wait for them, at most."""
+
+
+def predict(cfg: DictConfig) -> bool:
+    """Predict everything that ``cfg.source`` means and write the results.
+
+    Args:
+        cfg: of ``configs/predict.yaml``.
+
+    Returns:
+        Whether every input could be predicted.
+
+    Raises:
+        SourceError: a setting is not what it should be, or nothing was given.
+        FileExistsError: the folder holds files and ``overwrite`` is false.
+    """
+    sources = OmegaConf.to_container(cfg.source) if OmegaConf.is_config(cfg.source) else [str(cfg.source)]
+    assert isinstance(sources, list)
+    sources = [str(source) for source in sources]
+    kinds = [cfg.save] if isinstance(cfg.save, str) else list(cfg.save)
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise SourceError(f"Expected save to be some of {', '.join(KINDS)}, got {unknown[0]}.")
+    videos = [source for source in sources if is_video(source)]
+    items = find_images([source for source in sources if not is_video(source)]) if len(videos) < len(sources) else []
+    folder = _folder(cfg)
+    size = list(cfg.size) if OmegaConf.is_config(cfg.size) else str(cfg.size)
+    settings = {"device": cfg.device, "precision": str(cfg.precision), "size": size, "flip": cfg.tta.flip}
+    predictor = Predictor.from_pretrained(
+        cfg.ckpt, extensions=cfg.extensions, tasks=None if cfg.tasks is None else list(cfg.tasks), **settings
+    )
+    console = Console()
+    start, entries = time.perf_counter(), []
+    try:
+        if items:
+            found = _counted(predictor.files(items, cfg.batch_size), len(items), console)
+            for entry in _written(found, folder, kinds, cfg.show):
+                entries.append(entry)
+        for video in videos:
+            entries.append(_film(predictor, video, folder, kinds, cfg.batch_size, console))
+    finally:
+        write_json(folder / RECORD, {"model": str(cfg.ckpt), "settings": settings, "predictions": entries})
+    bad = [entry for entry in entries if "error" in entry]
+    for entry in bad:
+        console.print(f"Skipped: {entry['error']}", style="red", markup=False)
+    seconds = time.perf_counter() - start
+    console.print(f"{len(entries) - len(bad)} of {len(entries)} inputs in {seconds:.1f} s: {folder}", markup=False)
+    return not bad
+
+
+def _folder(cfg: DictConfig) -> Path:
+    if cfg.save_dir is None:
+        return Path(cfg.log_dir).expanduser() / "predict" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+    folder = Path(cfg.save_dir).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"Expected a folder in save_dir, got the file {folder}: choose another.")
+    if folder.is_dir() and any(folder.iterdir()) and not cfg.overwrite:
+        raise FileExistsError(f"Expected a new or empty save_dir, got {folder} with files in it: add overwrite=true.")
+    return folder
+
+
+def _counted(results: Iterator[Any], total: int | None, console: Console) -> Iterator[Any]:
+    """Pass results on under a bar of progress with images per second."""
+    columns = (TextColumn("Predicting"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("", total=total, rate="")
+        start = time.perf_counter()
+        for number, result in enumerate(results, 1):
+            yield result
+            rate = number / (time.perf_counter() - start)
+            progress.update(task, completed=number, rate=f"{rate:.1f} images/s")
+
+
+def _written(
+    results: Iterator[Result | Failure], folder: Path, kinds: Sequence[str], show: bool
+) -> Iterator[dict[str, Any]]:
+    """Write results in threads, and yield what ``predictions.json`` says of each, in order."""
+    waiting: list[Future[dict[str, Any]]] = []
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for result in results:
+            if isinstance(result, Failure):
+                waiting.append(pool.submit(dict, source=result.item.source, name=result.item.name, error=result.reason))
+            else:
+                waiting.append(pool.submit(_saved, result, folder, kinds))
+                if show:
+                    result.show()
+            while len(waiting) > WAITING:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+def _saved(result: Result, folder: Path, kinds: Sequence[str]) -> dict[str, Any]:
+    start = time.perf_counter()
+    files = [path.relative_to(folder).as_posix() for path in result.save(folder, kinds)]
+    height, width = result.image.shape[:2]
+    return {
+        "source": result.source,
+        "name": result.name,
+        "width": width,
+        "height": height,
+        "done": list(result.photo.done),
+        "files": files,
+        "seconds_to_write": round(time.perf_counter() - start, 4),
+    }
+
+
+def _film(
+    predictor: Predictor, source: str, folder: Path, kinds: Sequence[str], batch_size: int, console: Console
+) -> dict[str, Any]:
+    """Predict a video, a camera or a stream into a film of each task and one of all side by side.
+
+    Ctrl-C ends a camera or a stream, and the films are whole.
+    """
+    name = Path(source).stem if not source.isdigit() else f"camera_{source}"
+    done, count, stopped = [], 0, False
+    try:
+        rate, total, sound = describe_video(source)
+        if sound:
+            done.append("sound dropped")
+        results = predictor.photos(((f"{name}/{i:06d}", p) for i, p in enumerate(frames(source))), batch_size)
+        with ExitStack() as stack:
+            films = _films(stack, predictor, folder, name, kinds, rate)
+            try:
+                for result in _counted(results, total or None, console):
+                    for part, film in films.items():
+                        film.add(side_by_side(result) if part == "side_by_side" else result.picture(part))
+                    if "raw" in kinds:
+                        result.save(folder, ["raw"])
+                    count += 1
+            except KeyboardInterrupt:
+                stopped = True
+    except SourceError as error:
+        return {"source": source, "name": name, "frames": count, "error": str(error)}
+    if stopped:
+        done.append("stopped by Ctrl-C")
+    files = [film.path.relative_to(folder).as_posix() for film in films.values()]
+    return {
+        "source": source,
+        "name": name,
+        "frames": count,
+        "frames_per_second": float(rate),
+        "done": done,
+        "files": files,
+    }
+
+
+def _films(
+    stack: ExitStack, predictor: Predictor, folder: Path, name: str, kinds: Sequence[str], rate: Fraction
+) -> dict[str, Film]:
+    paths = {}
+    if "picture" in kinds:
+        paths = {task.name: folder / "pictures" / task.name / f"{name}.mp4" for task in predictor.tasks}
+    if "sheet" in kinds:
+        paths["side_by_side"] = folder / "sheets" / f"{name}.mp4"
+    return {part: stack.enter_context(Film(path, rate)) for part, path in paths.items()}
+
+
+def side_by_side(result: Result) -> Picture:
+    """Return a frame and the picture of every task in a grid two or three wide, each at half the frame's size."""
+    pictures = [result.image, *(result.picture(task.name) for task in result.tasks)]
+    columns = 2 if len(pictures) in (2, 4) else 3
+    height, width = (max(2, side // 2) for side in result.image.shape[:2])
+    small = [np.asarray(cv2.resize(x, (width, height), interpolation=cv2.INTER_AREA), np.uint8) for x in pictures]
+    small += [np.zeros_like(small[0])] * (-len(small) % columns)
+    return np.vstack([np.hstack(small[i : i + columns]) for i in range(0, len(small), columns)])

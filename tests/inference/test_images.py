@@ -1,0 +1,155 @@
+"""Images of every kind become RGB the right way up, compared with the pixels that they were made of."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mtmamba.inference.images import SourceError, pixel_count, read_photo
+from mtmamba.inference.sources import find_images, is_video
+
+RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8)
+GREY = RGB[..., 0]
+
+
+def saved(tmp_path, image, name, **options):
+    path = tmp_path / name
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp", "a.ppm"])
+def test_lossless_formats(tmp_path, name):
+    photo = read_photo(saved(tmp_path, Image.fromarray(RGB), name, **({"lossless": True} if "webp" in name else {})))
+    assert np.array_equal(photo.pixels, RGB)
+    assert photo.done == ()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_jpegs(tmp_path, options):
+    smooth = np.array(Image.fromarray(RGB).resize((64, 48), Image.Resampling.BICUBIC))
+    photo = read_photo(saved(tmp_path, Image.fromarray(smooth), "a.jpg", quality=95, **options))
+    assert np.abs(photo.pixels.astype(int) - smooth).mean() < 8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientations(tmp_path, orientation):
+    """The image is stored turned or mirrored so that the orientation's own operation sets it upright."""
+    stored = {
+        1: lambda x: x,
+        2: lambda x: x[:, ::-1],
+        3: lambda x: x[::-1, ::-1],
+        4: lambda x: x[::-1],
+        5: lambda x: x.transpose(1, 0, 2),
+        6: lambda x: np.rot90(x, 1),
+        7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda x: np.rot90(x, -1),
+    }[orientation](RGB)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = read_photo(saved(tmp_path, Image.fromarray(np.ascontiguousarray(stored)), "a.png", exif=exif))
+    assert np.array_equal(photo.pixels, RGB)
+    assert (photo.done == ()) == (orientation == 1)
+
+
+def test_grey_and_palette(tmp_path):
+    assert np.array_equal(read_photo(saved(tmp_path, Image.fromarray(GREY), "g.png")).pixels, GREY[..., None].repeat(3, 2))
+    few = Image.fromarray(RGB // 128 * 255).convert("P", palette=Image.Palette.ADAPTIVE, colors=8)
+    assert np.array_equal(read_photo(saved(tmp_path, few, "p.png")).pixels, np.array(few.convert("RGB")))
+
+
+def test_sixteen_bits(tmp_path):
+    deep = (GREY.astype(np.uint16) << 8) | GREY  # 257 times the value
+    photo = read_photo(saved(tmp_path, Image.fromarray(deep), "d.png"))
+    assert np.array_equal(photo.pixels, GREY[..., None].repeat(3, 2))
+    assert "to 8 bits" in photo.done[0]
+
+
+def test_float_tiff_in_0_to_1(tmp_path):
+    photo = read_photo(saved(tmp_path, Image.fromarray(GREY.astype(np.float32) / 255), "f.tif"))
+    assert np.array_equal(photo.pixels[..., 0], GREY)
+
+
+def test_alpha_lies_over_white(tmp_path):
+    alpha = np.random.default_rng(1).integers(0, 256, GREY.shape, np.uint8)
+    photo = read_photo(saved(tmp_path, Image.fromarray(np.dstack((RGB, alpha))), "a.png"))
+    share = alpha[..., None] / 255
+    assert np.abs(photo.pixels - (RGB * share + 255 * (1 - share))).max() <= 1
+    assert photo.done == ("alpha over white",)
+
+
+def test_cmyk(tmp_path):
+    cmyk = Image.fromarray(np.full((8, 8, 3), (200, 100, 50), np.uint8)).convert("CMYK")
+    photo = read_photo(saved(tmp_path, cmyk, "c.jpg", quality=100))
+    assert np.abs(photo.pixels.astype(int) - (200, 100, 50)).max() <= 4
+    assert photo.done == ("mode CMYK to RGB",)
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    others = [Image.new("RGB", (4, 4), colour) for colour in ("green", "blue")]
+    path = saved(tmp_path, Image.new("RGB", (4, 4), "red"), "a.gif", save_all=True, append_images=others)
+    photo = read_photo(path)
+    assert (photo.pixels == (255, 0, 0)).all()
+    assert photo.done[0] == "first of 3 frames"
+
+
+def test_arrays_tensors_and_pil():
+    assert np.array_equal(read_photo(RGB).pixels, RGB)
+    assert np.array_equal(read_photo(Image.fromarray(RGB)).pixels, RGB)
+    tensor = torch.from_numpy(RGB).movedim(-1, 0)
+    assert np.array_equal(read_photo(tensor).pixels, RGB)
+    assert np.array_equal(read_photo(tensor / 255).pixels, RGB)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (GREY, r"\(H, W, 3\) in the order red, green, blue, got uint8 \(9, 13\)"),
+        (RGB / 255, "got float64"),
+        (torch.rand(2, 3, 4, 4), r"tensor \(3, H, W\), got \(2, 3, 4, 4\)"),
+        (torch.rand(3, 4, 4) * 255, r"in 0\.\.1, got"),
+        (torch.full((3, 4, 4), float("nan")), r"in 0\.\.1, got nan"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "uint8 or float, got torch.int64"),
+        (7, "got int"),
+        ("no/such.png", "got no no/such.png"),
+    ],
+)
+def test_what_is_no_image_is_refused(source, message):
+    with pytest.raises(SourceError, match=message):
+        read_photo(source)
+
+
+def test_broken_files(tmp_path):
+    whole = io.BytesIO()
+    Image.fromarray(np.tile(RGB, (20, 20, 1))).save(whole, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[:-3000])
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name in ("cut.jpg", "text.jpg", "empty.png"):
+        with pytest.raises(SourceError, match=rf"whole image that Pillow reads in .*{name}, got"):
+            read_photo(tmp_path / name)
+    assert pixel_count(tmp_path / "text.jpg") == 0
+
+
+def test_names_of_results(tmp_path):
+    for name in ("b/room.png", "a/room.jpg", "a/room.png", "a/x = ü.png", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    names = [item.name for item in find_images(tmp_path)]
+    assert names == ["a/room_jpg", "a/room_png", "a/x = ü", "b/room"]
+    assert [item.name for item in find_images(str(tmp_path / "*/room.png"))] == ["a/room", "b/room"]
+    twice = find_images([tmp_path / "a/room.png", tmp_path / "b/room.png"])
+    assert [item.name for item in twice] == ["room_png", "room_png_2"]
+
+
+@pytest.mark.parametrize("source", ["nothing/here", "nothing/*.jpg"])
+def test_sources_that_mean_nothing(source):
+    with pytest.raises(SourceError, match=f"got no {source.replace('*', '.')}"):
+        find_images(source)
+
+
+def test_what_is_a_video():
+    assert all(is_video(source) for source in ("0", "a/film.MP4", "rtsp://camera/1", "/dev/video0"))
+    assert not any(is_video(source) for source in ("a.png", "folder", "2020.jpg"))
