@@ -55,7 +55,9 @@ def test_exif_orientations(tmp_path, orientation):
 
 
 def test_grey_and_palette(tmp_path):
-    assert np.array_equal(read_photo(saved(tmp_path, Image.fromarray(GREY), "g.png")).pixels, GREY[..., None].repeat(3, 2))
+    assert np.array_equal(
+        read_photo(saved(tmp_path, Image.fromarray(GREY), "g.png")).pixels, GREY[..., None].repeat(3, 2)
+    )
     few = Image.fromarray(RGB // 128 * 255).convert("P", palette=Image.Palette.ADAPTIVE, colors=8)
     assert np.array_equal(read_photo(saved(tmp_path, few, "p.png")).pixels, np.array(few.convert("RGB")))
 

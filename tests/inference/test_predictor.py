@@ -1,0 +1,336 @@
+"""Prediction at any size, in any batch and order; files that evaluation scores; videos."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from PIL import Image
+
+import mtmamba
+from fake_data import write_nyud
+from fake_training import overrides
+from mtmamba import build, restore
+from mtmamba.checkpoints import save_checkpoint
+from mtmamba.command import config_dir
+from mtmamba.evaluation.checkpoint import evaluate
+from mtmamba.evaluation.folder import evaluate_predictions
+from mtmamba.inference import network as networks
+from mtmamba.inference.images import SourceError
+from mtmamba.inference.network import Network, plan
+from mtmamba.inference.predict import predict, side_by_side
+from mtmamba.inference.predictor import Predictor
+from mtmamba.tasks import select_tasks
+
+TRAINED = (64, 96)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    root = write_nyud(tmp_path_factory.mktemp("nyud"), train=2, val=3, size=(50, 70))
+    return mtmamba.load_config(overrides(root, root.parent / "logs", "data.crop_size=[64,96]"))
+
+
+@pytest.fixture(scope="module")
+def model(config):
+    torch.manual_seed(0)
+    model = mtmamba.build_model(config)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():  # an untrained head predicts one class everywhere
+            parameter += 0.05 * torch.randn_like(parameter)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def predictor(model):
+    return Predictor(model, device="cpu")
+
+
+def photo(size, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+class Pointwise(torch.nn.Module):
+    """Depth is the mean of a pixel's normalised channels."""
+
+    def forward(self, images):
+        return {"depth": images.mean(1, keepdim=True)}
+
+
+def pointwise():
+    return Network(Pointwise(), select_tasks(["depth"]), "cpu", "32", flip=False)
+
+
+@pytest.mark.parametrize(
+    ("size", "choice", "expected", "grid"),
+    [
+        ((50, 70), "auto", (50, 70), TRAINED),
+        ((64, 96), "native", (64, 96), TRAINED),
+        ((640, 960), "auto", (64, 96), TRAINED),
+        ((960, 640), "auto", (96, 64), (96, 64)),
+        ((200, 100), "native", (200, 100), (224, 128)),
+        ((200, 100), "max:150", (150, 75), (160, 96)),
+        ((200, 100), [40, 80], (40, 80), TRAINED),
+        ((1, 1), "auto", (1, 1), TRAINED),
+        ((1, 40000), "auto", (1, 15677), (32, 15680)),
+    ],
+)
+def test_plans(size, choice, expected, grid):
+    found = plan(size, choice, TRAINED)
+    assert (found.size, found.grid, found.tiled) == (expected, grid, False)
+    assert (found.done == ()) == (found.size == size)
+
+
+@pytest.mark.parametrize("size", ["big", "max:x", "max:8", [0, 5], [3], "max:"])
+def test_sizes_that_are_none(size, model):
+    with pytest.raises(SourceError, match="size to be auto, native"):
+        Predictor(model, device="cpu", size=size)
+
+
+def test_an_image_within_the_grid_is_predicted_as_in_evaluation(model, predictor):
+    image = photo((50, 70))
+    values = (torch.from_numpy(image).movedim(-1, 0) / 255 - torch.tensor(networks.IMAGENET_MEAN)[:, None, None]) / (
+        torch.tensor(networks.IMAGENET_STD)[:, None, None]
+    )
+    with torch.no_grad():
+        logits = model(F.pad(values, (13, 13, 7, 7))[None])  # 64 - 50 = 14, 96 - 70 = 26, half on each side
+    result = predictor(image)
+    for task in predictor.tasks:
+        wanted = task.predict(logits[task.name])[0][..., 7:57, 13:83]
+        assert result[task.name].shape == tuple(wanted.shape)
+        if task.dtype == "uint8" and task.channels is None and result[task.name].dtype == np.uint8:
+            assert (torch.from_numpy(result[task.name]) == wanted).float().mean() > 0.999
+        else:
+            torch.testing.assert_close(torch.from_numpy(result[task.name]), wanted.float(), atol=1e-4, rtol=1e-4)
+
+
+def test_results_have_the_image_s_size_and_types(predictor):
+    result = predictor(photo((150, 333)))
+    assert {name: (x.shape, x.dtype.name) for name, x in result.values.items()} == {
+        "semseg": ((150, 333), "uint8"),
+        "depth": ((150, 333), "float32"),
+        "normals": ((3, 150, 333), "float32"),
+        "edge": ((150, 333), "float32"),
+    }
+    assert np.allclose(np.linalg.norm(result["normals"], axis=0), 1, atol=1e-5)
+    assert result.photo.done == ("scaled to 117x53",)
+    chances = result.probabilities("semseg")
+    assert chances.shape == (40, 150, 333)
+    assert np.allclose(chances.sum(0), 1, atol=1e-4)
+    assert (chances.argmax(0) == result["semseg"]).mean() > 0.999
+
+
+def test_bands_are_the_whole(monkeypatch, predictor):
+    image = photo((150, 333))
+    whole = predictor(image)
+    monkeypatch.setattr(networks, "VALUES_AT_ONCE", 40 * 333 * 7)
+    banded = predictor(image)
+    for name, values in whole.values.items():
+        assert (values == banded[name]).mean() > 0.999
+        if values.dtype == np.float32:
+            np.testing.assert_allclose(values, banded[name], atol=1e-4)
+
+
+def test_maps_are_resized_as_by_pytorch():
+    image = photo((200, 310))
+    one = plan(image.shape[:2], [50, 70], TRAINED)
+    maps = pointwise().maps_of(image, one, "depth")
+    small = networks.normalised(np.asarray(networks.cv2.resize(image, (70, 50), interpolation=networks.cv2.INTER_AREA)))
+    wanted = F.interpolate(small.mean(0)[None, None].clamp(min=0), (200, 310), mode="bilinear")[0]
+    np.testing.assert_allclose(maps, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(130, 300), (64, 64), (65, 200), (300, 40)])
+def test_tiles_of_a_pointwise_network_are_the_whole(monkeypatch, size):
+    """Whatever the weights of overlapping tiles, they must add up to one."""
+    monkeypatch.setattr(networks, "TILE", 64)
+    monkeypatch.setattr(networks, "OVERLAP", 16)
+    image = photo(size)
+    tiled = networks.Plan(size, size, True)
+    (found,) = pointwise().predict([image], [tiled])
+    wanted = networks.normalised(image).mean(0).clamp(min=0).numpy()
+    np.testing.assert_allclose(found["depth"], wanted, atol=1e-5)
+
+
+def test_large_images_are_tiled():
+    assert plan((1300, 1300), "native", TRAINED).done == ("predicted in 2x2 tiles",)
+    assert plan((9000, 12000), "native", TRAINED).tiled
+    assert not plan((9000, 12000), "auto", TRAINED).tiled
+
+
+def test_batch_and_order_change_nothing(predictor):
+    images = [photo(size, i) for i, size in enumerate([(50, 70), (64, 96), (200, 100), (30, 31), (50, 70)])]
+    alone = [predictor(image) for image in images]
+    for batch_size in (1, 2, 8):
+        for one, other in zip(alone, predictor(images, batch_size=batch_size, stream=True), strict=True):
+            for name, values in one.values.items():
+                assert np.mean(np.abs(values.astype(np.float64) - other[name]) < 1e-3) > 0.999
+
+
+def test_two_threads(predictor):
+    images = [photo((50, 70), i) for i in range(2)]
+    alone = [predictor(image)["depth"] for image in images]
+    found = {}
+
+    def work(i):
+        found[i] = [predictor(images[i])["depth"] for _ in range(3)]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(2):
+        assert all(np.allclose(depth, alone[i], atol=1e-5) for depth in found[i])
+
+
+def test_some_tasks(model):
+    result = Predictor(model, device="cpu", tasks=["edge"])(photo((20, 20)))
+    assert list(result) == ["edge"]
+    with pytest.raises(KeyError, match="among edge, got depth"):
+        result["depth"]
+    with pytest.raises(SourceError, match="among semseg, depth, normals, edge"):
+        Predictor(model, device="cpu", tasks=["sal"])
+
+
+def test_settings_that_cannot_be(model):
+    with pytest.raises(SourceError, match="precision to be auto, bf16 or 32, got 64"):
+        Predictor(model, device="cpu", precision="64")
+    with pytest.raises(SourceError, match="device to be auto"):
+        Predictor(model, device="abacus")
+
+
+def test_legends_and_sheets(predictor):
+    result = predictor(photo((50, 70)))
+    shown = {word for word, _ in result.legend("semseg").entries}
+    classes = predictor.classes["semseg"]
+    assert shown == {classes[c].replace("_", " ") for c in np.unique(result["semseg"])}
+    colours = {tuple(colour) for colour in result.picture("semseg").reshape(-1, 3).tolist()}
+    assert colours == {colour for _, colour in result.legend("semseg").entries}
+    words = [word for word, _ in result.legend("depth").entries if word]
+    assert words == ["0.5 m", "1 m", "2 m", "4 m", "8 m"]
+    assert result.sheet().shape[1] > 3 * 480
+    assert side_by_side(result).shape == (50, 105, 3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(config, model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "checkpoints/last.ckpt"
+    path.parent.mkdir()
+    state = {f"model.{k}": v for k, v in model.state_dict().items()}
+    save_checkpoint({"state_dict": state, "mtmamba": build.describe(config), "global_step": 3}, path)
+    return path
+
+
+def settings(name, **values):
+    cfg = OmegaConf.load(config_dir() / f"{name}.yaml")
+    del cfg["defaults"], cfg["hydra"]
+    return OmegaConf.merge(cfg, values)
+
+
+def test_predicted_files_have_evaluation_s_scores(config, checkpoint, tmp_path):
+    """eval_predictions.py on what predict.py wrote, and eval.py on the checkpoint: equal to the files' rounding."""
+    root = config.data.root
+    ids = (mtmamba.build_datamodule(config)).record.read_ids(build.Path(root), "val")
+    sources = [f"{root}/images/{name}.png" for name in ids]
+    folder = tmp_path / "out"
+    assert predict(settings("predict", source=sources, ckpt=str(checkpoint), save_dir=str(folder), device="cpu"))
+    evaluation = mtmamba.load_config(
+        [f"ckpt={checkpoint}", f"data.root={root}", "data.num_workers=0", "worst=0"], "eval"
+    )
+    wanted = evaluate(evaluation, tmp_path / "eval")
+    scored = mtmamba.load_config(
+        [f"pred={folder}/raw", f"data.root={root}", "data.num_workers=0", "worst=0"], "eval_predictions"
+    )
+    found = evaluate_predictions(scored, tmp_path / "scored")
+    for task, metric, precision in (
+        ("semseg", "mIoU", 1e-4),
+        ("depth", "RMSE", 1e-4),
+        ("normals", "mErr", 0.05),
+        ("edge", "odsF", 0.1),
+    ):
+        assert found["tasks"][task][metric] == pytest.approx(wanted["tasks"][task][metric], abs=precision, rel=1e-3), (
+            task
+        )
+
+
+def test_bad_files_are_listed_and_the_rest_goes_on(checkpoint, tmp_path):
+    source = tmp_path / "in"
+    (source / "deep er").mkdir(parents=True)
+    Image.fromarray(photo((20, 30))).save(source / "deep er/good=1.png")
+    Image.fromarray(photo((20, 30))).save(source / "good.png")
+    (source / "text.jpg").write_text("no image")
+    cfg = settings("predict", source=str(source), ckpt=str(checkpoint), save_dir=str(tmp_path / "out"), device="cpu")
+    assert not predict(cfg)
+    record = json.loads((tmp_path / "out/predictions.json").read_text())
+    by_name = {entry["name"]: entry for entry in record["predictions"]}
+    assert list(by_name) == ["deep er/good=1", "good", "text"]
+    assert "whole image" in by_name["text"]["error"]
+    for name in ("deep er/good=1", "good"):
+        assert all((tmp_path / "out" / file).is_file() for file in by_name[name]["files"])
+        assert len(by_name[name]["files"]) == 9
+    with pytest.raises(FileExistsError, match="overwrite=true"):
+        predict(cfg)
+    assert not predict(OmegaConf.merge(cfg, {"overwrite": True}))
+
+
+def test_a_film_in_and_out(checkpoint, tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "in.mp4"), "w") as container:
+        stream = container.add_stream("h264", rate=12)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(25):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * i, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    cfg = settings(
+        "predict", source=str(tmp_path / "in.mp4"), ckpt=str(checkpoint), save_dir=str(tmp_path / "out"), device="cpu"
+    )
+    cfg.tasks, cfg.save = ["depth", "edge"], ["picture", "sheet"]
+    assert predict(cfg)
+    films = sorted((tmp_path / "out").rglob("*.mp4"))
+    assert [film.relative_to(tmp_path / "out").as_posix() for film in films] == [
+        "pictures/depth/in.mp4", "pictures/edge/in.mp4", "sheets/in.mp4",
+    ]  # fmt: skip
+    for film in films:
+        with av.open(str(film)) as container:
+            stream = container.streams.video[0]
+            assert (sum(1 for _ in container.decode(video=0)), float(stream.average_rate)) == (25, 12)
+
+
+def test_a_broken_film_leaves_nothing_half_made(checkpoint, tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "in.mp4").write_bytes(b"no film")
+    cfg = settings(
+        "predict", source=str(tmp_path / "in.mp4"), ckpt=str(checkpoint), save_dir=str(tmp_path / "out"), device="cpu"
+    )
+    assert not predict(cfg)
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["predictions.json"]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_model_given_away_comes_back(checkpoint, tmp_path, dtype):
+    folder = mtmamba.save_pretrained(checkpoint, tmp_path / "model", dtype=dtype)
+    there, back = mtmamba.load_model(checkpoint).state_dict(), mtmamba.load_model(folder).state_dict()
+    for name, x in there.items():
+        assert torch.equal(back[name], x.to(dtype).float() if dtype and x.is_floating_point() else x)
+    again = mtmamba.save_pretrained(mtmamba.load_model(folder), tmp_path / "again", dtype=dtype)
+    assert (folder / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    assert "decoder `mtmamba`" in (folder / "README.md").read_text().lower()
+    with pytest.raises(FileExistsError, match="new or empty folder"):
+        mtmamba.save_pretrained(checkpoint, folder)
+
+
+def test_damaged_models(checkpoint, tmp_path):
+    folder = mtmamba.save_pretrained(checkpoint, tmp_path / "model")
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(ValueError, match="damaged or another"):
+        restore.load_model(folder)
+    with pytest.raises(FileNotFoundError, match="hf://owner/name"):
+        restore.load_model("hf://nonsense")
+    with pytest.raises(FileNotFoundError, match="got no_such_model"):
+        restore.load_model("no_such_model")
