@@ -32,7 +32,7 @@ def test_palette_is_distinct():
 
 
 def test_depth_runs_from_violet_to_yellow():
-    picture = pictures.depth_colours(torch.tensor([[0.0, 5.0, 10.0, 30.0, IGNORE]]))
+    picture = pictures.depth_colours(torch.tensor([[0.0, 5**0.5, 10.0, 30.0, IGNORE]]))
     near, middle, far, farther, ignored = picture[0].astype(int)
     assert np.abs(near - (68, 1, 84)).max() <= 2  # viridis, both ends and the middle
     assert np.abs(middle - (33, 145, 140)).max() <= 4

@@ -26,7 +26,7 @@ SHEET_QUALITY = 92
 class Result:
     """The predictions of one image, at its own size and the right way up.
 
-    ``result["depth"]`` is a numpy array: classes uint8 ``(H, W)``, metres float32 ``(H, W)``, unit normals float32
+    ``result[TASK]`` is a numpy array: classes uint8 ``(H, W)``, metres float32 ``(H, W)``, unit normals float32
     ``(3, H, W)`` (x right, y down, z away from the viewer), probabilities float32 ``(H, W)``.
 
     Attributes:

@@ -142,7 +142,9 @@ def normal_legend(_: Sequence[str], draw: Draw) -> Legend:
 def share_legend(_: Sequence[str], draw: Draw) -> Legend:
     """Probabilities from 0 to 1."""
     shares = np.linspace(0, 1, 5, dtype=np.float32)
-    return Legend(tuple((f"{x:g}", _rgb(c)) for x, c in zip(shares, draw(from_numpy(shares[None]))[0], strict=True)), True)
+    return Legend(
+        tuple((f"{x:g}", _rgb(c)) for x, c in zip(shares, draw(from_numpy(shares[None]))[0], strict=True)), True
+    )
 
 
 def no_legend(_: Sequence[str], __: Draw) -> Legend:
