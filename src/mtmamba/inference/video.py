@@ -85,7 +85,8 @@ class Film:
 
     def add(self, picture: Picture) -> None:
         """Add a frame ``(H, W, 3)`` uint8 RGB; an odd last row or column is doubled, as the format needs even sides."""
-        picture = np.pad(picture, [(0, len(picture) % 2), (0, picture.shape[1] % 2), (0, 0)], mode="edge")
+        rows, columns = (np.arange(side + side % 2).clip(max=side - 1) for side in picture.shape[:2])
+        picture = picture[rows][:, columns]
         if self._stream is None:
             self._stream = self._container.add_stream("h264", rate=self.rate, options={"crf": "18"})
             self._stream.height, self._stream.width = picture.shape[:2]
