@@ -177,6 +177,21 @@ def test_saliency_compares_as_published(tmp_path):
     assert row[8:11] == ["84.14", "84.14", "0.00"]
 
 
+def test_no_difference_is_taken_to_scores_of_another_encoder(tmp_path):
+    for decoder in ("atrc", "pap", "mtmamba"):
+        write_run(tmp_path / decoder, f"{PAPER} decoder={decoder}", paper_scores(NYUD, "50 0.5 19 78"))
+    number = "1, NYUDv2"
+    table = paper_table(number, lines_below(tmp_path)[number])
+    assert table.columns[-1].name == "the paper's encoder"
+    rows = {row[0].partition(" [")[0]: [*row[2:5], row[-1]] for row in texts(table)}
+    assert rows["ATRC"] == ["50.00", "46.33", "-", "HRNet-48 ?"]
+    assert rows["PAP"] == ["-", "36.72", "-", "HRNet-18-small ?"]
+    assert rows["PAP-style (reconstruction)"] == ["50.00", "-", "-", "-"]
+    assert rows["MTMamba"] == ["50.00", "55.82", "−5.82", "swin_large"]
+    assert any("brings Swin's maps to HRNet-48's widths" in note for note in table.notes)
+    assert any(note.endswith("are the encoder's, not the decoder's.") for note in table.notes)
+
+
 def test_other_runs_say_why(tmp_path):
     write_run(tmp_path / "a", PAPER, paper_scores(NYUD, STAR), images=164)
     write_run(tmp_path / "b", f"{PAPER} tasks=[semseg,depth]", paper_scores("semseg depth", "50 0.6"))

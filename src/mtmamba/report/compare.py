@@ -34,7 +34,7 @@ class Figure(NamedTuple):
         ours: over the seeds; None where there is none that means the same.
         paper: as printed; None where the paper prints none.
         digits: after the point.
-        lower: whether less is better; None where that is not the question.
+        lower: whether less is better; None where ours and the paper's are no better or worse than one another.
         truncated: cut off after the digits instead of rounded, as the paper does with what it derives.
     """
 
@@ -46,8 +46,8 @@ class Figure(NamedTuple):
 
     @property
     def difference(self) -> float | None:
-        """Ours less the paper's, where there are both."""
-        if self.ours is None or self.paper is None:
+        """Ours less the paper's, where there are both and they compare."""
+        if self.ours is None or self.paper is None or self.lower is None:
             return None
         return (truncate(self.ours.mean, self.digits) if self.truncated else self.ours.mean) - float(self.paper)
 
@@ -147,12 +147,13 @@ def _line(
     groups: Sequence[Group],
     derived: Sequence[str],
 ) -> Line:
-    notes = [f"Settings: {departures}"] if departures else []
+    notes = [*row.remarks, *([f"Settings: {departures}"] if departures else [])]
     figures = {}
     for task in TASKS[table.data]:
         ours, note = _score(members, task, derived)
         notes += [note] if note else []
-        figures[task] = Figure(ours, row.scores.get(task), 4 if METRICS[task] == "RMSE" else 2, task in LOWER)
+        lower = None if row.encoder else task in LOWER
+        figures[task] = Figure(ours, row.scores.get(task), 4 if METRICS[task] == "RMSE" else 2, lower)
     comparable = [task for task, figure in figures.items() if figure.ours is not None]
     gain = _gain(table.data, departures, members, groups, comparable)
     shown = None

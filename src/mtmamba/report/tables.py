@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mtmamba.paper import METRICS, TABLES
+from mtmamba.paper import METRICS, TABLES, Row, network_of
 from mtmamba.report.compare import Figure, Line, truncate
 from mtmamba.report.groups import Group, Summary
 from mtmamba.report.runs import LeftOut
@@ -47,6 +47,8 @@ def paper_table(number: str, lines: Sequence[Line]) -> TextTable:
     sources = {name: _sources(name, [line.figures[name] for line in lines]) for name in shown}
     columns = [*_words("Method"), Column("n")]
     columns += [Column(source, _heading(name)) for name in shown for source in sources[name]]
+    elsewhere = any(line.row.encoder for line in lines)
+    columns += _words("the paper's encoder") if elsewhere else []
     notes = list(dict.fromkeys(note for line in lines for note in line.notes))
     rows = []
     for line in lines:
@@ -54,7 +56,7 @@ def paper_table(number: str, lines: Sequence[Line]) -> TextTable:
         row = _cells(f"{line.row.name} [{marks}]" if marks else line.row.name, _counts(line.members))
         for name in shown:
             row += _figure_cells(line.figures[name])[: len(sources[name])]
-        rows.append(row)
+        rows.append(row + _cells(_encoder(line.row)) if elsewhere else row)
     numbered = [f"[{i}] {note}." for i, note in enumerate(notes, 1)]
     title = f"Table {number.split(',')[0]}: {published.title}"
     return TextTable(title, columns, rows, numbered, any(line.members for line in lines))
@@ -177,6 +179,11 @@ def _sources(name: str, figures: Iterable[Figure]) -> Sequence[str]:
     if all(figure.paper is None for figure in figures):
         return ("ours",)
     return ("ours", "paper") if name in ("parameters", "flops") else ("ours", "paper", "diff.")
+
+
+def _encoder(row: Row) -> str:
+    """Name the encoder of a row's printed scores."""
+    return row.encoder or (network_of(row.networks[0]).encoder if row.scores else NOTHING)
 
 
 def _digits(metric: str) -> int:
