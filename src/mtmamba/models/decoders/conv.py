@@ -115,22 +115,30 @@ class Basic(nn.Module):
 
 
 class SE(nn.Module):
-    """Squeeze and excitation of one map by each task: its channels times gates that its mean decides.
+    """Squeeze and excitation by each task, of its own map or of one: channels times gates that their means decide.
 
-    Shape: ``(B, dim, h, w) → (B, T dim, h, w)``.
-    Source: Hu et al., Squeeze-and-excitation networks, CVPR 2018; a sixteenth of the channels between.
+    Args:
+        tasks: T.
+        dim: channels of a map.
+        shared: whether all tasks have the same map.
+        reduction: how many times fewer channels there are between.
+
+    Shape: ``(B, T dim, h, w)``, shared ``(B, dim, h, w)`` → ``(B, T dim, h, w)``.
+    Source: Hu et al., Squeeze-and-excitation networks, CVPR 2018.
     """
 
-    def __init__(self, tasks: int, dim: int) -> None:
+    def __init__(self, tasks: int, dim: int, *, shared: bool, reduction: int = 16) -> None:
         super().__init__()
-        self.tasks, hidden = tasks, max(1, dim // 16)
-        self.reduce = conv(tasks, dim, hidden, shared=True, bias=True)
+        hidden = max(1, dim // reduction)
+        self.each = Repeat(tasks) if shared else nn.Identity()
+        self.reduce = conv(tasks, dim, hidden, shared=shared, bias=True)
         self.expand = conv(tasks, hidden, dim, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gate the map for every task."""
+        """Gate every task's map."""
         gates = self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True)))).sigmoid()  # (B, T dim, 1, 1)
-        return x.repeat(1, self.tasks, 1, 1) * gates
+        y: Tensor = self.each(x) * gates
+        return y
 
 
 class Fuse(nn.Module):

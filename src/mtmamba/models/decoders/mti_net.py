@@ -29,7 +29,7 @@ class Propagate(nn.Module):
             Basic(1, joint, joint // 4), Basic(1, joint // 4, joint // 4), nn.Conv2d(joint // 4, joint, 1)
         )
         self.share = Basic(1, joint, dim)
-        self.se = SE(tasks, dim)
+        self.se = SE(tasks, dim, shared=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the shared map to every task's."""

@@ -92,12 +92,17 @@ class PatchMerging(nn.Module):
         self.reduction = Linear(dim * 4, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Join the channels, the upper left pixel's first and the lower left one's next."""
+        """Join the pixels, and halve their channels."""
+        y: Tensor = self.reduction(self.norm(self.joined(x)))
+        return y
+
+    @staticmethod
+    def joined(x: Tensor) -> Tensor:
+        """Join the channels of 2x2 pixels, the upper left one's first and the lower left one's next."""
         if x.shape[1] % 2 or x.shape[2] % 2:  # padding by nothing would copy
             x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
         pixels = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H / 2, row, W / 2, column, C)
-        y: Tensor = self.reduction(self.norm(pixels.permute(0, 1, 3, 4, 2, 5).flatten(3)))
-        return y
+        return pixels.permute(0, 1, 3, 4, 2, 5).flatten(3)
 
 
 class WindowAttention(nn.Module):
