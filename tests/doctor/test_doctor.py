@@ -1,0 +1,88 @@
+"""The doctor sees what is broken, says what to do, and fails only where the main job cannot run."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from fake_data import write_nyud
+from mtmamba.doctor import checks
+from mtmamba.doctor.report import examine
+from mtmamba.scan import registry
+
+
+def found(findings, name):
+    return next(finding for finding in findings if finding.name == name)
+
+
+@pytest.fixture
+def other_backends():
+    """Lets a test replace the backends."""
+    before = list(registry.BACKENDS.values())
+    yield registry.register
+    for backend in before:
+        registry.register(backend)
+
+
+def test_a_sound_machine_passes(tmp_path, capsys):
+    assert examine(str(tmp_path / "logs"), str(tmp_path))
+    out = capsys.readouterr().out
+    assert "scan torch on cpu: right to" in out
+    assert "0 failures. Everything that the main job needs works." in out
+
+
+def test_a_backend_that_is_wrong_fails(other_backends, tmp_path, capsys):
+    torch_backend = registry.BACKENDS["torch"]
+    other_backends(dataclasses.replace(torch_backend, scan=lambda *x: torch_backend.scan(*x) * 1.01))
+    assert not examine(str(tmp_path), str(tmp_path))
+    assert "FAIL scan torch on cpu: wrong by 1.0e-02" in capsys.readouterr().out
+
+
+def test_a_backend_that_breaks_is_reported(other_backends):
+    def broken(*_):
+        raise RuntimeError("undefined symbol: _ZN3c10\nmore lines")
+
+    other_backends(dataclasses.replace(registry.BACKENDS["torch"], scan=broken))
+    finding = found(checks.backends(), "scan torch on cpu")
+    assert (finding.state, finding.text) == ("warn", "fails: undefined symbol: _ZN3c10")
+
+
+def test_a_backend_that_is_not_there_says_why(other_backends):
+    other_backends(dataclasses.replace(registry.BACKENDS["torch"], why_unavailable=lambda *_: "ABI of another torch"))
+    assert found(checks.backends(), "scan torch").text == "not here: ABI of another torch"
+
+
+def test_a_driver_without_a_fitting_pytorch(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(checks.shutil, "which", lambda name: "/bin/nvidia-smi")
+    done = checks.subprocess.CompletedProcess([], 0, "470.82\n470.82\n")
+    monkeypatch.setattr(checks.subprocess, "run", lambda *_, **__: done)
+    (finding,) = checks.accelerators()
+    assert finding.state == "warn"
+    assert "470.82" in finding.remedy
+
+
+def test_datasets(monkeypatch, tmp_path):
+    monkeypatch.setenv("NYUD_ROOT", str(tmp_path / "none"))
+    assert "not in" in found(checks.datasets(), "NYUDv2").text
+    monkeypatch.setenv("NYUD_ROOT", str(write_nyud(tmp_path / "part", train=2, val=1)))
+    part = found(checks.datasets(), "NYUDv2")
+    assert (part.state, "2 train, 1 val images" in part.text) == ("warn", True)
+    next((tmp_path / "part").rglob("val.txt")).write_text("")
+    assert "one per line, got an empty file" in found(checks.datasets(), "NYUDv2").text
+
+
+def test_accounts_and_extras(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert "not logged in" in next(checks.accounts()).text
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password key\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert next(checks.accounts()).text == "logged in"
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'mtmamba[video]'" in found(checks.extras(), "[video]").text
+
+
+def test_a_folder_that_cannot_be_written_to(monkeypatch, tmp_path):
+    monkeypatch.setattr(checks.os, "access", lambda *_: False)
+    assert found(checks.machine({"log_dir": tmp_path / "a/b"}), "log_dir").remedy == "Choose another: log_dir=FOLDER."
