@@ -110,6 +110,7 @@ SMALL, WINDOW7 = "HRNet-18-small ?", "Swin-L, window 7, ADE20K"
 RECALLED = "an encoder with a question mark is recalled, not read in a source"
 ENCODERS = "the ten points of mIoU between HRNet-18-small and HRNet-48 are the encoder's, not the decoder's"
 COPIES = "ours has an encoder for every task; how it goes with Swin is our choice"
+MODULATED = "ours is run once for every task; how Swin is modulated is our choice"
 NECK = "ours has a neck, which brings Swin's maps to HRNet-48's widths"
 VIT = "released for ViT: which of Swin's maps enter where is our reconstruction"
 ADE20K = "the published encoder had seen ADE20K's labels, ours ImageNet's alone"
@@ -123,6 +124,8 @@ def _ours(peer: Callable[..., Row]) -> tuple[Row, ...]:
         peer("PSD-style (reconstruction)", "psd"),
         peer("NDDR-CNN", "nddr", None, "", COPIES),
         peer("MTAN", "mtan"),
+        peer("ASTMT without its adversary", "astmt", None, "", MODULATED),
+        peer("ASTMT's decoder alone", "astmt_decoder"),
         peer("Multi-task baseline", "concat_head"),
         peer("FCN, ATRC's baseline", "fcn"),
     )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import mtmamba
 from mtmamba.models.decoders.conv import Bottleneck, Distil, Fuse
 from mtmamba.models.decoders.pad_net import PADNet
 
@@ -89,6 +90,19 @@ def test_every_parameter_gets_a_gradient_for_any_tasks(exercised, tasks):
 def test_a_training_step_adds_the_initial_predictions_losses(stepped):
     _, loss, final = stepped("pad_net", "decoder.dim=8")
     assert loss > final
+
+
+def test_recomputed_batch_norms_take_a_batch_in_once():
+    buffers = []
+    for part in ("none", "blocks"):
+        torch.manual_seed(0)
+        choices = ["data=nyud", "decoder=pad_net", "decoder.dim=8", f"model.checkpointing={part}"]
+        model = mtmamba.build_model(mtmamba.load_config(choices)).train()
+        sum(x.square().mean() for x in model(torch.randn(2, 3, 64, 64)).values()).backward()
+        buffers.append(dict(model.named_buffers()))
+    assert buffers[0]["decoder.initial.0.bn1.num_batches_tracked"] == 1
+    for name, x in buffers[0].items():
+        assert torch.equal(buffers[1][name], x), name
 
 
 def test_a_width_that_bottlenecks_cannot_quarter_is_refused():
