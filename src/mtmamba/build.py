@@ -6,6 +6,8 @@ Lightning is imported where it is needed: a network at work does without.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,10 +19,10 @@ from torch.optim import Optimizer
 
 import mtmamba
 from mtmamba.command import config_dir
-from mtmamba.config_checks import check_config
+from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.data.datasets import DatasetRecord, open_dataset
 from mtmamba.extensions import load_extensions
-from mtmamba.losses import WeightedTotal
+from mtmamba.losses import LogTotal, WeightedTotal
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.settings import check_settings
@@ -32,10 +34,12 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
     from mtmamba.data.datamodule import DenseDataModule
+    from mtmamba.training.balancing import LossWeighting
+    from mtmamba.training.gradient_balancing import GradientBalancing
     from mtmamba.training.lit_module import MultiTaskModule
 
 
-MODEL_GROUPS = ("data", "encoder", "decoder", "ablation", "loss", "optimizer")
+MODEL_GROUPS = ("data", "encoder", "decoder", "ablation", "loss", "optimizer", "balancing")
 """The groups that a checkpoint's choices restore."""
 
 
@@ -164,13 +168,16 @@ def build_module(cfg: DictConfig, model: MultiTaskModel | None = None) -> MultiT
         cfg: from `load_config`.
         model: the network, where it is built already.
     """
+    from mtmamba.training.balanced_module import BalancedModule
     from mtmamba.training.lit_module import MultiTaskModule
 
     total = hydra.utils.instantiate(cfg.loss, _convert_="all")
     if isinstance(total, WeightedTotal):
         total.complete({task.name: task.loss_weight for task in select_tasks(cfg.tasks)})
-    return MultiTaskModule(
-        build_model(cfg) if model is None else model,
+    model = build_model(cfg) if model is None else model
+    kind = partial(BalancedModule, balancing=build_balancing(cfg, total, model)) if cfg.balancing else MultiTaskModule
+    return kind(
+        model,
         num_outputs(cfg),
         total,
         optimizer=build_optimizer(cfg),
@@ -179,6 +186,34 @@ def build_module(cfg: DictConfig, model: MultiTaskModel | None = None) -> MultiT
         delta_m_base=plain(cfg.data.delta_m_base),
         description=describe(cfg),
     )
+
+
+def build_balancing(cfg: DictConfig, total: Any, model: MultiTaskModel) -> LossWeighting | GradientBalancing:
+    """Build what weighs the tasks' losses or gradients.
+
+    Args:
+        cfg: from `load_config`, with a ``balancing`` other than ``none``.
+        total: the loss.
+        model: the network.
+
+    Raises:
+        ConfigError: it does not go with the loss or with a frozen encoder, or torchjd is not installed.
+    """
+    choice = f"balancing={cfg.choices.balancing}"
+    if "torchjd" in str(cfg.balancing) and find_spec("torchjd") is None:
+        raise ConfigError(f"Expected torchjd for {choice}, got none: pip install 'mtmamba[balancing]'.")
+    balancing = hydra.utils.instantiate(cfg.balancing, tasks=len(cfg.tasks), _convert_="all")
+    if not isinstance(total, WeightedTotal) or (isinstance(total, LogTotal) and not balancing.of_logs):
+        raise ConfigError(
+            f"Expected loss=weighted with {choice}, which goes by the losses themselves, got loss={cfg.choices.loss}: "
+            "choose loss=weighted."
+        )
+    if "weighting" in cfg.balancing and not any(p.requires_grad for p in model.encoder.parameters()):
+        raise ConfigError(
+            f"Expected an encoder that is trained with {choice}, which weighs its gradients, got encoder.freeze="
+            f"{cfg.encoder.freeze}: train it, or choose another balancing."
+        )
+    return balancing
 
 
 def build_optimizer(cfg: DictConfig) -> Callable[..., Optimizer]:

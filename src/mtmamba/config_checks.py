@@ -18,7 +18,7 @@ ABLATED = {
 }
 """The decoders that have the part which an ablation takes out."""
 
-UPDATES = ("data", "encoder", "decoder", "ablation", "loss", "optimizer")
+UPDATES = ("data", "encoder", "decoder", "ablation", "loss", "optimizer", "balancing")
 """The groups that decide what training's updates are."""
 
 ALONE = ("tasks", "seed", "ema_decay")
@@ -92,6 +92,11 @@ def _refuse_cuda_graph(cfg: DictConfig) -> str | None:
     if cfg.trainer.get("detect_anomaly"):
         return (
             "Expected trainer.detect_anomaly=false with cuda_graph=true, which no hook sees into: use one of the two."
+        )
+    if "weighting" in (cfg.get("balancing") or ()):
+        return (
+            f"Expected cuda_graph=false with balancing={cfg.choices.balancing}, whose gradients by task no "
+            "graph holds: leave it at auto."
         )
     if strategy not in ("auto", "ddp"):
         return f"Expected trainer.strategy=auto|ddp with cuda_graph=true, got {strategy}: use one of those, or auto."

@@ -15,7 +15,7 @@ from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.settings import check_settings
 from mtmamba.sharing import read_model
 
-ONLY_TRAINING = ("loss", "optimizer")
+ONLY_TRAINING = ("loss", "optimizer", "balancing")
 """Those of them that a network at work does not need."""
 
 
@@ -29,7 +29,7 @@ def config_of(description: Mapping[str, Any], overrides: Mapping[str, Any] | Non
         overrides: values of this call by dotted key, which win.
     """
     _require_plain(description)
-    stated, values = description["choices"], description["values"]
+    stated, values = {"balancing": "none"} | description["choices"], description["values"]  # older ones have no choice
     if missing := [group for group in MODEL_GROUPS if not isinstance(stated.get(group), str)]:
         raise ConfigError(
             f"Expected the checkpoint to name its {', '.join(missing)}, got none: use another checkpoint."

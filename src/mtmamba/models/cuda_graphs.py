@@ -107,7 +107,7 @@ class _TrainingGraph:
         self.kind = _kind(inputs)
         self.inputs = [inputs[0].clone(), *inputs[1:]]  # the factors that the network is about to read
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        with _unchanged_buffers(model), side_stream():
+        with unchanged_buffers(model), side_stream():
             for _ in range(WARM_UP):
                 outputs = pytree.tree_leaves(_run(call, self.inputs[0]))
                 self._differentiate(outputs, [torch.ones_like(x) for x in outputs])
@@ -190,7 +190,7 @@ def _capture(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _unchanged_buffers(model: nn.Module) -> Iterator[None]:
+def unchanged_buffers(model: nn.Module) -> Iterator[None]:
     """Undo what running the network does to its buffers, such as batch norm's averages."""
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     yield

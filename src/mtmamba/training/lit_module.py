@@ -153,10 +153,18 @@ class MultiTaskModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of a micro-batch's images."""
+        return self.note(self.training_losses(batch), batch)
+
+    def training_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return each task's losses ``(B,)`` in training, with those of auxiliary logits."""
         seed_drop_path(self.model, batch["key"].tolist(), self.device)
         logits, auxiliary = self.outputs(batch["image"])
         losses = self.task_losses(logits, batch)
         self._add_auxiliary(losses, auxiliary, batch)
+        return losses
+
+    def note(self, losses: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Log a micro-batch's losses, keep them to be checked, and return their combination."""
         labels = batch.get("labels")
         total = self.combine(losses, labels)
         self._watched = _WatchedLosses(losses, labels, batch["id"])

@@ -16,7 +16,7 @@ from torch import nn
 
 from mtmamba import build
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint, require_fitting
-from mtmamba.config_checks import settle_auto
+from mtmamba.config_checks import ConfigError, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.files import remove_partial, write_json
@@ -127,6 +127,12 @@ def _trainer(
         sync_batchnorm=True,
     )
     accumulate = data.accumulate_grad_batches(trainer.world_size)
+    if accumulate > 1 and getattr(module, "whole_batch", False):
+        raise ConfigError(
+            f"Expected no accumulation with balancing={cfg.choices.balancing}, whose weights follow from the whole "
+            f"batch, got {accumulate} micro-batches of data.device_batch_size={data.device_batch_size}: raise it, use "
+            "more devices, or set balancing.at=parameters where the balancing is one of gradients, but not db_mtl."
+        )
     trainer.accumulate_grad_batches = accumulate
     if isinstance(trainer.val_check_interval, int):
         trainer.val_check_interval *= accumulate  # Lightning counts micro-batches
