@@ -55,7 +55,7 @@ def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfi
         DatasetError: a folder of one's own has no right dataset.yaml.
         hydra.errors.HydraException: an unknown key or choice.
     """
-    return _checked(compose(overrides, name))
+    return checked(compose(overrides, name))
 
 
 def compose(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
@@ -70,7 +70,7 @@ def compose(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
     choices = cfg.hydra.runtime.choices
     with open_dict(cfg):
         del cfg["hydra"]
-    return _record_choices(cfg, choices)
+    return record_choices(cfg, choices)
 
 
 def _own_folders() -> list[str]:
@@ -84,16 +84,19 @@ def _own_folders() -> list[str]:
 
 def with_choices(cfg: DictConfig) -> DictConfig:
     """Record which file each group of the running Hydra main took under ``choices``, and check the configuration."""
-    return _checked(_record_choices(cfg, HydraConfig.get().runtime.choices))
+    return checked(record_choices(cfg))
 
 
-def _record_choices(cfg: DictConfig, choices: Mapping[str, str]) -> DictConfig:
+def record_choices(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> DictConfig:
+    """Record which file each group took under ``choices``; those of the running Hydra main by default."""
+    choices = HydraConfig.get().runtime.choices if choices is None else choices
     with open_dict(cfg):
         cfg.choices = {group: choice for group, choice in choices.items() if "/" not in group and group != "hydra"}
     return cfg
 
 
-def _checked(cfg: DictConfig) -> DictConfig:
+def checked(cfg: DictConfig) -> DictConfig:
+    """Import a configuration's extensions, let a dataset.yaml fill in what it leaves open, and check it."""
     load_extensions(cfg.get("extensions") or ())
     if OmegaConf.select(cfg, "data.description", default="") is None:
         _read_description(cfg)

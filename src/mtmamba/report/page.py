@@ -63,6 +63,19 @@ def html(
         picture_width: pixels to which wider pictures are scaled down.
         max_megabytes: of pictures in the page; those beyond are only named.
     """
+    return rendered(
+        "page.html.jinja",
+        paper=paper,
+        tables=tables,
+        sections=_sections(groups, picture_width, max_megabytes),
+        sources=sources,
+        about=about,
+        colours=COLOURS,
+    )
+
+
+def rendered(template: str, **values: object) -> str:
+    """Return a page of one of this package's templates."""
     environment = Environment(
         loader=PackageLoader("mtmamba.report", "."),
         autoescape=True,
@@ -70,16 +83,7 @@ def html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.jinja").render(
-        version=mtmamba.__version__,
-        paper=paper,
-        tables=tables,
-        sections=_sections(groups, picture_width, max_megabytes),
-        sources=sources,
-        about=about,
-        heads=_heads,
-        colours=COLOURS,
-    )
+    return environment.get_template(template).render(version=mtmamba.__version__, heads=_heads, **values)
 
 
 def curves_of(run: Run) -> dict[str, list[tuple[int, float]]]:

@@ -28,6 +28,12 @@ def _other_archive(folders: Sequence[Path]) -> str | None:
     return None
 
 
+def _convert(source: Path, folder: Path) -> bool:
+    from mtmamba.data.preparation.nyud_official import convert  # of an extra
+
+    return convert(source, folder)
+
+
 DATASET = DatasetRecord(
     name="nyud",
     title="NYUDv2",
@@ -55,6 +61,8 @@ DATASET = DatasetRecord(
     scenes="nyud",
     variable="NYUD_ROOT",
     remedy=archive_remedy("NYUDv2"),
+    mirrors=("https://data.vision.ee.ethz.ch/brdavid/atrc/NYUDv2.tar.gz",),
+    convert=_convert,
     recognise=_other_archive,
     remarks={"normals": odd_normals(read_rgb)},
 )

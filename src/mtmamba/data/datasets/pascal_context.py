@@ -75,5 +75,6 @@ DATASET = DatasetRecord(
     scenes="pascal",
     variable="PASCAL_ROOT",
     remedy=archive_remedy("PASCALContext"),
+    mirrors=("https://data.vision.ee.ethz.ch/brdavid/atrc/PASCALContext.tar.gz",),
     remarks={"normals": odd_normals(read_rgb)},
 )

@@ -67,6 +67,9 @@ class DatasetRecord:
         scenes: the kind of synthetic scenes that can be generated in this layout.
         variable: the environment variable that configs read the folder from.
         remedy: where to get the dataset, in a sentence.
+        mirrors: addresses of its archive, tried in turn.
+        convert: ``(source, folder) -> `` whether the source, a file or a folder, is another that this dataset can be
+            made from; then it is written into the empty folder.
         recognise: looks at folders for another archive that is taken for this one → what it is, and where.
         remarks: by task, ``(source, id, target) -> `` what is odd about a target, or None.
         find_ids: ``(root, split) -> ids``, where the layout names no lists.
@@ -85,6 +88,8 @@ class DatasetRecord:
     scenes: Literal["nyud", "pascal"] | None = None
     variable: str | None = None
     remedy: str = ELSEWHERE
+    mirrors: tuple[str, ...] = ()
+    convert: Callable[[Path, Path], bool] = lambda source, folder: False
     recognise: Callable[[Sequence[Path]], str | None] = lambda folders: None
     remarks: Mapping[str, Callable[[Source, str, NDArray[Any]], str | None]] = field(default_factory=dict)
     find_ids: Callable[[Path, str], list[str]] | None = None

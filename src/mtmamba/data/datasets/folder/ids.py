@@ -59,13 +59,14 @@ def find_images(root: Path, patterns: Alternatives) -> list[str]:
         before, *middle, after = pattern.split("{id}")
         same = "".join(re.escape(part) + "(?P=id)" for part in middle)
         matcher = re.compile(f"{re.escape(before)}(?P<id>.+){same}{re.escape(after)}")
-        for path in _files(root / before.rpartition("/")[0]):
+        for path in files_below(root / before.rpartition("/")[0]):
             if match := matcher.fullmatch(path.relative_to(root).as_posix()):
                 found.add(match["id"])
     return sorted(found)
 
 
-def _files(folder: Path, depth: int = 0) -> Iterator[Path]:
+def files_below(folder: Path, depth: int = 0) -> Iterator[Path]:
+    """Yield the files of a folder and of those within it; what begins with a dot is left out."""
     if not folder.is_dir() or depth > _DEEPEST:
         return
     with os.scandir(folder) as entries:
@@ -73,7 +74,7 @@ def _files(folder: Path, depth: int = 0) -> Iterator[Path]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _files(folder / entry.name, depth + 1)
+                yield from files_below(folder / entry.name, depth + 1)
             else:
                 yield folder / entry.name
 
