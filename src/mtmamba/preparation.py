@@ -149,8 +149,8 @@ def _make(record: DatasetRecord, source: str, root: Path, tasks: Sequence[str], 
         if error.errno not in _FULL and os.strerror(errno.ENOSPC) not in str(error):  # copytree gathers its errors
             raise
         raise OSError(
-            f"Expected room for {path} in {root}, got a full disk: make room, or set data.root to another disk; nothing "
-            "was left there."
+            f"Expected room for {path} in {root}, got a full disk: make room, or set data.root to another disk; "
+            "nothing was left there."
         ) from error
     log.info("%s: %s", record.title, root)
 
