@@ -23,7 +23,7 @@ def normals_from_depth(
     Shape: ``(H, W)`` → ``(H, W, 3)``: x right, y down, z forward, so that a wall that faces the camera has z = -1.
     """
     smooth = cv2.bilateralFilter(depth.astype(np.float32), 15, 0.1, 7)
-    padded = np.pad(smooth, _STEP, mode="edge")
+    padded = cv2.copyMakeBorder(smooth, _STEP, _STEP, _STEP, _STEP, cv2.BORDER_REPLICATE)
     rows, columns = np.mgrid[: padded.shape[0], : padded.shape[1]].astype(np.float32) - _STEP
     points = np.stack(
         [(columns - centre[0]) * padded / focal[0], (rows - centre[1]) * padded / focal[1], padded], -1

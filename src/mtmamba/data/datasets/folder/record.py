@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from scipy.ndimage import distance_transform_edt
 from yaml import YAMLError
 
 from mtmamba.cache import cached
@@ -32,6 +33,9 @@ _ID = "\ue000"
 
 MAX_DIST = 0.0075
 """Of boundaries where dataset.yaml names none: that of BSDS and PASCAL."""
+
+REACH = 8
+"""Pixels from the nearest class at which a pixel without one still is beside it."""
 
 
 def read_description(root: str | Path | None) -> dict[str, Any]:
@@ -132,19 +136,23 @@ def _read(task: Task, entry: Mapping[str, Any]) -> Read:
 
 
 def _borders(read: Read) -> Reader:
-    """Return the reader of boundaries between classes, thinned; ignored where the class is."""
+    """Return the reader of the borders between classes, one pixel wide.
+
+    A pixel without a class is taken for the nearest class within reach, as many datasets leave strips between regions
+    unlabelled; farther from any, it is ignored.
+    """
 
     def compute(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        ignored = classes == IGNORE
-        beside = np.pad(ignored, ((0, 1), (0, 1)))
-        beside = beside[:-1, 1:] | beside[1:, :-1] | beside[1:, 1:]  # east, south, south-east, as the borders look
-        target = thin(segmentation_boundaries(classes) & ~ignored & ~beside).astype(np.uint8)
-        target[ignored] = IGNORE
+        if (classes == IGNORE).all():
+            return classes
+        distance, nearest = distance_transform_edt(classes == IGNORE, return_indices=True)
+        target = thin(segmentation_boundaries(classes[tuple(nearest)])).astype(np.uint8)
+        target[distance > REACH] = IGNORE
         return target
 
     def borders(source: Source, task: str, name: str, _: tuple[int, int]) -> NDArray[np.uint8]:
         classes = read(source.path(task, name))
-        kind = "borders-{}x{}".format(*classes.shape)
+        kind = "b1-{}x{}".format(*classes.shape)
         return cached(source.cache_dir, kind, classes.tobytes(), lambda: compute(classes))
 
     return borders
