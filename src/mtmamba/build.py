@@ -154,7 +154,8 @@ def build_model(cfg: DictConfig) -> MultiTaskModel:
     if (frozen := cfg.model.encoder.get("freeze")) is not None:
         model.freeze_encoder(frozen)
     model.recompute(cfg.model.checkpointing)
-    model.description = describe(cfg)
+    if all(group in cfg.choices for group in MODEL_GROUPS):  # tables and benchmarks choose no loss: nothing to give away
+        model.description = describe(cfg)
     return model
 
 
