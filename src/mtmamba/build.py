@@ -154,7 +154,7 @@ def build_model(cfg: DictConfig) -> MultiTaskModel:
     if (frozen := cfg.model.encoder.get("freeze")) is not None:
         model.freeze_encoder(frozen)
     model.recompute(cfg.model.checkpointing)
-    if all(group in cfg.choices for group in MODEL_GROUPS):  # tables and benchmarks choose no loss: nothing to give away
+    if all(group in cfg.choices for group in MODEL_GROUPS):  # tables and benchmarks have no loss
         model.description = describe(cfg)
     return model
 
