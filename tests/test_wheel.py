@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mtmamba.cli import OF_THE_REPOSITORY
+
 ROOT = Path(__file__).parents[1]
 USE = """
 import importlib.util, json
@@ -34,6 +36,9 @@ def test_the_wheel_is_whole(tmp_path):
         files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
         wanted = {path for path in files if "__pycache__" not in path.parts}
         assert {path for path in wanted if not (installed / inside / path).is_file()} == set()
+    commands = {path.name for path in (ROOT / "src").glob("*.py")} - {f"{name}.py" for name in OF_THE_REPOSITORY}
+    assert {path.name for path in (installed / "mtmamba/scripts").iterdir()} == commands
+    assert (installed / "mtmamba/released_models/nyud_lite/model.safetensors").is_file()
     environment = os.environ | {"PYTHONPATH": str(installed)}
     done = subprocess.run(
         [sys.executable, "-c", USE], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
@@ -42,3 +47,15 @@ def test_the_wheel_is_whole(tmp_path):
     assert Path(file).is_relative_to(installed)
     assert sources == {"ss2d_forward": 1, "ss2d_backward": 1, "steps": 1}
     assert rest == [True, True]
+    call = [sys.executable, "-m", "mtmamba.cli"]
+    helped = subprocess.run(
+        [*call, "--help"], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    assert "  train               Train a model\n" in helped.stdout
+    wrong = [*call, "train", "encoder=swin_tinny"]
+    refused = subprocess.run(wrong, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert (refused.returncode, "did you mean swin_tiny?" in refused.stderr) == (1, True)
+    missing = subprocess.run(
+        [*call, "tran"], cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
+    )
+    assert "did you mean train?" in missing.stderr

@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import mtmamba
 from mtmamba.checkpoints import CheckpointError, find_checkpoint, read_checkpoint
 from mtmamba.data.datasets import all_datasets
 from mtmamba.files import replacing, write_json, write_text
@@ -135,7 +134,7 @@ def save_pretrained(
         raise FileExistsError(f"Expected a new or empty folder, got {folder} with files in it: choose another.")
     weights = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).cpu().contiguous() for k, v in state.items()}
     with replacing(folder, folder=True) as partial:
-        save_file(weights, partial / WEIGHTS, metadata={"format": "pt", "mtmamba": mtmamba.__version__})
+        save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})  # more keys would come in any order
         write_json(partial / CONFIG, {"mtmamba": description, "global_step": step})
         write_text(partial / CARD, card(folder.name, description, step, weights, scores or {}, notes))
     return folder

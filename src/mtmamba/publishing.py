@@ -1,0 +1,71 @@
+"""Models to the hub."""
+
+import logging
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mtmamba.extensions import load_extensions
+from mtmamba.sharing import save_pretrained
+
+log = logging.getLogger(__name__)
+
+
+class PublishError(RuntimeError):
+    """A model could not be published; the message says why and what to do."""
+
+
+def publish(
+    source: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    half: bool = False,
+    notes: str = "",
+    extensions: Sequence[str] = (),
+) -> str:
+    """Push a model with its card to a repository of the hub, in one commit.
+
+    The token is that of ``huggingface-cli login`` or HF_TOKEN; HF_ENDPOINT chooses another server.
+
+    Args:
+        source: anything that `mtmamba.load_model` reads.
+        repo: ``owner/name``; made where it is not there.
+        private: whether a new repository is.
+        half: store weights in bfloat16.
+        notes: a paragraph for the card.
+        extensions: Python files of yours that the model needs.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        PublishError: no such name, no token, no connection, or not allowed.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise PublishError(f"Expected repo=owner/name, got {repo}: correct it.")
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise PublishError("Expected huggingface_hub, got none: pip install 'mtmamba[hub]'.") from error
+    load_extensions(extensions)
+    with tempfile.TemporaryDirectory() as folder:
+        dtype = torch.bfloat16 if half else None
+        model = save_pretrained(source, Path(folder) / repo.partition("/")[2], dtype=dtype, notes=notes)
+        api = HfApi()
+        try:
+            api.create_repo(repo, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo, folder_path=model, commit_message="Add the model")
+        except (HfHubHTTPError, OSError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise PublishError(
+                f"Expected to write to {repo} on {api.endpoint}, got {reason}: check name and connection, and log in "
+                "with `hf auth login`."
+            ) from error
+    sys.stdout.write(f"{commit.commit_url}\n")
+    return str(commit.commit_url)

@@ -1,0 +1,127 @@
+"""Publishing, against a local server that speaks as much of the hub as that needs."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import mtmamba
+from mtmamba.publishing import PublishError, publish
+
+ROOT = Path(__file__).parents[1]
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Creates repositories, takes large files and commits."""
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, value, status=200):
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def body(self):
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def do_GET(self):
+        self.answer({"id": "me/model", "sha": "0" * 40, "siblings": []})
+
+    def do_POST(self):
+        hub, body = self.server, self.body()
+        address = f"http://localhost:{hub.server_port}"
+        if hub.refuse:
+            self.answer({"error": "Invalid username or password."}, 401)
+        elif self.path == "/api/repos/create":
+            hub.made.append(json.loads(body))
+            self.answer({"url": f"{address}/me/model"})
+        elif self.path.startswith("/api/validate-yaml"):
+            self.answer({"errors": [], "warnings": []})
+        elif "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            modes = [
+                {
+                    "path": f["path"],
+                    "uploadMode": "lfs" if "safetensors" in f["path"] else "regular",
+                    "shouldIgnore": False,
+                }
+                for f in files
+            ]
+            self.answer({"files": modes})
+        elif self.path.endswith("/objects/batch"):
+            objects = json.loads(body)["objects"]
+            actions = [{**o, "actions": {"upload": {"href": f"{address}/put/{o['oid']}"}}} for o in objects]
+            self.answer({"transfer": "basic", "objects": actions})
+        else:
+            hub.commits.append([json.loads(line) for line in body.decode().splitlines()])
+            self.answer({"commitUrl": f"{address}/me/model/commit/1", "commitOid": "1" * 40, "success": True})
+
+    def do_PUT(self):
+        self.server.stored[self.path.rpartition("/")[2]] = self.body()
+        self.answer({})
+
+
+@pytest.fixture
+def hub():
+    server = ThreadingHTTPServer(("localhost", 0), Hub)
+    server.made, server.commits, server.stored, server.refuse = [], [], {}, False
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def call(hub, model, *more):
+    """Publish as a user does, to a hub of one's own."""
+    environment = {
+        "HF_ENDPOINT": f"http://localhost:{hub.server_port}",
+        "HF_TOKEN": "hf_secret",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    command = [sys.executable, str(ROOT / "src/publish.py"), f"ckpt={model}", "repo=me/model", *more]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    network = mtmamba.build_model(mtmamba.load_config(["encoder.pretrained=false"]))
+    return mtmamba.save_pretrained(network, tmp_path_factory.mktemp("model") / "mine")
+
+
+def test_a_model_arrives_whole(hub, model):
+    done = call(hub, model, "notes='Trained on dreams.'")
+    assert done.stdout.endswith("/me/model/commit/1\n"), done.stderr
+    assert hub.made[0]["name"] == "model"
+    (commit,) = hub.commits
+    files = {entry["value"]["path"]: entry for entry in commit if entry["key"] in ("file", "lfsFile")}
+    assert set(files) >= {"model.safetensors", "config.json", "README.md"}
+    weights = (model / "model.safetensors").read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    assert files["model.safetensors"]["value"]["oid"] == digest
+    assert hub.stored[digest] == weights
+    card = base64.b64decode(files["README.md"]["value"]["content"]).decode()
+    assert "Trained on dreams." in card
+
+
+def test_who_may_not_is_told(hub, model):
+    hub.refuse = True
+    done = call(hub, model)
+    assert done.returncode == 1
+    assert re.fullmatch(r"Error: Expected to write to me/model on .*401.*`hf auth login`\.\n", done.stderr)
+
+
+def test_names_that_are_none(model):
+    with pytest.raises(PublishError, match="repo=owner/name, got model"):
+        publish(model, "model")
