@@ -52,11 +52,7 @@ def predict(cfg: DictConfig) -> bool:
     videos = [source for source in sources if is_video(source)]
     items = find_images([source for source in sources if not is_video(source)]) if len(videos) < len(sources) else []
     folder = _folder(cfg)
-    size = list(cfg.size) if OmegaConf.is_config(cfg.size) else str(cfg.size)
-    settings = {"device": cfg.device, "precision": str(cfg.precision), "size": size, "flip": cfg.tta.flip}
-    predictor = Predictor.from_pretrained(
-        cfg.ckpt, extensions=cfg.extensions, tasks=None if cfg.tasks is None else list(cfg.tasks), **settings
-    )
+    predictor = make_predictor(cfg)
     console = Console()
     start, entries = time.perf_counter(), []
     try:
@@ -67,13 +63,25 @@ def predict(cfg: DictConfig) -> bool:
         for video in videos:
             entries.append(_film(predictor, video, folder, kinds, cfg.batch_size, console))
     finally:
-        write_json(folder / RECORD, {"model": str(cfg.ckpt), "settings": settings, "predictions": entries})
+        write_json(folder / RECORD, {"model": str(cfg.ckpt), "settings": _settings(cfg), "predictions": entries})
     bad = [entry for entry in entries if "error" in entry]
     for entry in bad:
         console.print(f"Skipped: {entry['error']}", style="red", markup=False)
     seconds = time.perf_counter() - start
     console.print(f"{len(entries) - len(bad)} of {len(entries)} inputs in {seconds:.1f} s: {folder}", markup=False)
     return not bad
+
+
+def make_predictor(cfg: DictConfig) -> Predictor:
+    """Load the model that a script's configuration names, with its settings."""
+    tasks = None if cfg.tasks is None else list(cfg.tasks)
+    return Predictor.from_pretrained(cfg.ckpt, extensions=cfg.extensions, tasks=tasks, **_settings(cfg))
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    size = list(cfg.size) if OmegaConf.is_config(cfg.size) else str(cfg.size)
+    flip = bool(OmegaConf.select(cfg, "tta.flip", default=False))
+    return {"device": str(cfg.device), "precision": str(cfg.precision), "size": size, "flip": flip}
 
 
 def _folder(cfg: DictConfig) -> Path:

@@ -1,0 +1,80 @@
+"""The demonstration page: a photograph in, every task over it, raw results out; needs gradio (``mtmamba[demo]``)."""
+
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mtmamba.inference.images import Photo, SourceError, read_photo
+from mtmamba.inference.overlay import HEAD, overlay
+from mtmamba.inference.predictor import Predictor
+
+WAITING = 16
+"""How many visitors may wait in the queue."""
+
+
+def launch(predictor: Predictor, *, host: str, port: int | None, examples: str | None, block: bool = True) -> Any:
+    """Serve the page.
+
+    Args:
+        predictor: of the model.
+        host: whose network may see it; ``127.0.0.1`` is this machine alone.
+        port: a free one from 7860 on by default.
+        examples: a folder of images to pick from.
+        block: serve until Ctrl-C; else return the running page.
+
+    Raises:
+        SourceError: gradio is missing, or the folder has no images.
+    """
+    try:
+        import gradio
+    except ImportError as error:
+        raise SourceError("Expected gradio for the page, got none: pip install 'mtmamba[demo]'.") from error
+    page = build(gradio, predictor, examples)
+    return page.queue(max_size=WAITING).launch(
+        server_name=host, server_port=port, prevent_thread_lock=not block, head=HEAD, quiet=not block
+    )
+
+
+def build(gradio: Any, predictor: Predictor, examples: str | None) -> Any:
+    """Return the page, not served yet."""
+
+    def answer(photograph: Image.Image | None) -> tuple[str, str | None]:
+        if photograph is None:
+            return "", None
+        return predicted(predictor, read_photo(photograph))
+
+    with gradio.Blocks(title="MTMamba") as page:
+        titles = ", ".join(task.title.lower() for task in predictor.tasks)
+        gradio.Markdown(f"# MTMamba\nA photograph in: {titles} out. Point at a picture to read its values.")
+        with gradio.Row():
+            photograph = gradio.Image(type="pil", label="Photograph", elem_id="photograph", height=320)
+            download = gradio.File(label="Raw results", elem_id="download")
+        found = gradio.HTML(elem_id="found")
+        if examples is not None:
+            gradio.Examples(_examples(examples), inputs=photograph)
+        photograph.change(answer, photograph, [found, download])
+    return page
+
+
+def predicted(predictor: Predictor, photo: Photo) -> tuple[str, str]:
+    """Return what the page shows of a photograph, and an archive of the raw results, pictures and the sheet."""
+    result = next(predictor.photos([("photograph", photo)]))
+    folder = Path(tempfile.mkdtemp(prefix="mtmamba_"))
+    archive = folder / "results.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in result.save(folder):
+            file.write(path, path.relative_to(folder))
+            path.unlink()
+    return overlay(result), str(archive)
+
+
+def _examples(folder: str) -> list[str]:
+    files = sorted(
+        path for path in Path(folder).expanduser().glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
+    )
+    if not files:
+        raise SourceError(f"Expected images in examples={folder}, got none: correct the path.")
+    return [str(path) for path in files]
