@@ -19,6 +19,7 @@ from mtmamba.tasks import get_task
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 HUB = "hf://"
+PLACES = {("data", "root"), ("data", "cache_dir"), ("encoder", "weights"), ("decoder", "weights")}
 NETWORK = "model."
 """What checkpoints put before the names of the network's weights."""
 
@@ -135,9 +136,18 @@ def save_pretrained(
     weights = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).cpu().contiguous() for k, v in state.items()}
     with replacing(folder, folder=True) as partial:
         save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})  # more keys would come in any order
-        write_json(partial / CONFIG, {"mtmamba": description, "global_step": step})
+        write_json(partial / CONFIG, {"mtmamba": without_places(description), "global_step": step})
         write_text(partial / CARD, card(folder.name, description, step, weights, scores or {}, notes))
     return folder
+
+
+def without_places(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out where things lie on the machine of who trained the model."""
+    values = {
+        group: {k: v for k, v in value.items() if (group, k) not in PLACES} if isinstance(value, Mapping) else value
+        for group, value in description["values"].items()
+    }
+    return {**description, "values": values}
 
 
 def card(

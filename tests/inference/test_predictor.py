@@ -320,6 +320,7 @@ def test_a_model_given_away_comes_back(checkpoint, tmp_path, dtype):
         assert torch.equal(back[name], x.to(dtype).float() if dtype and x.is_floating_point() else x)
     again = mtmamba.save_pretrained(mtmamba.load_model(folder), tmp_path / "again", dtype=dtype)
     assert (folder / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    assert str(checkpoint.parents[2].parent) not in (folder / "config.json").read_text()  # nobody's folders
     assert "decoder `mtmamba`" in (folder / "README.md").read_text().lower()
     with pytest.raises(FileExistsError, match="new or empty folder"):
         mtmamba.save_pretrained(checkpoint, folder)
