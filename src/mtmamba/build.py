@@ -43,6 +43,10 @@ MODEL_GROUPS = ("data", "encoder", "decoder", "ablation", "loss", "optimizer", "
 """The groups that a checkpoint's choices restore."""
 
 
+TRAINING_OF_ENCODER = ("freeze", "lr_scale", "layer_decay", "lora")
+"""Settings of any encoder that it is not itself built with."""
+
+
 def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
     """Compose a configuration as the scripts do, from any working directory, and check it.
 
@@ -148,11 +152,13 @@ def build_model(cfg: DictConfig) -> MultiTaskModel:
         WeightsError: pretrained weights were asked for and cannot be had.
     """
     # Called here rather than by Hydra, which would wrap its errors into one of its own.
-    settings = {key: value for key, value in cfg.model.encoder.items() if key not in ("freeze", "lr_scale")}
+    settings = {key: value for key, value in cfg.model.encoder.items() if key not in TRAINING_OF_ENCODER}
     encoder = hydra.utils.instantiate(settings, _convert_="all", _partial_=True)()
     model = MultiTaskModel(encoder, build_decoder(cfg, encoder.channels))
     if (frozen := cfg.model.encoder.get("freeze")) is not None:
         model.freeze_encoder(frozen)
+    if (lora := cfg.model.encoder.get("lora")) and lora.rank is not None:
+        model.add_lora(lora.rank, lora.alpha)
     model.recompute(cfg.model.checkpointing)
     if all(group in cfg.choices for group in MODEL_GROUPS):  # tables and benchmarks have no loss
         model.description = describe(cfg)
@@ -187,6 +193,7 @@ def build_module(cfg: DictConfig, model: MultiTaskModel | None = None) -> MultiT
         optimizer=build_optimizer(cfg),
         schedule=build_schedule(cfg),
         encoder_lr_scale=cfg.model.encoder.get("lr_scale", 1.0),
+        encoder_layer_decay=cfg.model.encoder.get("layer_decay", 1.0),
         delta_m_base=plain(cfg.data.delta_m_base),
         description=describe(cfg),
     )

@@ -46,6 +46,11 @@ def check_config(cfg: DictConfig) -> None:
         )
     if cfg.backend not in (backends := ("auto", *BACKENDS)):
         raise ConfigError(f"Expected backend={'|'.join(backends)}, got backend={cfg.backend}: choose one of those.")
+    if OmegaConf.select(cfg, "encoder.lora.rank") is not None and cfg.encoder.freeze is not None:
+        raise ConfigError(
+            f"Expected encoder.freeze=null with encoder.lora, which freezes all but its updates, got "
+            f"{cfg.encoder.freeze}: leave it out."
+        )
     select_tasks(cfg.tasks)
     weights = OmegaConf.select(cfg, "loss.weights") or ()  # scripts that train nothing have no loss
     if unknown := [name for name in weights if name not in all_tasks()]:

@@ -1,5 +1,6 @@
 """A model's description, and the way back: from a checkpoint to its configuration and its network."""
 
+import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from mtmamba.build import MODEL_GROUPS, build_model, compose
 from mtmamba.checkpoints import require_weights_of
 from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError, check_config
+from mtmamba.models.encoders.lora import merge_lora
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.settings import check_settings
 from mtmamba.sharing import read_model
@@ -79,7 +81,7 @@ def load_model(source: str | Path) -> MultiTaskModel:
 
 
 def restore_model(cfg: DictConfig, checkpoint: Mapping[str, Any], path: Path) -> MultiTaskModel:
-    """Build a network and give it a checkpoint's weights, ready for evaluation.
+    """Build a network and give it a checkpoint's weights, ready for evaluation; low-rank updates are merged.
 
     Args:
         cfg: the checkpoint's, from `config_of`.
@@ -93,7 +95,10 @@ def restore_model(cfg: DictConfig, checkpoint: Mapping[str, Any], path: Path) ->
     weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
     require_weights_of(weights, model, path)
     model.load_state_dict(weights)
-    model.description = dict(checkpoint["mtmamba"])
+    model.description = copy.deepcopy(dict(checkpoint["mtmamba"]))
+    if OmegaConf.select(cfg, "encoder.lora.rank") is not None:
+        merge_lora(model)
+        model.description["values"]["encoder"]["lora"]["rank"] = None
     return model.eval()
 
 

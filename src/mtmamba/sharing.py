@@ -106,7 +106,8 @@ def save_pretrained(
     """Write a model to give away: ``model.safetensors``, ``config.json`` and a model card ``README.md``.
 
     Args:
-        source: a network of `mtmamba.build_model` or `load_model`, or anything that `load_model` reads.
+        source: a network of `mtmamba.build_model` or `load_model`, or anything that `load_model` reads: then low-rank
+            updates of its encoder are merged.
         folder: a new or empty one.
         dtype: of the stored weights; as they are by default. Rounding them is not undone by reading.
         scores: what ``metrics.json`` holds; for a run's folder, its own by default.
@@ -128,6 +129,11 @@ def save_pretrained(
         checkpoint, path = read_model(source)
         state = {k.removeprefix(NETWORK): v for k, v in checkpoint["state_dict"].items() if k.startswith(NETWORK)}
         description, step = checkpoint["mtmamba"], checkpoint["global_step"]
+        if description["values"].get("encoder", {}).get("lora", {}).get("rank"):
+            from mtmamba.restore import config_of, restore_model  # which read models by this module
+
+            merged = restore_model(config_of(description), checkpoint, path)
+            state, description = merged.state_dict(), merged.description or {}
         own = [parent / "metrics.json" for parent in (path.parent, path.parent.parent)]
         if scores is None and (record := next((file for file in own if file.is_file()), None)):
             scores = json.loads(record.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.encoders import Encoder, freeze
+from mtmamba.models.encoders.lora import add_lora
 from mtmamba.models.layers import recomputed
 from mtmamba.models.precision import rounded_parameters
 from mtmamba.types import Logits
@@ -47,6 +48,11 @@ class MultiTaskModel(nn.Module):
         """Exclude ``all`` of the encoder, or its first blocks, from training: `mtmamba.models.encoders.freeze`."""
         self._frozen = freeze(self.encoder, part)
         self.train(self.training)
+
+    def add_lora(self, rank: int, alpha: int | None = None) -> None:
+        """Freeze what is pretrained of the encoder, but for low-rank updates: `mtmamba.models.encoders.lora`."""
+        self.freeze_encoder("all")
+        add_lora(self.encoder, rank, alpha)
 
     def train(self, mode: bool = True) -> Self:
         """Choose between training and evaluation; what is frozen stays in evaluation."""

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.models.cuda_graphs import GraphedModel
-from mtmamba.models.encoders import pretrained_parameters
+from mtmamba.models.encoders import by_depth
 from mtmamba.models.layers import seed_drop_path
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.tasks import relative_gain, select_tasks
@@ -68,6 +68,7 @@ class MultiTaskModule(LightningModule):
         optimizer: makes the optimiser of the parameters, given those.
         schedule: makes the learning rate's schedule by optimiser step, given the optimiser; None for a constant rate.
         encoder_lr_scale: what the rate of the encoder's pretrained parameters is multiplied by.
+        encoder_layer_decay: what it is multiplied by once more for each block that follows (`by_depth`).
         delta_m_base: single-task scores, ``{task: {metric: value}}``; empty for no Delta_m.
         description: plain values that checkpoints carry.
 
@@ -83,6 +84,7 @@ class MultiTaskModule(LightningModule):
         optimizer: Callable[..., Optimizer],
         schedule: Callable[[Optimizer], Any] | None,
         encoder_lr_scale: float = 1.0,
+        encoder_layer_decay: float = 1.0,
         delta_m_base: Mapping[str, Mapping[str, float]],
         description: Mapping[str, Any],
     ) -> None:
@@ -91,7 +93,7 @@ class MultiTaskModule(LightningModule):
         self.tasks = select_tasks(num_outputs)
         self.total = total
         self.optimizer, self.schedule = optimizer, schedule
-        self.encoder_lr_scale = encoder_lr_scale
+        self.encoder_lr_scale, self.encoder_layer_decay = encoder_lr_scale, encoder_layer_decay
         self.delta_m_base = delta_m_base
         self.description = description
         self.metrics: Mapping[str, PooledMetric] = nn.ModuleDict(  # type: ignore[assignment]
@@ -134,7 +136,7 @@ class MultiTaskModule(LightningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return what is trained, and settings of the optimiser that hold for a part of it.
 
-        The encoder's pretrained parameters are a group of their own if their rate is scaled, and so are those of a
+        The encoder's pretrained parameters are groups of their own if their rate is scaled, and so are those of a
         module with ``optimizer_settings``. A group's ``lr_scale`` multiplies its learning rate.
         """
         trained = {id(p): p for p in self.parameters() if p.requires_grad}
@@ -147,8 +149,9 @@ class MultiTaskModule(LightningModule):
             for module in self.modules()
             if hasattr(module, "optimizer_settings")
         ]
-        if self.encoder_lr_scale != 1:
-            special.insert(0, group(pretrained_parameters(self.model.encoder), lr_scale=self.encoder_lr_scale))
+        if self.encoder_lr_scale != 1 or self.encoder_layer_decay != 1:
+            depths = by_depth(self.model.encoder, self.encoder_layer_decay)
+            special[:0] = [group(own, lr_scale=self.encoder_lr_scale * scale) for scale, own in depths.items()]
         return [{"params": list(trained.values())}, *special]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

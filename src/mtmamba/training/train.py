@@ -83,6 +83,9 @@ def _train(
         trainer = _trainer(
             cfg, run_dir, data, module, [starting, checkpointing, *build.build_callbacks(cfg)], loggers, resumed
         )
+        sizes = [(p.numel(), p.requires_grad) for p in module.model.parameters()]
+        trained, every = sum(n for n, is_trained in sizes if is_trained) / 1e6, sum(n for n, _ in sizes) / 1e6
+        log.info("Parameters: %.2f of %.2f million are trained, %.1f %%", trained, every, 100 * trained / every)
         log.info("Precision: %s; CUDA graphs: %s", cfg.trainer.precision, "yes" if cfg.cuda_graph else "no")
         if cfg.compile:
             module.model.compile_blocks()

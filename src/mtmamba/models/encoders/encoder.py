@@ -60,6 +60,36 @@ def pretrained_parameters(encoder: nn.Module) -> list[nn.Parameter]:
     return [p for p in encoder.parameters() if id(p) not in fresh]
 
 
+def by_depth(encoder: nn.Module, decay: float) -> dict[float, list[nn.Parameter]]:
+    """Return an encoder's pretrained parameters by what layer-wise decay multiplies their learning rate by.
+
+    With n blocks, block k has ``decay^(n + 1 - k)``, and so has what lies between it and the next; what comes before
+    the first has ``decay^(n + 1)``, and what comes after the last has 1.
+
+    Args:
+        encoder: with blocks in the order of their use, and of their parameters.
+        decay: 1 for none.
+
+    Source: Bao et al., BEiT, ICLR 2022, and the released program.
+
+    Example:
+        >>> by_depth(nn.Linear(2, 2), 1.0).keys()
+        dict_keys([1.0])
+    """
+    found: dict[float, list[nn.Parameter]] = {}
+    for own in getattr(encoder, "copies", (encoder,)):
+        parameters = pretrained_parameters(own)
+        blocks = list(own.blocks()) if decay != 1 else []  # type: ignore[operator]
+        number = {id(p): k for k, block in enumerate(blocks, 1) for p in block.parameters()}
+        last = max((i for i, p in enumerate(parameters) if id(p) in number), default=-1)
+        depth = 0
+        for i, parameter in enumerate(parameters):
+            depth = number.get(id(parameter), depth)
+            scale = decay ** (len(blocks) + 1 - depth) if i <= last else 1.0
+            found.setdefault(scale, []).append(parameter)
+    return found
+
+
 def freeze(encoder: nn.Module, part: int | str) -> tuple[nn.Module, ...]:
     """Exclude an encoder's pretrained parameters from training, and those of each of its ``copies`` where it has them.
 
