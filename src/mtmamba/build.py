@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from mtmamba.training.lit_module import MultiTaskModule
 
 
+HALF = ("bf16-true", "16-true")
+"""Precisions of a network that is wholly in half."""
+
 MODEL_GROUPS = ("data", "encoder", "decoder", "ablation", "loss", "optimizer", "balancing")
 """The groups that a checkpoint's choices restore."""
 
@@ -286,7 +289,12 @@ def build_trainer(cfg: DictConfig, **settings: Any) -> Trainer:
         cfg: of a script.
         settings: more arguments of the Trainer, such as callbacks.
     """
-    fixed = {"use_distributed_sampler": False, "enable_model_summary": False}
+    fixed: dict[str, Any] = {"use_distributed_sampler": False, "enable_model_summary": False}
+    if cfg.trainer.get("precision") in HALF:
+        from mtmamba.training.half_precision import HalfNetwork
+
+        plugins = [*settings.pop("plugins", ()), HalfNetwork(cfg.trainer.precision)]
+        fixed |= {"precision": None, "plugins": plugins}
     trainer: Trainer = hydra.utils.instantiate(cfg.trainer, **fixed, **settings, _convert_="all")
     return trainer
 

@@ -112,3 +112,17 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         pictures.save_png(path, plain(4, 4, 0))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_large_maps_are_drawn_in_bands_as_small_ones(monkeypatch):
+    depth = torch.rand(50, 30) * 12
+    normals, classes = torch.nn.functional.normalize(torch.randn(3, 50, 30), dim=0), torch.randint(0, 40, (50, 30))
+    draws = [
+        lambda: pictures.depth_colours(depth, farthest=5.0),
+        lambda: pictures.normal_colours(normals),
+        lambda: pictures.class_colours(classes),
+        lambda: pictures.greys(depth / 12),
+    ]
+    whole = [draw() for draw in draws]
+    monkeypatch.setattr(pictures, "PIXELS_AT_ONCE", 30 * 7)
+    assert all(np.array_equal(draw(), picture) for draw, picture in zip(draws, whole, strict=True))

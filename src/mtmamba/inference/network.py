@@ -23,7 +23,7 @@ from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
 STRIDE = 32
 TILE, OVERLAP = 1024, 256
 """Side and overlap, in pixels, of the tiles that a larger image is cut into at ``native`` size."""
-VALUES_AT_ONCE = 2**26
+VALUES_AT_ONCE = 2**24
 """How many values of maps are held at an image's own size at once; beyond, the image is finished in bands of rows."""
 
 Size = str | Sequence[int]
@@ -170,7 +170,7 @@ class Network:
                     x[:, : above.shape[1]] += above
                 left_over[task.name] = x[:, done:].clone()
                 band = x[:-1, :done] / x[-1:, :done]
-                bands[task.name].append(task.decide(band[None])[0] if native else band)
+                bands[task.name].append(torch.from_numpy(_array(task.decide(band[None])[0])) if native else band)
         maps = {name: torch.cat(parts, dim=-2) for name, parts in bands.items()}
         return {task.name: _array(maps[task.name]) for task in self.tasks} if native else self._finished(maps, full)
 
@@ -198,8 +198,15 @@ class Network:
                 x = maps[task.name]
                 rows = max(1, VALUES_AT_ONCE // (len(x) * size[1]))
                 tops = range(0, size[0], rows)
-                parts = [task.decide(_band(x, size, top, min(top + rows, size[0]))[None])[0].cpu() for top in tops]
-                found[task.name] = _array(torch.cat(parts, dim=-2))
+                for top in tops:
+                    bottom = min(top + rows, size[0])
+                    part = _array(task.decide(_band(x, size, top, bottom)[None])[0].cpu())
+                    if rows >= size[0]:
+                        whole = part
+                    elif top == 0:
+                        whole = np.empty((*part.shape[:-2], *size), part.dtype)
+                    whole[..., top:bottom, :] = part
+                found[task.name] = whole
         return found
 
 

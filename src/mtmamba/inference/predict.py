@@ -1,6 +1,7 @@
 """The work of ``predict.py``: inputs in, a folder of results out; what cannot be read is listed, the rest goes on."""
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mtmamba.files import write_json
 from mtmamba.inference.images import SourceError
-from mtmamba.inference.predictor import Failure, Predictor
+from mtmamba.inference.predictor import PIXELS_AHEAD, Failure, Predictor
 from mtmamba.inference.result import KINDS, Result
 from mtmamba.inference.sources import find_images, is_video
 from mtmamba.inference.video import Film, describe_video, frames
@@ -111,19 +112,31 @@ def _written(
     results: Iterator[Result | Failure], folder: Path, kinds: Sequence[str], show: bool
 ) -> Iterator[dict[str, Any]]:
     """Write results in threads, and yield what ``predictions.json`` says of each, in order."""
-    waiting: list[Future[dict[str, Any]]] = []
+    waiting: deque[tuple[Future[dict[str, Any]], int]] = deque()
+    held = 0
     with ThreadPoolExecutor(WRITERS) as pool:
         for result in results:
             if isinstance(result, Failure):
-                waiting.append(pool.submit(dict, source=result.item.source, name=result.item.name, error=result.reason))
+                entry = {"source": result.item.source, "name": result.item.name, "error": result.reason}
+                waiting.append((_known(entry), 0))
             else:
-                waiting.append(pool.submit(_saved, result, folder, kinds))
+                waiting.append((pool.submit(_saved, result, folder, kinds), result.image[..., 0].size))
                 if show:
                     result.show()
-            while len(waiting) > WAITING:
-                yield waiting.pop(0).result()
-        for future in waiting:
+            held += waiting[-1][1]
+            del result  # so that nothing but its writer holds it
+            while len(waiting) > WAITING or held > PIXELS_AHEAD:
+                future, pixels = waiting.popleft()
+                held -= pixels
+                yield future.result()
+        for future, _ in waiting:
             yield future.result()
+
+
+def _known(entry: dict[str, Any]) -> Future[dict[str, Any]]:
+    future: Future[dict[str, Any]] = Future()
+    future.set_result(entry)
+    return future
 
 
 def _saved(result: Result, folder: Path, kinds: Sequence[str]) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from mtmamba.tasks import select_tasks
 DEFAULT_MODEL = "nyud_lite"
 """Our released model."""
 PIXELS_AHEAD = 64_000_000
-"""How many pixels of images are decoded ahead, at most; a larger image waits until it is alone."""
+"""How many pixels of images are decoded ahead, or wait to be written, at most; a larger image waits until it is alone.
+A batch holds a quarter of it."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class Predictor:
                 yield from self._predicted(waiting)
                 waiting = []
             waiting.append((item, photo, one))
-            if len(waiting) == batch_size:
+            if len(waiting) == batch_size or sum(p.pixels[..., 0].size for _, p, _ in waiting) > PIXELS_AHEAD // 4:
                 yield from self._predicted(waiting)
                 waiting = []
         yield from self._predicted(waiting)

@@ -13,7 +13,7 @@ from PIL import Image
 from mtmamba.evaluation.formats import prediction_path, save_prediction
 from mtmamba.files import replacing
 from mtmamba.inference.images import Photo, SourceError
-from mtmamba.inference.sheets import Tile, sheet
+from mtmamba.inference.sheets import WIDTH, Tile, sheet
 from mtmamba.tasks import Task
 from mtmamba.tasks.pictures import Draw, Legend, Picture, save_png
 
@@ -91,8 +91,12 @@ class Result:
 
     def sheet(self) -> Picture:
         """Return the photograph and every task with its legend on one sheet, ``(H, W, 3)`` uint8 RGB."""
-        tiles = [Tile(task.title, self.picture(task.name), self.legend(task.name)) for task in self.tasks]
-        return sheet([Tile(self.name or "Image", self.image), *tiles])
+        step = max(1, self.image.shape[1] // (2 * WIDTH))  # of a large image, pixels enough
+        tiles = [
+            Tile(task.title, self._draw(task.name)(self._thinned(task.name, step)), self.legend(task.name))
+            for task in self.tasks
+        ]
+        return sheet([Tile(self.name or "Image", self.image[::step, ::step]), *tiles])
 
     def show(self) -> None:
         """Open the sheet in the system's viewer of pictures."""
@@ -124,6 +128,9 @@ class Result:
             with replacing(written[-1]) as partial:
                 Image.fromarray(self.sheet()).save(partial, "JPEG", quality=SHEET_QUALITY)
         return written
+
+    def _thinned(self, task: str, step: int) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.values[task][..., ::step, ::step]))
 
     def _draw(self, task: str) -> Draw:
         return self.pictures.get(task, self._task(task).picture)

@@ -97,8 +97,11 @@ class NormalsFile(PredictionFile):
 
     def encode(self, prediction: NDArray[Any]) -> bytes:
         """Encode unit vectors ``(3, h, w)``."""
-        rgb = np.rint((prediction + 1) / 2 * 255).astype(np.uint8)
-        return _png(np.ascontiguousarray(rgb[::-1].transpose(1, 2, 0)))  # OpenCV's order is blue, green, red
+        height, width = prediction.shape[1:]
+        bgr = np.empty((height, width, 3), np.uint8)
+        for row in range(height):  # row by row, so that large images need no large temporaries
+            bgr[row] = np.rint((prediction[::-1, row].T + 1) / 2 * 255)  # OpenCV's order is blue, green, red
+        return _png(bgr)
 
     def decode(self, path: Path, num_outputs: int) -> Tensor:
         """Read vectors ``(3, h, w)`` float32 of length 1, or 0 where nothing was predicted."""

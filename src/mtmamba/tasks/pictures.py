@@ -4,7 +4,7 @@ A picture is an RGB array ``(H, W, 3)`` of uint8. Pixels without truth are dark 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +28,27 @@ DEPTH_RANGE = 20
 """How many times nearer the colour map begins."""
 
 VOC_CLASSES = 21
+PIXELS_AT_ONCE = 2**22
 TITLE_HEIGHT, GAP = 44, 4
 BACKGROUND, INK = 245, (40, 40, 40)
+
+
+def by_rows(draw: Callable[..., Picture]) -> Callable[..., Picture]:
+    """Draw large maps a band of rows at a time, where every pixel's colour is its own: temporaries stay small."""
+
+    @wraps(draw)
+    def drawn(values: Tensor, *args: Any, **kwargs: Any) -> Picture:
+        height, width = values.shape[-2:]
+        rows = max(1, PIXELS_AT_ONCE // width)
+        if rows >= height:
+            return draw(values, *args, **kwargs)
+        bands = (draw(values[..., top : top + rows, :], *args, **kwargs) for top in range(0, height, rows))
+        picture = np.empty((height, width, 3), np.uint8)
+        for top, band in zip(range(0, height, rows), bands, strict=True):
+            picture[top : top + rows] = band
+        return picture
+
+    return drawn
 
 
 def photograph(image: Tensor) -> Picture:
@@ -38,6 +57,7 @@ def photograph(image: Tensor) -> Picture:
     return _bytes(array * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN))
 
 
+@by_rows
 def class_colours(classes: Tensor, colours: Sequence[Sequence[int]] = ()) -> Picture:
     """Each class in its colour, else in that of the `palette`: ``(H, W)`` classes, 255 for ignored."""
     table = palette().copy()
@@ -45,6 +65,7 @@ def class_colours(classes: Tensor, colours: Sequence[Sequence[int]] = ()) -> Pic
     return table[classes.numpy(force=True)]
 
 
+@by_rows
 def depth_colours(depth: Tensor, farthest: float = FARTHEST_DEPTH) -> Picture:
     """Depth from a twentieth of the farthest (violet) to it (yellow), logarithmically, in viridis: ``(H, W)`` metres.
 
@@ -58,12 +79,14 @@ def depth_colours(depth: Tensor, farthest: float = FARTHEST_DEPTH) -> Picture:
     return _without_ignored(mapped[..., ::-1], array == IGNORE)  # OpenCV's order is blue, green, red
 
 
+@by_rows
 def normal_colours(normals: Tensor) -> Picture:
     """Components -1..1 as red, green and blue: ``(3, H, W)`` unit vectors, 255 in all components for ignored."""
     array = normals.movedim(0, -1).numpy(force=True)
     return _without_ignored(_bytes((array + 1) / 2), array[..., 0] == IGNORE)
 
 
+@by_rows
 def greys(values: Tensor) -> Picture:
     """Saliency or boundaries from 0 (black) to 1 (white): ``(H, W)``, 255 for ignored."""
     array = values.numpy(force=True).astype(np.float32)
