@@ -52,9 +52,10 @@ def check_config(cfg: DictConfig) -> None:
             f"{cfg.encoder.freeze}: leave it out."
         )
     select_tasks(cfg.tasks)
-    weights = OmegaConf.select(cfg, "loss.weights") or ()  # scripts that train nothing have no loss
-    if unknown := [name for name in weights if name not in all_tasks()]:
-        raise ConfigError(f"Expected loss.weights of tasks among {', '.join(all_tasks())}, got {unknown}: correct it.")
+    for key in ("loss.weights", "loss.losses"):
+        named = OmegaConf.select(cfg, key) or ()  # scripts that train nothing have no loss
+        if unknown := [name for name in named if name not in all_tasks()]:
+            raise ConfigError(f"Expected {key} of tasks among {', '.join(all_tasks())}, got {unknown}: correct it.")
     if unknown := [task for task in cfg.tasks if task not in cfg.data.num_outputs]:
         raise ConfigError(
             f"Expected tasks of data={cfg.choices.data}, {list(cfg.data.num_outputs)}, got {unknown}: choose among "
@@ -73,7 +74,7 @@ def settle_auto(cfg: DictConfig) -> None:
             is neither ``auto``, ``true`` nor ``false``.
     """
     if cfg.trainer.precision == "auto":
-        bfloat16 = _on_gpu(cfg) and torch.cuda.is_bf16_supported(including_emulation=False)
+        bfloat16 = on_gpu(cfg) and torch.cuda.is_bf16_supported(including_emulation=False)
         cfg.trainer.precision = "bf16-mixed" if bfloat16 else "32-true"
     if cfg.cuda_graph not in ("auto", True, False):
         raise ConfigError(f"Expected cuda_graph=auto|true|false, got {cfg.cuda_graph}: choose one of those.")
@@ -84,14 +85,15 @@ def settle_auto(cfg: DictConfig) -> None:
         cfg.cuda_graph = refusal is None
 
 
-def _on_gpu(cfg: DictConfig) -> bool:
+def on_gpu(cfg: DictConfig) -> bool:
+    """Return whether a run is one on GPUs."""
     return cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def _refuse_cuda_graph(cfg: DictConfig) -> str | None:
     """Why a run cannot be replayed from CUDA graphs, or None if it can."""
     accelerator, strategy = cfg.trainer.accelerator, cfg.trainer.strategy
-    if not _on_gpu(cfg):
+    if not on_gpu(cfg):
         found = f"trainer.accelerator={accelerator}" if torch.cuda.is_available() else "none that PyTorch can use"
         return f"Expected a GPU for cuda_graph=true, got {found}: leave it at auto, or use a GPU."
     if cfg.trainer.get("detect_anomaly"):

@@ -273,7 +273,7 @@ def _kept_averages(norms: Sequence[Any]) -> Iterator[None]:
     """Let batch norms normalise by the batch, and leave their averages as they are."""
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()  # synchronised ones need it
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from torch import nn
 
 from mtmamba import build
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint, require_fitting
-from mtmamba.config_checks import ConfigError, settle_auto
+from mtmamba.config_checks import ConfigError, on_gpu, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.files import remove_partial, write_json
@@ -24,6 +24,7 @@ from mtmamba.runs.folder import begin, locked, remove_empty, speak
 from mtmamba.runs.record import model_record, score_record, written
 from mtmamba.runs.table import score_table, show
 from mtmamba.tasks import select_tasks
+from mtmamba.training.batch_norm import SyncBatchNorms
 from mtmamba.training.callbacks import name_pictures
 from mtmamba.training.checkpoint_io import AtomicCheckpointIO
 from mtmamba.training.checkpointing import Checkpointing, log_validation
@@ -120,14 +121,14 @@ def _trainer(
     loggers: list[Logger],
     resumed: Resumed | None,
 ) -> Trainer:
+    checkpoint_io = AtomicCheckpointIO({} if resumed is None else {resumed.path: resumed.content})
     trainer = build.build_trainer(
         cfg,
         default_root_dir=run_dir,
         callbacks=callbacks,
         logger=loggers,
-        plugins=[AtomicCheckpointIO({} if resumed is None else {resumed.path: resumed.content})],
+        plugins=[checkpoint_io, SyncBatchNorms(on_gpu(cfg))],
         check_val_every_n_epoch=None,
-        sync_batchnorm=True,
     )
     accumulate = data.accumulate_grad_batches(trainer.world_size)
     if accumulate > 1 and getattr(module, "whole_batch", False):
