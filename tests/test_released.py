@@ -1,6 +1,7 @@
 """The authors' checkpoints into ours and back: every tensor, and an error for every file that is none."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from mtmamba.released import export_checkpoint, import_checkpoint
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
+PARITY = Path(os.environ.get("PARITY", ROOT.parent / "shared/parity"))
 TABLE = "stages.2.blocks.1.attn.w_msa.relative_position_bias_table"
 SMALL = [  # the encoder of the stored decoders' widths
     "encoder=swin_micro",
@@ -155,6 +157,54 @@ def test_a_full_size_round_trip_changes_nothing(tmp_path):
     cfg.encoder.pretrained = True  # never fetched: the file has the encoder
     back = import_checkpoint(cfg, tmp_path / "theirs.pth.tar")
     assert_equal(torch.load(back, weights_only=True, mmap=True)["state_dict"], state)
+
+
+# Other authors' heads
+
+HEADS = {  # what gives a released module's known answers, and what it is as a released file
+    "invpt": ("invpt_nyud_tiny", ["decoder.dim=24", "decoder.extra=8"]),
+    "atrc_wide": ("atrc_nyud_tiny_hrnet48_genotype", []),
+    "mqtransformer": ("mqtransformer_nyud_tiny", ["decoder.dim=16"]),
+}
+NARROW = ["encoder=swin_micro", "encoder.embed_dim=4", "encoder.num_heads=[1,1,1,1]"]
+
+
+@pytest.mark.parametrize("decoder", HEADS)
+def test_a_released_head_alone_stands_behind_the_configured_encoder(decoder, tmp_path, caplog):
+    file, choices = HEADS[decoder]
+    if not (PARITY / f"{file}.safetensors").is_file():
+        pytest.skip(f"PARITY=FOLDER with {file}.safetensors is not there")
+    stored = {name: x.float() for name, x in load_file(PARITY / f"{file}.safetensors").items()}
+    encoder = build.build_model(config(*NARROW)).encoder.state_dict()
+    torch.save({"model": encoder}, tmp_path / "encoder.pth")
+    cfg = config("experiment=nyud_mtmamba", *NARROW, f"decoder={decoder}", *choices)
+    cfg.encoder.weights = str(tmp_path / "encoder.pth")
+    state = {f"module.{name}": x for name, x in under(stored, "state/").items()}
+    with caplog.at_level(logging.INFO):
+        model = mtmamba.load_model(import_checkpoint(cfg, write(tmp_path, state)))
+    assert "is a head alone: its encoder is encoder=swin_micro, as configured" in caplog.text
+    assert_equal(model.encoder.state_dict(), encoder)
+    with torch.no_grad():
+        logits = model.decoder([stored[f"feature/{i}"].permute(0, 2, 3, 1) for i in (1, 2, 3, 4)])
+    for task, expected in under(stored, "output/").items():
+        assert (logits[task] - expected).norm() < 1e-5 * expected.norm(), task
+
+
+@pytest.mark.parametrize("decoder", HEADS)
+def test_a_whole_network_of_theirs_goes_round_and_another_is_refused_by_name(decoder, tmp_path):
+    cfg = config(*NARROW, f"decoder={decoder}", *HEADS[decoder][1])
+    path, state = ours(cfg, tmp_path)
+    export_checkpoint(path, tmp_path / "theirs.pth")
+    back = import_checkpoint(cfg, tmp_path / "theirs.pth", tmp_path / "back.ckpt")
+    assert_equal(torch.load(back, weights_only=True)["state_dict"], state)
+    refused(
+        config(*NARROW, "decoder=stm1"), tmp_path / "theirs.pth", f"got decoder {decoder}: choose decoder={decoder}."
+    )
+    refused(
+        config(*NARROW, f"decoder={decoder}", *HEADS[decoder][1], "tasks=[depth]"),
+        tmp_path / "theirs.pth",
+        "got tasks semseg, depth, normals, edge: choose experiment=nyud_mtmamba.",
+    )
 
 
 # What is refused

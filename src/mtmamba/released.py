@@ -30,14 +30,27 @@ log = logging.getLogger(__name__)
 EXPERIMENTS = ("nyud_mtmamba", "pascal_mtmamba")
 """Of the datasets that weights were released for."""
 
+DECODERS = {
+    "block_ctm.": "mtmamba_plus",
+    "multi_task_decoder.": "invpt",
+    "atrc_module.": "atrc_wide",
+    "parts_query_encoder_decoder_blocks.": "mqtransformer",
+}
+"""How a name begins that no other decoder has; one of MTMamba's is told by its cross-task block."""
+
+HEAD = re.compile(r"(?:final_project\.|final_logits\.|heads\.(?=\w+\.linear_pred))(\w+)\.")
+"""How names of a task's head begin."""
+
 
 def import_checkpoint(cfg: DictConfig, source: Path, output: Path | None = None) -> Path:
     """Turn a checkpoint of the authors into one that `mtmamba.load_model` and the evaluation script take.
 
     Args:
-        cfg: from `mtmamba.load_config`, of the model that the file should hold. No pretrained weights are fetched.
-        source: a PyTorch file with a dict of tensors under ``model``: MTMamba or MTMamba++, names with or without a
-            ``module.`` prefix, the encoder's under ``backbone.``. Opened with ``weights_only``.
+        cfg: from `mtmamba.load_config`, of the model that the file should hold. Pretrained weights are fetched for a
+            head alone.
+        source: a PyTorch file with a dict of tensors under ``model``: MTMamba, MTMamba++, InvPT, ATRC or MQTransformer,
+            names with or without a ``module.`` prefix, the encoder's under ``backbone.``. Of the last three it may be
+            the head alone, to be trained on behind the configuration's encoder. Opened with ``weights_only``.
         output: where to write; by default beside ``source``, ending in ``.ckpt``.
 
     Returns:
@@ -53,10 +66,14 @@ def import_checkpoint(cfg: DictConfig, source: Path, output: Path | None = None)
     require_new(output, "output")
     state = read_released(source)
     _require_fitting(cfg, state, source)
-    with torch.device("meta"):  # so nothing is drawn at random, and nothing fetched
+    if _is_head(state):
         model = build.build_model(cfg)
-    model.to_empty(device="cpu")
-    load_released_encoder(model.encoder, state)
+        log.info("%s is a head alone: its encoder is encoder=%s, as configured", source, cfg.choices.encoder)
+    else:
+        with torch.device("meta"):  # so nothing is drawn at random, and nothing fetched
+            model = build.build_model(cfg)
+        model.to_empty(device="cpu")
+        load_released_encoder(model.encoder, state)
     load_released_decoder(model.decoder, state)
     weights = {f"model.{name}": x for name, x in model.state_dict().items()}
     content = {"state_dict": weights, "mtmamba": build.describe(cfg), "global_step": 0}
@@ -156,17 +173,25 @@ def _require_fitting(cfg: DictConfig, state: dict[str, Tensor], source: Path) ->
         )
 
 
+def _is_head(state: dict[str, Tensor]) -> bool:
+    """Return whether there is no encoder beside a decoder other than MTMamba's, which were released whole."""
+    return _decoder(state) in ("invpt", "atrc_wide", "mqtransformer") and not any(
+        name.startswith("backbone.") for name in state
+    )
+
+
 def _tasks(state: dict[str, Tensor]) -> list[str]:
     """Return the tasks that have a head, in the canonical order."""
-    found = {name.split(".")[1] for name in state if name.startswith("final_project.")}
+    found = {head[1] for name in state if (head := HEAD.match(name))}
     known = all_tasks()
     return [task for task in known if task in found] + sorted(found - known.keys())
 
 
 def _decoder(state: dict[str, Tensor]) -> str | None:
-    """Return the decoder by its cross-task block; None where there is none."""
-    if any(name.startswith("block_ctm.") for name in state):
-        return "mtmamba_plus"
+    """Return the decoder that has such names; None where they do not tell."""
+    for start, decoder in DECODERS.items():
+        if any(name.startswith(start) for name in state):
+            return decoder
     return "mtmamba" if any(".op_share." in name for name in state) else None
 
 
