@@ -6,7 +6,7 @@ Source: the released training program, whose one image per device makes every lo
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor
 from mtmamba.types import IGNORE
 
 EDGE_POSITIVE_WEIGHT = 0.95
-"""Weight of a boundary pixel; every other pixel weighs 1 minus this."""
+"""Weight of a boundary pixel, unless told otherwise; every other pixel weighs 1 minus this."""
 
 DEPTH_BINS = (0.7, 10.0)
 """Between which depths, in metres, depth has classes."""
@@ -48,8 +48,8 @@ def balanced_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return _mean_over_valid(losses * torch.where(target == 1, negatives, 1 - negatives), valid)
 
 
-def edge_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross entropy, weighted 0.95 on boundary pixels and 0.05 elsewhere.
+def edge_cross_entropy(logits: Tensor, target: Tensor, positive_weight: float = EDGE_POSITIVE_WEIGHT) -> Tensor:
+    """Binary cross entropy, weighted 0.95 on boundary pixels and 0.05 elsewhere, or as told.
 
     Shape: logits ``(B, 1, H, W)``, target ``(B, H, W)`` 0, 1 or 255 → ``(B,)``.
     """
@@ -57,12 +57,12 @@ def edge_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     _require_same_shape(logits, target)
     positive = (target == 1).to(logits)
     losses = F.binary_cross_entropy_with_logits(logits, positive, reduction="none")
-    return _mean_over_valid(losses * edge_weights(positive), target != IGNORE)
+    return _mean_over_valid(losses * edge_weights(positive, positive_weight), target != IGNORE)
 
 
-def edge_weights(positive: Tensor) -> Tensor:
+def edge_weights(positive: Tensor, positive_weight: float = EDGE_POSITIVE_WEIGHT) -> Tensor:
     """Weights of pixels given as 1.0 (boundary) and 0.0, in the same shape and precision."""
-    return EDGE_POSITIVE_WEIGHT * positive + (1 - EDGE_POSITIVE_WEIGHT) * (1 - positive)
+    return positive_weight * positive + (1 - positive_weight) * (1 - positive)
 
 
 def depth_l1(logits: Tensor, target: Tensor) -> Tensor:
@@ -85,13 +85,15 @@ def normals_l1(logits: Tensor, target: Tensor) -> Tensor:
     return _mean_over_valid(errors, target[:, 0] != IGNORE)
 
 
-def two_class_edge_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+def two_class_edge_cross_entropy(
+    logits: Tensor, target: Tensor, positive_weight: float = EDGE_POSITIVE_WEIGHT
+) -> Tensor:
     """Cross entropy of boundaries as the second of two classes, weighted as in `edge_cross_entropy`.
 
     Shape: logits ``(B, 2, H, W)``, target ``(B, H, W)`` 0, 1 or 255 → ``(B,)``.
     """
     losses = F.cross_entropy(_widened(logits), target.long(), ignore_index=IGNORE, reduction="none")
-    return _mean_over_valid(losses * edge_weights((target == 1).to(losses)), target != IGNORE)
+    return _mean_over_valid(losses * edge_weights((target == 1).to(losses), positive_weight), target != IGNORE)
 
 
 def binned_depth_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -139,6 +141,7 @@ class WeightedTotal:
 
     Args:
         weights: weight by task name, 1 for a task that is not named. Tasks that are not trained may be named.
+        losses: by task name, losses in place of tasks' own: ``(logits (B, n, H, W), target) -> (B,)``.
 
     Raises:
         ValueError: a weight is no finite number >= 0.
@@ -148,8 +151,12 @@ class WeightedTotal:
         tensor(28.)
     """
 
-    def __init__(self, weights: Mapping[str, float] | None = None):
-        self.weights = dict(weights or {})
+    def __init__(
+        self,
+        weights: Mapping[str, float] | None = None,
+        losses: Mapping[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
+    ):
+        self.weights, self.losses = dict(weights or {}), dict(losses or {})
         wrong = {name: weight for name, weight in self.weights.items() if not (0 <= weight < math.inf)}
         if wrong:
             raise ValueError(f"Expected finite loss weights >= 0, got {wrong}: correct the values.")

@@ -92,6 +92,7 @@ class MultiTaskModule(LightningModule):
         self.model = model
         self.tasks = select_tasks(num_outputs)
         self.total = total
+        self.losses = {task.name: task.loss for task in self.tasks} | getattr(total, "losses", {})
         self.optimizer, self.schedule = optimizer, schedule
         self.encoder_lr_scale, self.encoder_layer_decay = encoder_lr_scale, encoder_layer_decay
         self.delta_m_base = delta_m_base
@@ -241,7 +242,7 @@ class MultiTaskModule(LightningModule):
 
     def task_losses(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return each task's losses ``(B,)``."""
-        return {task.name: task.loss(logits[task.name], batch[task.name]) for task in self.tasks}  # type: ignore[literal-required]
+        return {task.name: self.losses[task.name](logits[task.name], batch[task.name]) for task in self.tasks}  # type: ignore[literal-required]
 
     def combine(self, losses: Mapping[str, Tensor], labels: Mapping[str, Tensor] | None) -> Tensor:
         """Return the loss to train; ``labels`` as in a `Batch`, None where every image has every label."""
@@ -261,7 +262,7 @@ class MultiTaskModule(LightningModule):
         special, weight = getattr(decoder, "auxiliary_losses", {}), getattr(decoder, "aux_weight", 1.0)
         for name, logits in auxiliary.items():
             for task in (task for task in self.tasks if task.name in logits):
-                loss = special.get(name, {}).get(task.name, task.loss)
+                loss = special.get(name, {}).get(task.name, self.losses[task.name])
                 target = batch[task.name]  # type: ignore[literal-required]
                 losses[task.name] = losses[task.name] + weight * loss(logits[task.name], target)
 

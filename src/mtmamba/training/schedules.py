@@ -9,24 +9,27 @@ from torch.optim.lr_scheduler import LambdaLR
 class PolynomialDecay(LambdaLR):
     """Multiply the initial rate by ``(1 - step / max_steps)^power``: to 0 at ``max_steps`` (section 4.1).
 
+    With ``every`` the rate stays for so many steps, such as an epoch's, what it was at the first of them.
+
     A restored schedule has the rate of its own ``max_steps``, so that a run can be made longer.
 
     Args:
         optimizer: whose groups' rates to set.
         max_steps: optimiser steps of the decay.
         power: of the decay.
+        every: steps between changes.
 
     Raises:
         ValueError: ``max_steps`` is below 1.
     """
 
-    def __init__(self, optimizer: Optimizer, *, max_steps: int, power: float) -> None:
+    def __init__(self, optimizer: Optimizer, *, max_steps: int, power: float, every: int = 1) -> None:
         if max_steps < 1:
             raise ValueError(
                 f"Expected trainer.max_steps of at least 1, the length of the learning rate's decay, got {max_steps}: "
                 "give the number of optimiser steps."
             )
-        super().__init__(optimizer, lambda step: max(0.0, 1 - step / max_steps) ** power)
+        super().__init__(optimizer, lambda step: max(0.0, 1 - step // every * every / max_steps) ** power)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the step, and set the rates that belong to it."""
