@@ -33,7 +33,7 @@ ANSWERS = {
     ("train", "encoder.windows=7"): "got encoder.windows: did you mean encoder.window?",
     ("train", "decodr=stm1"): "Expected a setting of src/train.py, got decodr: did you mean decoder?",
     ("train", "data.velocity=3"): "got data.velocity: a new one is added with +data.velocity=…",
-    ("train", "decoder=stm4"): "Expected decoder to be one of mtmamba, ",
+    ("train", "decoder=stm4"): "or one of yours in --config-dir DIR, got stm4: did you mean stm3?",
     ("train", "experiment=tabel2"): "got tabel2: did you mean table2?",
     ("train", "decoder=stm1,stm2"): "Expected one value, got decoder=stm1,stm2: add -m for a run of each",
     ("train", "tasks=[semseg"): "Expected KEY=VALUE, got tasks=[semseg: put quotes around such a value",

@@ -50,28 +50,31 @@ TRAINING_OF_ENCODER = ("freeze", "lr_scale", "layer_decay", "lora")
 """Settings of any encoder that it is not itself built with."""
 
 
-def load_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
+def load_config(
+    overrides: Sequence[str] = (), name: str = "train", *, config_dir: str | Path | None = None
+) -> DictConfig:
     """Compose a configuration as the scripts do, from any working directory, and check it.
 
     Args:
         overrides: as on the command line, such as ``["experiment=nyud_mtmamba", "encoder=swin_tiny"]``.
         name: the script's configuration.
+        config_dir: a folder of YAML of yours, as on the command line ``--config-dir``.
 
     Raises:
         ConfigError: the choices do not go together.
         DatasetError: a folder of one's own has no right dataset.yaml.
         hydra.errors.HydraException: an unknown key or choice.
     """
-    return checked(compose(overrides, name))
+    return checked(compose(overrides, name, config_dir))
 
 
-def compose(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
+def compose(overrides: Sequence[str] = (), name: str = "train", own_configs: str | Path | None = None) -> DictConfig:
     """Compose a configuration and record its choices, as `load_config`, without a check of it."""
     running = GlobalHydra.instance().hydra  # a script's, which would refuse a second composition
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
-            cfg = hydra.compose(name, [*overrides, *_own_folders()], return_hydra_config=True)
+            cfg = hydra.compose(name, [*overrides, *_own_folders(own_configs)], return_hydra_config=True)
     finally:
         GlobalHydra.instance().hydra = running
     choices = cfg.hydra.runtime.choices
@@ -80,12 +83,12 @@ def compose(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
     return record_choices(cfg, choices)
 
 
-def _own_folders() -> list[str]:
-    """Let a composition within a script find what ``--config-dir`` added, too."""
-    if not HydraConfig.initialized():
-        return []
-    sources = HydraConfig.get().runtime.config_sources
-    folders = [source.path for source in sources if source.provider == "command-line"]
+def _own_folders(given: str | Path | None) -> list[str]:
+    """Let a composition find a folder of somebody's own, and within a script what ``--config-dir`` added, too."""
+    folders = [] if given is None else [str(Path(given).expanduser().resolve())]
+    if HydraConfig.initialized():
+        sources = HydraConfig.get().runtime.config_sources
+        folders += [source.path for source in sources if source.provider == "command-line"]
     return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
 
 

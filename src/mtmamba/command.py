@@ -157,12 +157,18 @@ def sentence(error: BaseException, name: str) -> str:
     text, cause = " ".join(str(error).split()), error.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"Expected {group} to be one of {', '.join(error.options)}, got {choice}{_meant(choice, error.options)}"
+        there = f"{', '.join(error.options)}, or one of yours in --config-dir DIR"
+        return f"Expected {group} to be one of {there}, got {choice}{_meant(choice, error.options)}"
     if isinstance(error, OverrideParseException):
         key = MAIN_KEYS.get(name)
         if "=" in error.override:
             return f"Expected KEY=VALUE, got {error.override}: put quotes around such a value, 'KEY=\"VALUE\"'."
         return f"Expected KEY=VALUE, got {error.override}{f': did you mean {key}={error.override}?' if key else '.'}"
+    if found := re.match("Error locating target '(.*?)'", text):
+        return (
+            f"Expected {found[1]} to be importable, got no such name: give its file with extensions=[FILE.py], or put "
+            "its folder on PYTHONPATH."
+        )
     if found := re.match("Ambiguous value for argument '(.*?)'", text):
         return f"Expected one value, got {found[1]}: add -m for a run of each, or write a list as KEY=[A,B]."
     if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):

@@ -1,28 +1,36 @@
-"""Python files of people's own, imported first: they register tasks and datasets."""
+"""Python files of people's own, imported first: they register tasks and datasets, and hold what ``_target_`` names."""
 
-import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from mtmamba.config_checks import ConfigError
+from mtmamba.settings import ConfigError
 
 
-def load_extensions(files: Iterable[str]) -> None:
-    """Import files of yours, which may register tasks and datasets; each once a process.
+def load_extensions(files: Iterable[str | Path]) -> None:
+    """Import files of yours as modules of their own names, each once a process: ``fpn.py`` as ``fpn``.
+
+    They may register tasks and datasets, and ``_target_: fpn.FPN`` finds what is in them.
 
     Raises:
-        ConfigError: a file is missing or cannot be imported.
+        ConfigError: a file is missing, is no Python file, or has the name of another module.
     """
     for file in files:
         path = Path(file).expanduser().resolve()
-        name = f"mtmamba_extension_{hashlib.blake2b(str(path).encode(), digest_size=8).hexdigest()}"
+        name = path.stem
+        if not path.is_file() or path.suffix != ".py" or not name.isidentifier():
+            raise ConfigError(f"Expected a Python file in extensions, got {path}: correct extensions=[FILE.py].")
+        found = importlib.util.find_spec(name)
+        if found is not None and found.origin is not None and Path(found.origin).resolve() != path:
+            raise ConfigError(
+                f"Expected extensions with names of their own, got {path} beside {found.origin}: rename it."
+            )
         if name in sys.modules:
             continue
         spec = importlib.util.spec_from_file_location(name, path)
-        if not path.is_file() or spec is None or spec.loader is None:
-            raise ConfigError(f"Expected a Python file in extensions, got {path}: correct extensions=[FILE.py].")
+        assert spec is not None
+        assert spec.loader is not None
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from mtmamba.build import MODEL_GROUPS, build_model, compose
 from mtmamba.checkpoints import require_weights_of
 from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError, check_config
+from mtmamba.extensions import load_extensions
 from mtmamba.models.encoders.lora import merge_lora
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.settings import check_settings
@@ -21,7 +22,11 @@ ONLY_TRAINING = ("loss", "optimizer", "balancing")
 """Those of them that a network at work does not need."""
 
 
-def config_of(description: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> DictConfig:
+def config_of(
+    description: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    own_configs: str | Path | None = None,
+) -> DictConfig:
     """Compose the configuration that a checkpoint describes: our YAML for its choices, its plain values on top.
 
     Nothing is fetched for it: its encoder is not pretrained, since its weights are in the checkpoint.
@@ -29,6 +34,7 @@ def config_of(description: Mapping[str, Any], overrides: Mapping[str, Any] | Non
     Args:
         description: from `mtmamba.build.describe`.
         overrides: values of this call by dotted key, which win.
+        own_configs: a folder of YAML of the user's, which choices may name.
     """
     _require_plain(description)
     stated, values = {"balancing": "none"} | description["choices"], description["values"]  # older ones have no choice
@@ -44,7 +50,7 @@ def config_of(description: Mapping[str, Any], overrides: Mapping[str, Any] | Non
     if not re.fullmatch(r"[\w/+-]*", experiment := str(stated.get("experiment"))):
         raise ConfigError(f"Expected an experiment's name in the checkpoint, got {experiment}: do not trust this file.")
     own = [group for group in ONLY_TRAINING if not (config_dir() / group / f"{stated[group]}.yaml").is_file()]
-    cfg = compose([choice for choice in choices if choice.partition("=")[0] not in own])
+    cfg = compose([choice for choice in choices if choice.partition("=")[0] not in own], own_configs=own_configs)
     for group in own:  # somebody's own file, which only training needs
         cfg[group], cfg.choices[group] = {}, stated[group]
     cfg.choices.experiment = experiment
@@ -65,19 +71,24 @@ def fetch_nothing(cfg: DictConfig) -> None:
                 group[key] = value
 
 
-def load_model(source: str | Path) -> MultiTaskModel:
+def load_model(
+    source: str | Path, *, extensions: Sequence[str | Path] = (), config_dir: str | Path | None = None
+) -> MultiTaskModel:
     """Build the network that a checkpoint describes and load its weights, ready for evaluation.
 
     Args:
         source: a checkpoint, a run's folder (its best checkpoint, else its last), a folder of `save_pretrained`, the
             name of a released model, or ``hf://owner/name[@revision]``.
+        extensions: Python files of yours that the model needs.
+        config_dir: a folder of YAML of yours that it was built from.
 
     Raises:
         FileNotFoundError: there is none.
         CheckpointError: the file is no checkpoint of this program.
     """
+    load_extensions(extensions)
     checkpoint, path = read_model(source)
-    return restore_model(config_of(checkpoint["mtmamba"]), checkpoint, path)
+    return restore_model(config_of(checkpoint["mtmamba"], own_configs=config_dir), checkpoint, path)
 
 
 def restore_model(cfg: DictConfig, checkpoint: Mapping[str, Any], path: Path) -> MultiTaskModel:

@@ -25,6 +25,8 @@ MAX_LINES = 10
 """How many problems a report lists; the rest are counted."""
 SAMPLES = 8
 """How many images of a split, evenly spaced, are decoded."""
+SIZED = (".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+"""Files whose headers say what size they have."""
 _THREADS = 16  # headers are many small reads, which a network's file system answers slowly, one by one
 
 
@@ -163,8 +165,8 @@ def _compare_sizes(
         found: list[str] = []
         sizes = {}
         for path in (find_file(root, patterns, name) for patterns in needed):
-            if not path.exists() or path.suffix == ".mat":
-                continue  # a label that may be missing; one whose size takes decoding it
+            if not path.exists() or path.suffix not in SIZED:
+                continue  # a label that may be missing; one whose size takes reading it
             try:
                 sizes[path] = _read_size(path)
             except (OSError, ValueError, KeyError, struct.error) as error:

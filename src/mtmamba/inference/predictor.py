@@ -13,15 +13,13 @@ import torch
 from PIL import Image
 
 from mtmamba.data.datasets import open_dataset
-from mtmamba.extensions import load_extensions
 from mtmamba.inference.images import Photo, SourceError, pixel_count, read_photo
 from mtmamba.inference.network import Network, Plan, Size, check_size, plan
 from mtmamba.inference.result import Result
 from mtmamba.inference.sources import Item, find_images, is_video
 from mtmamba.inference.video import frames
 from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.restore import config_of, restore_model
-from mtmamba.sharing import read_model
+from mtmamba.restore import load_model
 from mtmamba.tasks import select_tasks
 
 DEFAULT_MODEL = "nyud_lite"
@@ -90,7 +88,12 @@ class Predictor:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path = DEFAULT_MODEL, *, extensions: Sequence[str] = (), **settings: Any
+        cls,
+        source: str | Path = DEFAULT_MODEL,
+        *,
+        extensions: Sequence[str | Path] = (),
+        config_dir: str | Path | None = None,
+        **settings: Any,
     ) -> "Predictor":
         """Load a model and make it ready.
 
@@ -98,14 +101,13 @@ class Predictor:
             source: a run's folder, a checkpoint, a folder of `save_pretrained`, the name of a released model, or
                 ``hf://owner/name[@revision]``.
             extensions: Python files of yours that the model needs.
+            config_dir: a folder of YAML of yours that it was built from.
             settings: of `Predictor`.
 
         Raises:
             FileNotFoundError, CheckpointError: there is no such model, or it is damaged.
         """
-        load_extensions(extensions)
-        checkpoint, path = read_model(source)
-        return cls(restore_model(config_of(checkpoint["mtmamba"]), checkpoint, path), **settings)
+        return cls(load_model(source, extensions=extensions, config_dir=config_dir), **settings)
 
     def __call__(self, source: Any, *, batch_size: int = 8, stream: bool = False) -> Any:
         """Predict one image, or many.

@@ -144,7 +144,8 @@ def select_tasks(names: Iterable[str]) -> list[Task]:
     chosen = list(names)
     if not chosen or not set(chosen) <= _registered.keys() or len(set(chosen)) < len(chosen):
         raise ValueError(
-            f"Expected one or more different tasks among {', '.join(_registered)}, got {chosen}: correct `tasks`."
+            f"Expected one or more different tasks among {', '.join(_registered)}, got {chosen}: correct `tasks`, "
+            "or name the file that registers yours in extensions=[FILE.py]."
         )
     return [task for task in _registered.values() if task.name in chosen]
 

@@ -209,4 +209,7 @@ def get_dataset(name: str) -> DatasetRecord:
     for record in _registered.values():
         if name in (record.name, *record.aliases):
             return record
-    raise ValueError(f"Expected a dataset out of {list(_registered)}, got {name!r}: set data.dataset to one of them.")
+    raise ValueError(
+        f"Expected a dataset out of {list(_registered)}, got {name!r}: set data.dataset to one of them, or name the "
+        "file that registers yours in extensions=[FILE.py]."
+    )
