@@ -204,6 +204,14 @@ def test_settings_that_cannot_be(model):
         Predictor(model, device="abacus")
 
 
+@pytest.mark.parametrize("size", [(1, 1), (900, 2), (3, 5000), (400, 1300)])
+def test_images_of_odd_proportions_have_sheets(predictor, tmp_path, size):
+    result = predictor(np.full((*size, 3), 99, np.uint8))
+    assert result["normals"].shape == (3, *size)
+    assert all(path.stat().st_size for path in result.save(tmp_path))
+    assert max(result.sheet().shape) < 6000
+
+
 def test_legends_and_sheets(predictor):
     result = predictor(photo((50, 70)))
     shown = {word for word, _ in result.legend("semseg").entries}

@@ -13,6 +13,8 @@ from mtmamba.tasks.pictures import BACKGROUND, INK, NO_LEGEND, Legend, Picture
 WIDTH = 480
 """Of a picture on a sheet, in pixels."""
 COLUMNS = 3
+TALLEST = 3
+"""How many times higher than wide a picture's place may be."""
 GAP, TITLE, LINE, SWATCH, BAR = 12, 26, 18, 12, 14
 
 
@@ -54,13 +56,14 @@ def sheet(tiles: Sequence[Tile], width: int = WIDTH) -> Picture:
 
 
 def _drawn(tile: Tile, width: int) -> Image.Image:
-    height = max(1, round(tile.picture.shape[0] * width / tile.picture.shape[1]))
-    method = cv2.INTER_AREA if width < tile.picture.shape[1] else cv2.INTER_NEAREST
-    picture = Image.fromarray(np.asarray(cv2.resize(tile.picture, (width, height), interpolation=method), np.uint8))
+    scale = min(width / tile.picture.shape[1], TALLEST * width / tile.picture.shape[0])
+    height, own = (max(1, round(side * scale)) for side in tile.picture.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    picture = Image.fromarray(np.asarray(cv2.resize(tile.picture, (own, height), interpolation=method), np.uint8))
     legend = _bar(tile.legend, width) if tile.legend.bar else _swatches(tile.legend, width)
     image = Image.new("RGB", (width, TITLE + height + (legend.height if legend else 0)), (BACKGROUND,) * 3)
     ImageDraw.Draw(image).text((2, 4), tile.title, INK, ImageFont.load_default(15))
-    image.paste(picture, (0, TITLE))
+    image.paste(picture, ((width - own) // 2, TITLE))
     if legend:
         image.paste(legend, (0, TITLE + height))
     return image

@@ -119,7 +119,7 @@ class ArrayFile(PredictionFile):
     def encode(self, prediction: NDArray[Any]) -> bytes:
         """Encode real numbers."""
         buffer = io.BytesIO()
-        np.save(buffer, prediction.astype(np.float32), allow_pickle=False)
+        np.save(buffer, prediction.astype(np.float32, copy=False), allow_pickle=False)
         return buffer.getvalue()
 
     def decode(self, path: Path, num_outputs: int) -> Tensor:
