@@ -40,7 +40,7 @@ def write(folder, content, name="odd.ckpt"):
 
 def test_what_was_written_is_read(tmp_path, content, module):
     again = read_checkpoint(write(tmp_path, content))
-    require_fitting(again, module, tmp_path)
+    require_fitting(again, module, module.parameter_groups(), tmp_path)
     assert all(torch.equal(x, content["state_dict"][name]) for name, x in again["state_dict"].items())
     assert glance(tmp_path / "odd.ckpt")["mtmamba"] == content["mtmamba"]
 
@@ -114,11 +114,22 @@ def test_an_optimisers_state_in_other_shapes_is_refused(tmp_path, content, modul
     odd = copy.deepcopy(content)
     odd["optimizer_states"][0]["state"][2]["exp_avg"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"exp_avg of model\..* real numbers .* got \(1,\) real"):
-        require_fitting(odd, module, tmp_path)
+        require_fitting(odd, module, module.parameter_groups(), tmp_path)
     odd = copy.deepcopy(content)
     odd["optimizer_states"][0]["state"][10_000] = odd["optimizer_states"][0]["state"][0]
     with pytest.raises(CheckpointError, match="got one for number 10000"):
-        require_fitting(odd, module, tmp_path)
+        require_fitting(odd, module, module.parameter_groups(), tmp_path)
+
+
+@pytest.mark.parametrize("choice", ["decoder=cross_stitch", "encoder.lr_scale=0.5"])
+def test_an_optimisers_state_is_numbered_by_its_groups(tmp_path, choice):
+    module = build.build_module(mtmamba.load_config(["tasks=[depth,edge]", choice]))
+    optimizer = module.configure_optimizers()["optimizer"]
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    content = {"state_dict": module.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    require_fitting(content, module, module.parameter_groups(), tmp_path)
 
 
 def test_nothing_of_a_checkpoint_is_interpolated(content, monkeypatch):

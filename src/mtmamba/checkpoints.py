@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,16 +137,25 @@ def require_weights_of(weights: Mapping[str, Tensor], model: nn.Module, path: Pa
     _require_equal(mine, its, path)
 
 
-def require_fitting(checkpoint: Mapping[str, Any], model: nn.Module, path: Path) -> None:
+def require_fitting(
+    checkpoint: Mapping[str, Any], model: nn.Module, groups: Iterable[Mapping[str, Any]], path: Path
+) -> None:
     """Refuse to go on with weights, or with an optimiser's state of them, in other shapes than a model's.
 
     Fused optimisers read beyond the end of a state that is too small.
+
+    Args:
+        checkpoint: from `read_checkpoint`.
+        model: that would go on.
+        groups: its parameters as the optimiser is given them, whose order numbers the optimiser's state.
+        path: of the checkpoint, for errors.
 
     Raises:
         CheckpointError: names the parameter.
     """
     require_weights_of(checkpoint["state_dict"], model, path)
-    named = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    named = [(names[id(parameter)], tuple(parameter.shape)) for group in groups for parameter in group["params"]]
     for state in checkpoint.get("optimizer_states", []):
         for index, values in state["state"].items():
             if not isinstance(index, int) or index >= len(named):

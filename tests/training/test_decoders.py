@@ -147,7 +147,7 @@ def test_two_processes_equal_one(roots, tmp_path, decoder):
 
 
 @pytest.mark.slow
-@decoders
+@pytest.mark.parametrize("decoder", ["pad_net", "cross_stitch", "mtan", "astmt"])  # one for each way to use an encoder
 def test_it_trains_compiled(roots, tmp_path, decoder):
     run(roots, tmp_path / "plain", decoder, "nyud", "trainer.max_steps=1", "optimizer=sgd", "optimizer.lr=0.01")
     more = ["trainer.max_steps=1", "optimizer=sgd", "optimizer.lr=0.01", "compile=true"]

@@ -75,7 +75,7 @@ def _train(
     rank_zero_only(data.prepare_data)()  # a dataset that is not what it should be stops us before weights are fetched
     module = build.build_module(cfg)
     if resumed is not None:
-        require_fitting(resumed.content, module, resumed.path)
+        require_fitting(resumed.content, module, module.parameter_groups(), resumed.path)
         rank_zero_only(remove_partial)(run_dir)
     checkpointing = Checkpointing(cfg.callbacks.checkpoint_every, validations)
     starting = LambdaCallback(on_train_start=lambda *_: begin_once())  # a refused resume writes nothing
