@@ -3,6 +3,13 @@
 import re
 from pathlib import Path
 
+import pytest
+import torch
+
+import mtmamba
+from mtmamba import build
+from mtmamba.stats.flops import model_stats
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
@@ -11,6 +18,22 @@ def test_the_examples_of_the_evaluation_page_run():
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "evaluation.md").read_text(encoding="utf-8"), re.M | re.S)
     assert len(blocks) == 3
     exec("\n".join(blocks), {})
+
+
+@pytest.mark.slow
+def test_the_page_on_decoders_has_the_sizes_and_costs_that_are_counted():
+    page = (DOCS / "decoders.md").read_text(encoding="utf-8")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    rows = {cells[0].strip("`"): cells[3:] for cells in lines if not cells[0].startswith("`decoder=")}
+    decoders = {path.stem for path in (build.config_dir() / "decoder").glob("*.yaml")}
+    assert rows.keys() == decoders - {"stm1", "stm2", "stm3", "swin2"}
+    for decoder, figures in rows.items():
+        for i, data in enumerate(("nyud", "pascal_context")):
+            cfg = mtmamba.load_config([f"decoder={decoder}", f"data={data}"], "model_stats")
+            with torch.device("meta"):
+                stats = model_stats(mtmamba.build_model(cfg), cfg.image_size, "macs")
+            found = [f"{stats.total_parameters:,}", f"{stats.total_flops / 1e9:.1f}"]
+            assert figures[i::2] == found, (decoder, data)
 
 
 def test_the_files_that_the_architecture_page_names_exist():

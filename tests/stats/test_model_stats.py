@@ -213,6 +213,18 @@ def test_script_fails_where_a_figure_differs(monkeypatch, capsys):
     assert "540.81 ≠" in capsys.readouterr().out
 
 
+def test_script_shows_the_decoders_of_table_1(monkeypatch, capsys):
+    assert len({row.networks[0] for row in tables.PEERS}) == len(tables.PEERS)
+    assert tables.PEERS[0].name == "Cross-Stitch (NYUDv2)"
+    chosen = [row for row in tables.PEERS if row.name.startswith("InvPT")]
+    monkeypatch.setattr("mtmamba.stats.report.PEERS", chosen)
+    script(monkeypatch, "table=1")
+    printed = capsys.readouterr().out
+    assert "InvPT (PASCAL-Context)" in printed
+    assert "341,655,618" in printed
+    assert "376,300,316" in printed
+
+
 def test_script_shows_a_composed_model(monkeypatch, capsys):
     model = ("encoder=swin_micro", "data=synthetic")
     script(monkeypatch, *model, "image_size=[64,64]", "convention=exact", "measure=true")

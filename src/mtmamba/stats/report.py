@@ -10,14 +10,15 @@ from mtmamba.runs.environment import hardware
 from mtmamba.runs.table import show
 from mtmamba.stats.flops import ModelStats, model_stats
 from mtmamba.stats.speed import measure_speed
-from mtmamba.stats.tables import TABLES, UNPUBLISHED, agrees, comparison
+from mtmamba.stats.tables import PEERS, TABLES, UNPUBLISHED, agrees, comparison
 
 
 def report_tables(choice: str) -> bool:
     """Show the paper's sizes and costs beside ours.
 
     Args:
-        choice: a table's number, or ``all`` for every table and the networks of which the paper gives neither.
+        choice: the number of a table that prints them, ``all`` for each of those and other networks of the paper's, or
+            ``1`` for our networks of Table 1.
 
     Returns:
         Whether every figure is the paper's.
@@ -25,8 +26,10 @@ def report_tables(choice: str) -> bool:
     Raises:
         ConfigError: no such table.
     """
-    if choice not in ("all", *TABLES):
-        raise ConfigError(f"Expected table to be all or one of {', '.join(TABLES)}, got {choice}.")
+    if choice not in ("all", "1", *TABLES):
+        raise ConfigError(f"Expected table to be all or one of 1, {', '.join(TABLES)}, got {choice}.")
+    if choice == "1":
+        show(comparison("Our networks of Table 1", PEERS))
     tables = {f"Table {n}": rows for n, rows in TABLES.items() if choice in ("all", n)}
     for title, rows in tables.items():
         show(comparison(title, rows))

@@ -28,6 +28,15 @@ UNPUBLISHED = (
 )
 """Networks of which the paper gives neither size nor cost."""
 
+PEERS = tuple(
+    Row(f"{row.name} ({table.number.removeprefix('1, ')})", row.networks)
+    for table in published.TABLES
+    if table.number.startswith("1,")
+    for row in table.rows
+    if row.networks
+)
+"""Our networks of Table 1, which prints neither."""
+
 
 def floored(values: Iterable[int], unit: int) -> str:
     """Floor every value to hundredths of ``unit`` and add them up: how the paper rounds.
