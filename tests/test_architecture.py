@@ -77,6 +77,7 @@ THEIRS = {
     "_defaults",  # torchmetrics': a metric's states before the first update
     "_attn", "_exit",  # of timm's Swin block; of Python's os
     "_patch_lang_tensor",  # of Triton's interpreter
+    "_guards_code",  # of an exported program
 }  # fmt: skip
 """Other libraries' names that have no public counterpart."""
 

@@ -40,6 +40,7 @@ MAIN_KEYS = {
     "predict": "source",
     "eval_predictions": "pred",
     "import_checkpoint": "source",
+    "export": "ckpt",
     "report": "runs",
 }
 """What a script is called with first, where there is such a thing."""

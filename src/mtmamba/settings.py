@@ -125,6 +125,11 @@ RULES: Mapping[str, Rule] = {
     "loader.batch_size": whole(1, 4),
     "picture_width": whole(1, 1400),
     "max_megabytes": NOT_NEGATIVE,
+    "format": Rule("onnx or torch_export", lambda value: value in ("onnx", "torch_export"), "onnx"),
+    "size": or_null(SIZE),
+    "dynamic": SWITCH,
+    "normalise": SWITCH,
+    "opset": or_null(whole(18, 18)),
 }
 """By dotted key. Settings of one's own modules are theirs to check."""
 

@@ -81,8 +81,8 @@ def torch_window_attention(
 ) -> Tensor:
     """Return what `window_attention` does, by PyTorch's attention among the pixels of windows that are cut out."""
     (batch, height, width, _), heads = x.shape, table.shape[1]
-    x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-    rows, columns = x.shape[1:3]
+    rows, columns = ((side + window - 1) // window * window for side in (height, width))
+    x = F.pad(x, (0, 0, 0, columns - width, 0, rows - height))
     x = x.roll((-shift, -shift), dims=(1, 2)) if shift else x
     x = rearrange(x, "b (h p) (w q) c -> (b h w) (p q) c", p=window, q=window)
     qkv = F.linear(x, qkv_weight, qkv_bias).unflatten(-1, (3, heads, -1))  # (windows, pixels, 3, heads, d)
@@ -109,9 +109,8 @@ def _relative_positions(window: int, device: torch.device) -> Tensor:
 
 def _brought_together(rows: int, columns: int, window: int, shift: int, device: torch.device) -> Tensor:
     """Return 1 for each pair of a window's tokens that are no neighbours but for the shift: ``(windows, n, n)``."""
-    parts = torch.zeros(rows, columns, device=device)  # after the shift, the number of the part that a pixel is from
-    parts[rows - shift :] += 1
-    parts[:, columns - shift :] += 2
+    below, right = (torch.arange(side, device=device) >= side - shift for side in (rows, columns))
+    parts = below[:, None] + 2 * right  # after the shift, the number of the part that a pixel is from
     parts = rearrange(parts, "(h p) (w q) -> (h w) (p q)", p=window, q=window)
     return (parts[:, None] != parts[:, :, None]).float()
 

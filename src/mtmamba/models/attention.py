@@ -75,8 +75,8 @@ class WindowAttention(nn.Module):
         """Let the pixels of each window attend to one another."""
         _, batch, height, width, _ = x.shape
         window, shift = self.window, self.shift
-        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-        rows, columns = x.shape[2] // window, x.shape[3] // window
+        rows, columns = ((side + window - 1) // window for side in (height, width))
+        x = F.pad(x, (0, 0, 0, columns * window - width, 0, rows * window - height))
         bias = self.position_bias[:, self.position_index].permute(0, 3, 1, 2)[:, None]  # (T, 1, heads, n, n)
         if shift:
             x = x.roll((-shift, -shift), dims=(2, 3))

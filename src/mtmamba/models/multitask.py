@@ -107,8 +107,9 @@ class MultiTaskModel(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}.")
         height, width = images.shape[2:]
-        if height % STRIDE or width % STRIDE:  # padding by nothing would copy
-            images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
+        rows, columns = ((side + STRIDE - 1) // STRIDE * STRIDE for side in (height, width))
+        if torch.compiler.is_exporting() or (rows, columns) != (height, width):  # padding by nothing would copy
+            images = F.pad(images, (0, columns - width, 0, rows - height))
         logits = self.decoder(self.encoder(images))
         return {task: x[..., :height, :width] for task, x in logits.items()}
 

@@ -58,6 +58,8 @@ def selective_scan(
 def _scan(tensors: dict[str, Tensor], backend: str) -> Tensor:
     """Check the inputs and run the backend out of autocast's reach."""
     _check(tensors)
+    if torch.compiler.is_exporting():
+        return operator(*tensors.values())
     dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors.values()) else torch.float32
     u = tensors["u"]
     if u.is_meta:  # nothing to compute, in thousands of steps
@@ -66,6 +68,17 @@ def _scan(tensors: dict[str, Tensor], backend: str) -> Tensor:
     autocast = torch.amp.is_autocast_available(u.device.type)  # not so on meta tensors
     with torch.autocast(u.device.type, enabled=False) if autocast else nullcontext():
         return scan(*tensors.values()).to(u.dtype)
+
+
+@torch.library.custom_op("mtmamba::selective_scan", mutates_args=())
+def operator(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
+    """Scan as `selective_scan` does: one node of what ``torch.export`` writes, for any backend where it then runs."""
+    return selective_scan(u, delta, A, B, C, D, delta_bias).contiguous()
+
+
+@operator.register_fake
+def _(u: Tensor, *_: Tensor) -> Tensor:
+    return u.new_empty(u.shape)
 
 
 def check_shape(name: str, tensor: Tensor, axes: str, shape: tuple[int, ...]) -> None:

@@ -49,7 +49,8 @@ def ss2d(
     tasks, batch, height, width, e = x.shape
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     source = x if source is None else source
-    fused = None if x.is_meta else BACKENDS[_chosen(backend, x.device.type, dtype)].ss2d
+    written_out = x.is_meta or torch.compiler.is_exporting()
+    fused = None if written_out else BACKENDS[_chosen(backend, x.device.type, dtype)].ss2d
     if fused is not None:
         return fused(x, x_proj, dt_weight, dt_bias, A_log, D, source)
 
