@@ -126,7 +126,6 @@ RULES: Mapping[str, Rule] = {
     "picture_width": whole(1, 1400),
     "max_megabytes": NOT_NEGATIVE,
     "format": Rule("onnx or torch_export", lambda value: value in ("onnx", "torch_export"), "onnx"),
-    "size": or_null(SIZE),
     "dynamic": SWITCH,
     "normalise": SWITCH,
     "opset": or_null(whole(18, 18)),

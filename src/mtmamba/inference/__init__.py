@@ -1,1 +1,1 @@
-"""A trained model at work: predictions of files, folders, videos and cameras, and their export."""
+"""A trained model at work: predictions of files, folders, videos and cameras."""
