@@ -137,7 +137,7 @@ def test_an_imported_checkpoint_is_what_the_evaluation_loads(tmp_path):
 
 
 @pytest.mark.parametrize("decoder", ["mtmamba", "mtmamba_plus"])
-@pytest.mark.parametrize("experiment", ["nyud_mtmamba", "pascal_mtmamba"])
+@pytest.mark.parametrize("experiment", ["nyud_mtmamba", "pascal_mtmamba", "cityscapes_mtmamba"])
 def test_a_round_trip_changes_nothing(experiment, decoder, tmp_path):
     cfg = config(f"experiment={experiment}", f"decoder={decoder}", "encoder=swin_micro")
     path, state = ours(cfg, tmp_path)

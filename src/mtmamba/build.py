@@ -202,6 +202,7 @@ def build_module(cfg: DictConfig, model: MultiTaskModel | None = None) -> MultiT
         encoder_layer_decay=cfg.model.encoder.get("layer_decay", 1.0),
         delta_m_base=plain(cfg.data.delta_m_base),
         description=describe(cfg),
+        adapt=dataset_record(cfg).adapt,
     )
 
 

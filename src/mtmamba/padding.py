@@ -1,6 +1,7 @@
 """Padding around the centre, and its removal: images keep their size, whatever the grid that a batch needs.
 
-Where a side's padding is odd, the larger half lies below or to the right.
+Where a side's padding is odd, the larger half lies below or to the right. Where images are resized for the network, its
+maps are brought to the targets' grid.
 """
 
 from collections.abc import Sequence
@@ -24,3 +25,10 @@ def pad(maps: Tensor, size: Sequence[int]) -> Tensor:
 def crop(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Cut the padding of maps off: ``(..., H, W)`` → ``(..., h, w)``, a view."""
     return maps[..., *centre(maps.shape[-2:], size)]
+
+
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring maps to another grid, bilinearly: ``(B, n, h, w)`` → ``(B, n, H, W)`` float32; as they are if on it."""
+    if maps.shape[-2:] == tuple(size):
+        return maps
+    return F.interpolate(maps.float(), tuple(size), mode="bilinear", align_corners=False)

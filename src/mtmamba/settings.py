@@ -85,6 +85,8 @@ RULES: Mapping[str, Rule] = {
         lambda v: all(map(is_number, v)) and 0 < v[0] <= v[1],
         "[0.5,2.0]",
     ),
+    "data.resize": SWITCH,
+    "data.invalid": Rule("ignored or as_released", lambda v: v in ("ignored", "as_released"), "ignored"),
     "data.partial": Rule(
         "false, true, one_label or random:SHARE",
         lambda v: isinstance(v, bool) or re.fullmatch(r"one_label|random:[\d.]+", str(v)) is not None,

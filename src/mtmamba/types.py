@@ -23,7 +23,8 @@ Logits: TypeAlias = "dict[str, Tensor]"
 class Batch(TypedDict, total=False):
     """A batch of images with the targets of the selected tasks (the keys of the others are absent).
 
-    Everything lies on one padded grid ``H, W``; a pixel without truth holds ``IGNORE`` (255).
+    Everything lies on one padded grid ``H, W``; a pixel without truth holds ``IGNORE`` (255). Where images are resized
+    for the network (``data.resize``), targets and ``size`` keep the size of the files instead.
     """
 
     image: Tensor  # (B, 3, H, W) float32, ImageNet-normalised, 0 on the padding

@@ -17,7 +17,7 @@ from mtmamba.data.datasets import open_dataset
 from mtmamba.data.dense import DenseDataset, Transform
 from mtmamba.data.layouts import DatasetError
 from mtmamba.data.sampler import GlobalBatchSampler, accumulation, evaluation_batches
-from mtmamba.data.transforms import SCALE, TrainTransform, ValTransform
+from mtmamba.data.transforms import SCALE, ResizeTransform, TrainTransform, ValTransform
 from mtmamba.data.validation import validate
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class DenseDataModule(LightningDataModule):
         dataset: the name of a registered dataset, whose layout the folder has.
         root: the dataset's folder.
         tasks: whose targets to load.
-        crop_size: height and width of the grid that images are cropped or padded to.
+        crop_size: height and width of the grid that images are cropped, padded or resized to.
         batch_size: images in a global batch, over all devices and accumulated micro-batches.
         device_batch_size: images that a device takes at once; its whole share of the batch when None.
         val_batch_size: images that a device takes at once in evaluation.
@@ -48,6 +48,9 @@ class DenseDataModule(LightningDataModule):
         partial: whether images may lack labels, or which are drawn: `mtmamba.data.partial.find_labels`. Batches then
             hold ``labels``.
         description: what the dataset.yaml of a folder of one's own says; None for a registered dataset.
+        resize: whether images, all of one size, are resized instead, in training without augmentation; targets keep
+            their size.
+        invalid: what pixels without truth hold: `mtmamba.data.datasets.Source`.
 
     Raises:
         DatasetError: from ``prepare_data`` and ``setup``, when the folder is not what it should be.
@@ -72,6 +75,8 @@ class DenseDataModule(LightningDataModule):
         scenes: Mapping[str, Any] | None = None,
         partial: bool | str = False,
         description: Mapping[str, Any] | None = None,
+        resize: bool = False,
+        invalid: str = "ignored",
     ) -> None:
         super().__init__()
         self.record = open_dataset(dataset, description)  # an unknown dataset or task is refused before all else
@@ -82,7 +87,7 @@ class DenseDataModule(LightningDataModule):
         self.crop_size, self.scale = (crop_size[0], crop_size[1]), (scale[0], scale[1])
         self.batch_size, self.device_batch_size, self.val_batch_size = batch_size, device_batch_size, val_batch_size
         self.num_workers, self.seed, self.cache_dir, self.scenes = num_workers, seed, Path(cache_dir), scenes
-        self.partial = partial
+        self.partial, self.resize, self.invalid = partial, resize, invalid
         self.train_dataset: DenseDataset | None = None
         self.val_dataset: DenseDataset | None = None
         self._test: tuple[str, tuple[str, ...] | None] = ("val", None)
@@ -107,7 +112,13 @@ class DenseDataModule(LightningDataModule):
             self.root, self.record, self.tasks, cache_dir=self.cache_dir, counts=counts, partial=self.partial
         )
         _log.info(report.summary())
-        if report.largest[0] > self.crop_size[0] or report.largest[1] > self.crop_size[1]:
+        if self.resize:
+            if len(report.sizes) > 1:
+                raise DatasetError(
+                    f"Expected images of one size in {self.root} with data.resize=true, got {sorted(report.sizes)[:2]} "
+                    "among others: batches hold targets of one size."
+                )
+        elif report.largest[0] > self.crop_size[0] or report.largest[1] > self.crop_size[1]:
             raise ValueError(
                 f"Expected data.crop_size of at least {report.largest}, the images' greatest height and width, got "
                 f"{self.crop_size}: evaluation pads whole images to it."
@@ -116,11 +127,9 @@ class DenseDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open both splits."""
-        transforms: dict[str, Transform] = {
-            "train": TrainTransform(self.crop_size, self.scale),
-            "val": ValTransform(self.crop_size),
-        }
-        settings: dict[str, Any] = {"seed": self.seed, "cache_dir": self.cache_dir, "partial": self.partial}
+        plain = self._plain()
+        transforms = {"train": plain if self.resize else TrainTransform(self.crop_size, self.scale), "val": plain}
+        settings: dict[str, Any] = {name: getattr(self, name) for name in ("seed", "cache_dir", "partial", "invalid")}
         self.train_dataset, self.val_dataset = (
             DenseDataset(self.record, self.root, split, self.tasks, transform, **settings)
             for split, transform in transforms.items()
@@ -146,7 +155,7 @@ class DenseDataModule(LightningDataModule):
     def plain_dataloader(self, split: str) -> DataLoader[dict[str, Any]]:
         """Return a loader of a split's images as they are, without augmentation, each once and in order."""
         dataset = copy.copy(self.dataset_of(split))
-        dataset.transform = ValTransform(self.crop_size)
+        dataset.transform = self._plain()
         return DataLoader(
             dataset, batch_sampler=evaluation_batches(len(dataset), self.val_batch_size), **self.loading()
         )
@@ -183,10 +192,14 @@ class DenseDataModule(LightningDataModule):
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         return moved | {name: batch[name] for name in ("key", "labels") if name in batch}
 
+    def _plain(self) -> Transform:
+        """Return what makes samples without augmentation."""
+        return ResizeTransform(self.crop_size) if self.resize else ValTransform(self.crop_size)
+
     def _test_dataset(self) -> DenseDataset:
         split, ids = self._test
         dataset = copy.copy(self.dataset_of(split))
-        dataset.transform = ValTransform(self.crop_size)
+        dataset.transform = self._plain()
         if ids is not None:
             if unknown := sorted(set(ids) - set(dataset.ids)):
                 raise DatasetError(

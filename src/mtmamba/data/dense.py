@@ -34,6 +34,7 @@ class DenseDataset(Dataset[dict[str, Any]]):
             order it is made in.
         cache_dir: where results too slow to compute each time are kept; outside the dataset.
         partial: whether images may lack labels, or which are drawn: `mtmamba.data.partial.find_labels`.
+        invalid: what pixels without truth hold: `Source`.
 
     Attributes:
         ids: of the images, in the order of the split's list.
@@ -55,10 +56,11 @@ class DenseDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         cache_dir: str | Path,
         partial: bool | str = False,
+        invalid: str = "ignored",
     ) -> None:
         self.record = get_dataset(dataset) if isinstance(dataset, str) else dataset
         self.record.check_tasks(tasks)
-        self.source = Source(Path(root).expanduser(), self.record.layout, Path(cache_dir).expanduser())
+        self.source = Source(Path(root).expanduser(), self.record.layout, Path(cache_dir).expanduser(), invalid)
         self.split, self.tasks, self.transform, self.seed = split, tuple(tasks), transform, seed
         self.ids = self.record.read_ids(self.source.root, split)
         self.labelled = find_labels(partial, self.source.layout, self.source.root, self.ids, self.tasks, split)

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 
 from mtmamba.data.photometric import Array, Distortion, distort, draw_distortion
 from mtmamba.tasks import all_tasks
@@ -124,6 +125,18 @@ class PhotometricDistortion(A.ImageOnlyTransform):
         return distort(img, distortion)
 
 
+class ResizedImage(A.ImageOnlyTransform):
+    """Resize the image alone to a height and width, bilinearly as Pillow does it: over all pixels that one covers."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__(p=1)
+        self.size = size
+
+    def apply(self, img: Array, **_: Any) -> Array:
+        """Resize the image."""
+        return np.array(Image.fromarray(img).resize(self.size[::-1], Image.Resampling.BILINEAR))
+
+
 class ValTransform:
     """Normalise with ImageNet's mean and standard deviation, pad to the crop's size, mark what is ignored.
 
@@ -147,18 +160,33 @@ class ValTransform:
         Raises:
             ValueError: a map has another shape or type than a raw sample's, or the image is larger than ``crop_size``.
         """
-        check_sample(sample)
         height, width = sample["image"].shape[:2]
         if height > self.crop_size[0] or width > self.crop_size[1]:
             raise ValueError(
                 f"Expected images of at most {self.crop_size}, got {(height, width)} for sample {sample['id']}: "
                 "set crop_size to at least the largest height and the largest width among the images."
             )
-        tasks = all_tasks()
-        finished = {name: tasks[name].finish_target(target) for name, target in sample.items() if name in tasks}
-        fields = self._steps(**{**sample, **finished})
-        maps = {name: x.contiguous() for name, x in fields.items() if isinstance(x, torch.Tensor)}
-        return {**fields, **maps, "size": torch.tensor((height, width))}
+        return _fields(self._steps, sample)
+
+
+class ResizeTransform:
+    """Resize the image bilinearly, and nothing else: targets keep the size of their files. Normalise as `ValTransform`.
+
+    Args:
+        size: height and width of the image for the network.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        steps = [ResizedImage(size), A.Normalize(IMAGENET_MEAN, IMAGENET_STD), ToTensorV2(transpose_mask=True)]
+        self._steps = A.Compose(steps, additional_targets=dict.fromkeys(all_tasks(), "mask"))
+
+    def __call__(self, sample: RawSample, rng: np.random.Generator) -> Sample:
+        """Turn a raw sample into the fields of a ``Batch`` without the batch axis; nothing is drawn from ``rng``.
+
+        Raises:
+            ValueError: a map has another shape or type than a raw sample's.
+        """
+        return _fields(self._steps, sample)
 
 
 class TrainTransform:
@@ -187,6 +215,16 @@ class TrainTransform:
     def seed_from(self, rng: np.random.Generator) -> None:
         """Make ``rng`` the source of the next sample's draws (albumentations wants one of Python's beside numpy's)."""
         self.augment.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+
+
+def _fields(steps: A.Compose, sample: RawSample) -> Sample:
+    """Return what steps make of a raw sample, after its targets' last step; ``size`` is that of the targets."""
+    check_sample(sample)
+    tasks = all_tasks()
+    finished = {name: tasks[name].finish_target(target) for name, target in sample.items() if name in tasks}
+    fields = steps(**{**sample, **finished})
+    maps = {name: x.contiguous() for name, x in fields.items() if isinstance(x, torch.Tensor)}
+    return {**fields, **maps, "size": torch.tensor(sample["image"].shape[:2])}
 
 
 def has_varied_classes(semseg: Array) -> bool:

@@ -37,9 +37,15 @@ class Report:
     dataset: DatasetRecord
     root: Path
     counts: dict[str, int] = field(default_factory=dict)
-    largest: tuple[int, int] = (0, 0)  # greatest height and greatest width of the images
+    sizes: set[tuple[int, int]] = field(default_factory=set)  # height and width of the images
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The greatest height and the greatest width of the images."""
+        heights, widths = zip(*self.sizes, strict=True)
+        return max(heights), max(widths)
 
     def summary(self) -> str:
         """Return one line: the dataset, its splits' sizes and where it lies."""
@@ -90,7 +96,7 @@ def validate(
     report.counts = {split: len(names) for split, names in ids.items()}
     report.problems += _find_missing(root, ids, record.layout.files([]) if partial is True else needed)
     if not report.problems:
-        report.largest, found = _compare_sizes(root, ids, list(needed))
+        report.sizes, found = _compare_sizes(root, ids, list(needed))
         report.problems += found
     if not report.problems:
         for split in SPLITS:
@@ -158,8 +164,8 @@ def _find_missing(root: Path, ids: dict[str, list[str]], needed: dict[Alternativ
 
 def _compare_sizes(
     root: Path, ids: dict[str, list[str]], needed: list[Alternatives]
-) -> tuple[tuple[int, int], list[str]]:
-    """Return the images' greatest height and width, and a line for every unreadable header or size that differs."""
+) -> tuple[set[tuple[int, int]], list[str]]:
+    """Return the images' sizes, and a line for every unreadable header or size that differs."""
 
     def check(name: str) -> tuple[tuple[int, int], list[str]]:
         found: list[str] = []
@@ -179,8 +185,7 @@ def _compare_sizes(
 
     with ThreadPoolExecutor(_THREADS) as pool:
         sizes, lines = zip(*(pair for names in ids.values() for pair in pool.map(check, names)), strict=True)
-    heights, widths = zip(*sizes, strict=True)
-    return (max(heights), max(widths)), list(itertools.chain(*lines))
+    return set(sizes), list(itertools.chain(*lines))
 
 
 def _read_size(path: Path) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from mtmamba.padding import crop
 from mtmamba.runs.folder import begin
 from mtmamba.runs.record import Scores, model_record
 from mtmamba.sharing import read_model
-from mtmamba.tasks import Task, select_tasks
+from mtmamba.tasks import Task, select_tasks, target_grid
 from mtmamba.types import Batch
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Evaluator(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Predict a batch."""
-        predictions = self.views(batch["image"])
+        predictions = self.views(batch["image"], target_grid(batch, self.views.tasks))
         self.collected.add(batch["id"], image_statistics(self.metrics, predictions, batch))
         for task in self.saved:
             for index, image in enumerate(batch["id"]):
@@ -109,7 +109,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     data.choose_test(cfg.split, ids)
     model = restore.restore_model(full, checkpoint, path)
     outputs = build.num_outputs(full)
-    tasks = select_tasks(outputs)
+    tasks = [data.record.adapt(task) for task in select_tasks(outputs)]
     metrics = {task.name: task.metric(outputs[task.name]) for task in tasks}
     saved = [task.name for task in tasks if cfg.save_predictions or (task.boundaries and chosen is not None)]
     views = Views(model, tasks, flip=cfg.tta.flip, scales=list(cfg.tta.scales), cuda_graph=cfg.cuda_graph)
@@ -172,7 +172,8 @@ def _again(trainer: Trainer, evaluator: Evaluator) -> Any:
         evaluator.to(device).eval()
         with torch.no_grad(), precision.forward_context():
             images = precision.convert_input(sample["image"][None].to(device))
-            return {name: values[0].cpu() for name, values in evaluator.views(images).items()}
+            grid = target_grid(sample, evaluator.views.tasks)
+            return {name: values[0].cpu() for name, values in evaluator.views(images, grid).items()}
 
     return predict
 

@@ -101,7 +101,7 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     assert statistics is not None, "this script is one process"
 
     def predict(sample: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {task: pad(x, sample["image"].shape[-2:]) for task, x in images.predictions(sample["id"]).items()}
+        return {task: pad(x, sample[task].shape[-2:]) for task, x in images.predictions(sample["id"]).items()}
 
     base = build.plain(cfg.data.delta_m_base)
     evaluated = Evaluated(tasks, dataset, metrics, statistics, folder, predict, base)
@@ -120,8 +120,9 @@ def _tasks(cfg: DictConfig, folder: Path) -> list[Any]:
             f"Expected predictions in {folder}/TASK/ID.png for {named or f'some of {known}'}, got folders for "
             f"{present}: write them, or name the tasks that you have (tasks=[...])."
         )
-    tasks = select_tasks(named)
-    if choose_protocol(cfg.boundaries, build.dataset_record(cfg)) is not None:
+    record = build.dataset_record(cfg)
+    tasks = [record.adapt(task) for task in select_tasks(named)]
+    if choose_protocol(cfg.boundaries, record) is not None:
         return tasks
     scored = [task for task in tasks if not task.boundaries]
     if benchmarked := [task.name for task in tasks if task.boundaries]:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtmamba.models.cuda_graphs import GraphedModel
+from mtmamba.padding import resized
 from mtmamba.tasks import Task
 
 
@@ -43,34 +44,40 @@ class Views:
         self.model, self.tasks, self.flip, self.scales = model, tasks, flip, tuple(scales)
         self._network = GraphedModel(model) if cuda_graph else model
 
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Return what each task's metric takes, ``{task: prediction}``, for images ``(B, 3, H, W)``."""
-        maps = self.maps(images)
+    def __call__(self, images: Tensor, grid: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Return what each task's metric takes, ``{task: prediction}``, for images ``(B, 3, H, W)``.
+
+        Args:
+            images: normalised.
+            grid: height and width of the predictions; the images' by default.
+        """
+        maps = self.maps(images, grid)
         return {task.name: task.decide(maps[task.name]) for task in self.tasks}
 
-    def maps(self, images: Tensor) -> dict[str, Tensor]:
-        """Return each task's activated maps ``(B, m, H, W)``, the mean of all views, on the images' grid."""
+    def maps(self, images: Tensor, grid: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Return each task's activated maps ``(B, m, *grid)``, the mean of all views; the images' grid by default."""
+        grid = images.shape[-2:] if grid is None else grid
         total: dict[str, Tensor] = {}
         for scale in self.scales:
             for mirrored in (False, True)[: 1 + self.flip]:
-                for name, maps in self._view(images, scale, mirrored).items():
+                for name, maps in self._view(images, grid, scale, mirrored).items():
                     total[name] = total[name] + maps if name in total else maps
         count = len(self.scales) * (1 + self.flip)
         return {name: maps / count for name, maps in total.items()}
 
-    def _view(self, images: Tensor, scale: float, mirrored: bool) -> dict[str, Tensor]:
-        """Return the activated maps of one view, on the images' grid."""
+    def _view(self, images: Tensor, grid: Sequence[int], scale: float, mirrored: bool) -> dict[str, Tensor]:
+        """Return the activated maps of one view, on a grid; those of the image itself are activated there."""
         height, width = images.shape[-2:]
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         view = images if scale == 1 else F.interpolate(images, size, mode="bilinear", align_corners=False)
         logits = self._network(view.flip(-1) if mirrored else view)
         found = {}
         for task in self.tasks:
-            maps = task.activate(logits[task.name])
+            own = logits[task.name]
+            maps = task.activate(resized(own, grid) if scale == 1 else own)
             if mirrored:
                 maps = maps.flip(-1)
                 maps[:, list(task.mirrored)] *= -1
-            if scale != 1:
-                maps = F.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
+            maps = resized(maps, grid)
             found[task.name] = maps * scale if task.nearer else maps
         return found

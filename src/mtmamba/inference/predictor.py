@@ -82,6 +82,8 @@ class Predictor:
             dataset = open_dataset(values["data"]["dataset"], values["data"].get("description"))
         except ValueError:  # one of somebody's own: its classes have numbers
             dataset = None
+        if dataset:
+            self.tasks = [dataset.adapt(task) for task in self.tasks]
         self.classes = dataset.classes if dataset else {}
         self.pictures = dataset.pictures if dataset else {}
         self.network = Network(model, self.tasks, device, precision, flip=flip)

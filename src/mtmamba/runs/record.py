@@ -10,7 +10,7 @@ from torch import nn
 
 from mtmamba.files import sha256, write_json
 from mtmamba.runs.environment import git_revision, hardware
-from mtmamba.tasks import Task, get_task, relative_gain
+from mtmamba.tasks import Task, relative_gain
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -27,7 +27,7 @@ def score_record(
         scores: by task and metric.
         base: single-task scores for Delta_m.
     """
-    protocols = {task: get_task(task).protocol for task in scores}
+    protocols = {task.name: task.protocol for task in tasks if task.name in scores}
     return {
         "run": str(run_dir),
         "choices": dict(cfg.choices),

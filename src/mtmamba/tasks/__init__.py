@@ -14,6 +14,7 @@ from mtmamba.tasks.record import (
     register,
     relative_gain,
     select_tasks,
+    target_grid,
 )
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "register",
     "relative_gain",
     "select_tasks",
+    "target_grid",
 ]
 
 for _module in (semseg, depth, human_parts, sal, normals, edge):  # the order of tasks everywhere

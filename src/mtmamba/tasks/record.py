@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtmamba.metrics import delta_m
 from mtmamba.metrics.pooled import PooledMetric
+from mtmamba.padding import resized
 from mtmamba.tasks import pictures
 from mtmamba.tasks.files import ArrayFile, PredictionFile
 
@@ -191,6 +192,12 @@ def constant_prediction(task: Task, statistics: Tensor, target: Tensor) -> Tenso
     return task.constant(statistics).to(target.device).expand(target.shape)
 
 
+def target_grid(batch: Mapping[str, Any], tasks: Sequence[Task]) -> tuple[int, int]:
+    """Return height and width of the targets in a batch, or a sample of one."""
+    height, width = batch[tasks[0].name].shape[-2:]
+    return height, width
+
+
 def picture_row(
     tasks: Sequence[Task],
     batch: Mapping[str, Any],
@@ -207,7 +214,7 @@ def picture_row(
         index: which image of the batch.
         own: by task, the dataset's way to draw its maps, where that is not `Task.picture` (`DatasetRecord.pictures`).
     """
-    row = {"Image": pictures.photograph(batch["image"][index])}
+    row = {"Image": pictures.photograph(resized(batch["image"], target_grid(batch, tasks))[index])}
     for task in tasks:
         draw = own.get(task.name, task.picture)
         row[f"{task.title}\nprediction"] = draw(predictions[task.name][index])

@@ -16,7 +16,8 @@ from mtmamba.models.cuda_graphs import GraphedModel
 from mtmamba.models.encoders import by_depth
 from mtmamba.models.layers import seed_drop_path
 from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.tasks import relative_gain, select_tasks
+from mtmamba.padding import resized
+from mtmamba.tasks import Task, relative_gain, select_tasks
 from mtmamba.types import Batch, Logits
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class MultiTaskModule(LightningModule):
         encoder_layer_decay: what it is multiplied by once more for each block that follows (`by_depth`).
         delta_m_base: single-task scores, ``{task: {metric: value}}``; empty for no Delta_m.
         description: plain values that checkpoints carry.
+        adapt: changes a task's record to the dataset's protocol (`DatasetRecord.adapt`).
 
     Source: section 4.1; losses and their combination as in the authors' program.
     """
@@ -87,10 +89,11 @@ class MultiTaskModule(LightningModule):
         encoder_layer_decay: float = 1.0,
         delta_m_base: Mapping[str, Mapping[str, float]],
         description: Mapping[str, Any],
+        adapt: Callable[[Task], Task] = lambda task: task,
     ) -> None:
         super().__init__()
         self.model = model
-        self.tasks = select_tasks(num_outputs)
+        self.tasks = [adapt(task) for task in select_tasks(num_outputs)]
         self.total = total
         self.losses = {task.name: task.loss for task in self.tasks} | getattr(total, "losses", {})
         self.optimizer, self.schedule = optimizer, schedule
@@ -163,7 +166,7 @@ class MultiTaskModule(LightningModule):
         """Return each task's losses ``(B,)`` in training, with those of auxiliary logits."""
         seed_drop_path(self.model, batch["key"].tolist(), self.device)
         logits, auxiliary = self.outputs(batch["image"])
-        losses = self.task_losses(logits, batch)
+        losses = self.task_losses(self.on_targets(logits, batch), batch)
         self._add_auxiliary(losses, auxiliary, batch)
         return losses
 
@@ -198,7 +201,7 @@ class MultiTaskModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Update the metrics; return each task's prediction."""
-        logits, _ = self.outputs(batch["image"])
+        logits = self.on_targets(self.outputs(batch["image"])[0], batch)
         losses = self.task_losses(logits, batch)
         labels = batch.get("labels")
         values = {"val/loss": (self.combine(losses, labels), len(batch["id"]))}  # with the images that it is a mean of
@@ -240,6 +243,10 @@ class MultiTaskModule(LightningModule):
         outputs: tuple[Logits, dict[str, Logits]] = (self._graphed or self.model.with_auxiliary)(images)
         return outputs
 
+    def on_targets(self, logits: Logits, batch: Batch) -> Logits:
+        """Return logits on the targets' grid, which is larger than the image's where images are resized."""
+        return {name: resized(x, batch[name].shape[-2:]) for name, x in logits.items()}  # type: ignore[literal-required]
+
     def task_losses(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return each task's losses ``(B,)``."""
         return {task.name: self.losses[task.name](logits[task.name], batch[task.name]) for task in self.tasks}  # type: ignore[literal-required]
@@ -261,6 +268,7 @@ class MultiTaskModule(LightningModule):
         decoder = self.model.decoder
         special, weight = getattr(decoder, "auxiliary_losses", {}), getattr(decoder, "aux_weight", 1.0)
         for name, logits in auxiliary.items():
+            logits = self.on_targets(logits, batch)
             for task in (task for task in self.tasks if task.name in logits):
                 loss = special.get(name, {}).get(task.name, self.losses[task.name])
                 target = batch[task.name]  # type: ignore[literal-required]

@@ -6,7 +6,7 @@ A dataset of yours is a `DatasetRecord` that your own file gives to `register`; 
 from collections.abc import Mapping
 from typing import Any
 
-from mtmamba.data.datasets import nyud, pascal_context
+from mtmamba.data.datasets import cityscapes, nyud, pascal_context
 from mtmamba.data.datasets.record import (
     SPLITS,
     DatasetRecord,
@@ -44,5 +44,5 @@ def open_dataset(name: str, description: Mapping[str, Any] | None = None) -> Dat
     return folder.record_of(description)
 
 
-for _module in (nyud, pascal_context):
+for _module in (nyud, pascal_context, cityscapes):
     register(_module.DATASET)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mtmamba.metrics.boundary import BoundaryProtocol
+    from mtmamba.tasks import Task
 
 SPLITS = ("train", "val")
 ELSEWHERE = "To start without a download, use data=synthetic."
@@ -30,11 +31,13 @@ class Source:
         root: its folder.
         layout: where files lie there.
         cache_dir: where results too slow to compute each time are kept; outside the dataset.
+        invalid: ``ignored``, or ``as_released``: pixels without truth hold what the dataset's release trains on.
     """
 
     root: Path
     layout: Layout
     cache_dir: Path
+    invalid: str = "ignored"
 
     def path(self, task: str, name: str) -> Path:
         """Return the file of an image's target."""
@@ -74,6 +77,7 @@ class DatasetRecord:
         remarks: by task, ``(source, id, target) -> `` what is odd about a target, or None.
         find_ids: ``(root, split) -> ids``, where the layout names no lists.
         pictures: by task, what draws a map in this dataset's own colours in place of `Task.picture`.
+        adapt: changes a task's record to what it means here: its metric, protocol, units.
     """
 
     name: str
@@ -85,7 +89,7 @@ class DatasetRecord:
     counts: Mapping[str, int] = field(default_factory=dict)
     protocol: BoundaryProtocol | str | None = None
     boundary_labels: Callable[[Source, str], NDArray[Any]] | None = None
-    scenes: Literal["nyud", "pascal"] | None = None
+    scenes: Literal["nyud", "pascal", "cityscapes"] | None = None
     variable: str | None = None
     remedy: str = ELSEWHERE
     mirrors: tuple[str, ...] = ()
@@ -94,6 +98,7 @@ class DatasetRecord:
     remarks: Mapping[str, Callable[[Source, str, NDArray[Any]], str | None]] = field(default_factory=dict)
     find_ids: Callable[[Path, str], list[str]] | None = None
     pictures: Mapping[str, Callable[[Tensor], NDArray[np.uint8]]] = field(default_factory=dict)
+    adapt: Callable[[Task], Task] = lambda task: task
 
     def __post_init__(self) -> None:
         if not self.title:

@@ -27,8 +27,13 @@ class ArchiveError(ValueError):
     """A file that is no archive, is broken, or holds what must not be unpacked."""
 
 
-def unpack(archive: Path, target: Path) -> None:
+def unpack(archive: Path, target: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
     """Unpack a tar of any compression, or a zip, into a folder.
+
+    Args:
+        archive: the file.
+        target: the folder.
+        wanted: whether to unpack the file of a name; all of them by default.
 
     Raises:
         ArchiveError: it is no archive or a truncated one; or a member is a link, a device or outside the target, and
@@ -40,6 +45,8 @@ def unpack(archive: Path, target: Path) -> None:
             path = target / _inside(name, archive)
             if content is None:
                 path.mkdir(parents=True, exist_ok=True)
+                continue
+            if not wanted(name):
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:

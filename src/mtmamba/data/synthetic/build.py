@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from mtmamba.data.datasets import nyud, pascal_context
+from mtmamba.data.datasets import all_datasets
 from mtmamba.data.synthetic.render import SPLITS, Layout, Split, render
-from mtmamba.data.synthetic.write import write_nyud, write_pascal
+from mtmamba.data.synthetic.write import write_cityscapes, write_nyud, write_pascal
 from mtmamba.files import remove_partial, replacing
 
 GENERATOR = 1
@@ -21,6 +21,8 @@ GENERATOR = 1
 
 _RECORD = "synthetic.json"
 _SMALLEST, _LARGEST = 32, 4096  # pixels a side
+_WRITERS = {"nyud": write_nyud, "pascal": write_pascal, "cityscapes": write_cityscapes}
+_NAMES = {"nyud": "{i:04d}", "pascal": "2008_{i:06d}", "cityscapes": "{split}/synthetic/synthetic_{i:06d}_000000"}
 _CHUNK = 4  # scenes per job: enough to hide the cost of handing them out
 
 
@@ -54,7 +56,7 @@ def generate(
     Args:
         root: folder to make.
         layout: ``"nyud"`` for rooms in the layout of NYUDv2, ``"pascal"`` for streets, fields and rooms in that of
-            PASCAL-Context.
+            PASCAL-Context, ``"cityscapes"`` for streets in that of Cityscapes.
         train: number of training scenes.
         val: number of validation scenes.
         size: (height, width) of every image.
@@ -93,8 +95,8 @@ def generate(
 
 
 def _check(layout: str, train: int, val: int, size: tuple[int, int], seed: int, workers: int | None) -> None:
-    if layout not in ("nyud", "pascal"):
-        raise ValueError(f'Expected layout "nyud" or "pascal", got {layout!r}: choose one of the two.')
+    if layout not in _WRITERS:
+        raise ValueError(f"Expected layout to be among {', '.join(_WRITERS)}, got {layout!r}: choose one of them.")
     if min(train, val) < 1 or train + val > 9999:
         raise ValueError(
             f"Expected one scene or more in each split, at most 9999 in all, got {train} and {val}: change them."
@@ -128,14 +130,16 @@ def _is_made(root: Path, record: dict[str, Any]) -> bool:
 
 
 def _jobs(root: Path, layout: Layout, counts: dict[Split, int], size: tuple[int, int], seed: int) -> Iterator[_Job]:
-    """Write the lists of ids and give out the scenes."""
-    number = 1
+    """Write the lists of ids, where the layout has any, and give out the scenes."""
+    number, names = 1, _NAMES[layout]
+    record = next(record for record in all_datasets().values() if record.scenes == layout)
     for split in SPLITS:
-        ids = [f"{i:04d}" if layout == "nyud" else f"2008_{i:06d}" for i in range(number, number + counts[split])]
+        ids = [names.format(i=i, split=split) for i in range(number, number + counts[split])]
         number += counts[split]
-        path = (nyud if layout == "nyud" else pascal_context).DATASET.layout.list_path(root, split)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
+        if record.layout.lists is not None:
+            path = record.layout.list_path(root, split)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
         scenes = list(enumerate(ids))
         for start in range(0, len(scenes), _CHUNK):
             yield _Job(root, layout, size, seed, split, scenes[start : start + _CHUNK])
@@ -162,7 +166,7 @@ def _show(done: Iterable[None], total: int) -> None:
 
 
 def _write(job: _Job) -> None:
-    write = write_nyud if job.layout == "nyud" else write_pascal
+    write = _WRITERS[job.layout]
     for index, name in job.scenes:
         image, maps = render(job.layout, job.size, seed=job.seed, split=job.split, index=index)
         write(job.root, name, image, maps)

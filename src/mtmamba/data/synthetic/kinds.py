@@ -7,24 +7,25 @@ class Kind(NamedTuple):
     """The numbers of one kind of surface as the label files store them.
 
     ``nyud``: 1..40, 0 unlabelled. ``voc``: PASCAL VOC, 0 background, 1..20. ``context``: 1..459, the place in
-    PASCAL-Context's alphabetical list.
+    PASCAL-Context's alphabetical list. ``cityscapes``: its labelIds, 0 unlabelled.
     """
 
     nyud: int
     voc: int
     context: int
+    cityscapes: int = 0
 
 
 KINDS = {
-    "wall": Kind(1, 0, 440),
+    "wall": Kind(1, 0, 440, 12),
     "floor": Kind(2, 0, 158),
     "cabinet": Kind(3, 0, 46),
     "bed": Kind(4, 0, 18),
     "chair": Kind(5, 9, 72),
     "sofa": Kind(6, 18, 368),
     "table": Kind(7, 11, 397),
-    "door": Kind(8, 0, 115),
-    "window": Kind(9, 0, 454),
+    "door": Kind(8, 0, 115, 11),
+    "window": Kind(9, 0, 454, 11),
     "bookshelf": Kind(10, 0, 349),
     "picture": Kind(11, 0, 287),
     "counter": Kind(12, 0, 96),
@@ -46,7 +47,7 @@ KINDS = {
     "shower_curtain": Kind(28, 0, 105),
     "box": Kind(29, 0, 37),
     "whiteboard": Kind(30, 0, 30),
-    "person": Kind(31, 15, 284),
+    "person": Kind(31, 15, 284, 24),
     "night_stand": Kind(32, 0, 46),
     "toilet": Kind(33, 0, 408),
     "sink": Kind(34, 0, 357),
@@ -62,27 +63,27 @@ KINDS = {
     "dog": Kind(40, 12, 113),
     "aeroplane": Kind(0, 1, 2),
     "bench": Kind(0, 0, 22),
-    "bicycle": Kind(0, 2, 23),
+    "bicycle": Kind(0, 2, 23, 33),
     "bird": Kind(0, 3, 25),
     "boat": Kind(0, 4, 31),
-    "building": Kind(0, 0, 44),
-    "bus": Kind(0, 6, 45),
-    "car": Kind(0, 7, 59),
+    "building": Kind(0, 0, 44, 11),
+    "bus": Kind(0, 6, 45, 28),
+    "car": Kind(0, 7, 59, 26),
     "cow": Kind(0, 10, 98),
-    "fence": Kind(0, 0, 144),
-    "grass": Kind(0, 0, 187),
-    "ground": Kind(0, 0, 189),
+    "fence": Kind(0, 0, 144, 13),
+    "grass": Kind(0, 0, 187, 22),
+    "ground": Kind(0, 0, 189, 22),
     "horse": Kind(0, 13, 207),
-    "motorbike": Kind(0, 14, 258),
+    "motorbike": Kind(0, 14, 258, 32),
     "mountain": Kind(0, 0, 259),
-    "pole": Kind(0, 0, 303),
-    "road": Kind(0, 0, 324),
+    "pole": Kind(0, 0, 303, 17),
+    "road": Kind(0, 0, 324, 7),
     "sheep": Kind(0, 17, 347),
-    "sidewalk": Kind(0, 0, 354),
-    "sign": Kind(0, 0, 355),
-    "sky": Kind(0, 0, 360),
-    "train": Kind(0, 19, 416),
-    "tree": Kind(0, 0, 420),
+    "sidewalk": Kind(0, 0, 354, 8),
+    "sign": Kind(0, 0, 355, 20),
+    "sky": Kind(0, 0, 360, 23),
+    "train": Kind(0, 19, 416, 31),
+    "tree": Kind(0, 0, 420, 21),
     "water": Kind(0, 0, 445),
 }
 

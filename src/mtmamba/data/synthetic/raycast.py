@@ -31,7 +31,7 @@ class Maps:
         return np.array([*values, sky], np.int32)[self.solid]
 
     def classes(self, dataset: str) -> NDArray[np.int32]:
-        """Class numbers of ``"nyud"``, ``"voc"`` or ``"context"``."""
+        """Class numbers of ``"nyud"``, ``"voc"``, ``"context"`` or ``"cityscapes"``."""
         column = Kind._fields.index(dataset)
         return self.lookup([KINDS[p.kind][column] for p in self.scene.solids], KINDS["sky"][column])
 

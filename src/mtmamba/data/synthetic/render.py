@@ -11,16 +11,21 @@ from mtmamba.data.synthetic.scene import Scene
 from mtmamba.data.synthetic.shade import photograph
 from mtmamba.data.synthetic.streets import country, street
 
-Layout = Literal["nyud", "pascal"]
+Layout = Literal["nyud", "pascal", "cityscapes"]
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
 
 
 def make_scene(layout: Layout, *, seed: int, split: Split, index: int) -> Scene:
-    """Scene ``index`` of a split, by its arguments alone: a room for ``"nyud"``, mostly open air for ``"pascal"``."""
+    """Scene ``index`` of a split, by its arguments alone.
+
+    A room for ``"nyud"``, mostly open air for ``"pascal"``, a street for ``"cityscapes"``.
+    """
     rng = _generator(seed, split, index, 0)
     if layout == "nyud":
         return room(rng, subjects=int(rng.integers(0, 3)))
+    if layout == "cityscapes":
+        return street(rng)
     where = rng.random()
     if where < 0.2:
         return room(rng, subjects=int(rng.integers(1, 4)))

@@ -1,4 +1,4 @@
-"""One scene's files in the layouts of NYUDv2 and of PASCAL-Context."""
+"""One scene's files in the layouts of NYUDv2, PASCAL-Context and Cityscapes."""
 
 import io
 from pathlib import Path
@@ -9,11 +9,13 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from mtmamba.data.datasets import nyud, pascal_context
+from mtmamba.data.datasets import cityscapes, nyud, pascal_context
 from mtmamba.data.synthetic.kinds import VOC_NAMES
 from mtmamba.data.synthetic.raycast import Maps
 
 _PERSON = 15
+BASELINE, HIGHEST_DISPARITY = 0.25, 126
+"""Of the stereo camera: baseline in metres times focal length in image widths, and the greatest disparity in pixels."""
 _MAT_HEADER = b"MATLAB 5.0 MAT-file, synthetic scenes".ljust(116)  # SciPy would write the date there
 
 
@@ -39,6 +41,22 @@ def write_pascal(root: Path, name: str, image: NDArray[np.uint8], maps: Maps) ->
     _save_image(layout.path(root, "normals", name), encode_normals(maps.normals)[..., ::-1])
     _save_mat(layout.path(root, "edge", name), {"LabelMap": maps.classes("context").astype(np.uint16)})
     _save_mat(layout.path(root, "human_parts", name), {"anno": part_annotation(maps, name)})
+
+
+def write_cityscapes(root: Path, name: str, image: NDArray[np.uint8], maps: Maps) -> None:
+    """Image, labelIds and 16-bit disparity in the folders of Cityscapes.
+
+    The disparity is that of a camera as far from its left one as `BASELINE` times the image's width in pixels. As in
+    stereo, the sky and what the right camera does not see at the left border have none.
+    """
+    layout = cityscapes.DATASET.layout
+    width = image.shape[1]
+    disparity = np.divide(BASELINE * width, maps.depth, out=np.zeros_like(maps.depth), where=maps.depth > 0)
+    stored = np.where(disparity > 0, np.rint(disparity * 256 + 1), 0).clip(0, HIGHEST_DISPARITY * 256)
+    stored[np.arange(width) < disparity] = 0
+    _save_image(layout.image_path(root, name), image[..., ::-1])
+    _save_image(layout.path(root, "semseg", name), maps.classes("cityscapes").astype(np.uint8))
+    _save_image(layout.path(root, "depth", name), stored.astype(np.uint16))
 
 
 def encode_normals(normals: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -91,7 +109,7 @@ def _struct(fields: list[str], rows: list[tuple[Any, ...]]) -> NDArray[Any]:
     return array
 
 
-def _save_image(path: Path, image: NDArray[np.uint8], *parameters: int) -> None:
+def _save_image(path: Path, image: NDArray[Any], *parameters: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image, parameters):
         raise OSError(f"Expected to write {path}, got a refusal from OpenCV: see whether the disk is full.")
