@@ -180,11 +180,11 @@ def _is_head(state: dict[str, Tensor]) -> bool:
     )
 
 
-def _tasks(state: dict[str, Tensor]) -> list[str]:
-    """Return the tasks that have a head, in the canonical order."""
-    found = {head[1] for name in state if (head := HEAD.match(name))}
+def _tasks(state: dict[str, Tensor]) -> dict[str, int]:
+    """Return the tasks that have a head with their numbers of outputs, in the canonical order."""
+    found = {head[1]: len(x) for name, x in state.items() if (head := HEAD.match(name)) and x.ndim}
     known = all_tasks()
-    return [task for task in known if task in found] + sorted(found - known.keys())
+    return {task: found[task] for task in [*known, *sorted(found.keys() - known.keys())] if task in found}
 
 
 def _decoder(state: dict[str, Tensor]) -> str | None:
@@ -216,9 +216,9 @@ def _encoder(state: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _tasks_choice(tasks: list[str]) -> str:
+def _tasks_choice(tasks: dict[str, int]) -> str:
     for experiment in EXPERIMENTS:
-        if set(build.load_config([f"experiment={experiment}"]).tasks) == set(tasks):
+        if build.num_outputs(build.load_config([f"experiment={experiment}"])) == tasks:
             return f"experiment={experiment}"
     return f"tasks=[{','.join(tasks)}]"
 
