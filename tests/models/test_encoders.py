@@ -318,7 +318,8 @@ def test_stochastic_depth_is_ours_and_rises_to_the_rate(build):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("visformer_tiny", r"got \(8, 16, 32\) .* without \[4\]"),
+        ("visformer_tiny", r"which has maps at strides \(8, 16, 32\), without \[4\]"),
+        ("mobilevitv2_050", r"which has a map of \(14, 20\) at stride 32 of \(416, 608\), not \(13, 19\)"),
         ("no_such_model", "encoder.name=no_such_model: see timm.list_models"),
         ("convnext_atto.no_such_tag", "no_such_tag"),
         ("coatnet_nano_rw_224", r"any size, got encoder.name=coatnet_nano_rw_224"),

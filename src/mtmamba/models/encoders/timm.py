@@ -26,6 +26,21 @@ TRIAL_SETTINGS: tuple[dict[str, Any], ...] = ({}, {"strict_img_size": False}, {"
 """What makes some of timm's models take images of any size, position embeddings resampled."""
 
 
+class UnfitError(ValueError):
+    """A model of timm's cannot be an encoder.
+
+    Attributes:
+        reason: why, as a clause about the model.
+    """
+
+    def __init__(self, name: str, reason: str, remedy: str = "choose another, such as convnext_tiny") -> None:
+        super().__init__(
+            f"Expected a timm model with maps at strides {STRIDES}, or at one for every layer, of images of any size, "
+            f"got encoder.name={name}, which {reason}: {remedy}."
+        )
+        self.reason = reason
+
+
 class TimmEncoder(Encoder):
     """Any timm model: its maps at strides 4, 8, 16 and 32, or those of a plain ViT's layers made into a pyramid.
 
@@ -47,7 +62,7 @@ class TimmEncoder(Encoder):
         Detection, ECCV 2022, for the pyramid.
 
     Raises:
-        ValueError: timm has no such model, or one without these maps, or that takes images of one size only.
+        ValueError: timm has no such model; UnfitError where it has not these maps, or takes images of one size only.
         WeightsError: the weights cannot be had, or are not this model's.
     """
 
@@ -73,7 +88,7 @@ class TimmEncoder(Encoder):
             load_timm_weights(features, name, Path(weights))
         own_drop_path(features)
         self.features: nn.Module = features
-        self.channels_last = getattr(features, "output_fmt", Format.NCHW) == Format.NHWC
+        self.channels_last = channels_last(features)
         own = timm.get_pretrained_cfg(name)
         mean, std = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if own is None else (own.mean, own.std)
         standard = (tuple(mean), tuple(std)) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -147,30 +162,42 @@ def _feature_settings(
             try:
                 every: Any = timm.create_model(name, **settings)
                 strides = tuple(every.feature_info.reduction())
-                settings["out_indices"] = _indices(name, strides, layers)
+                settings["out_indices"] = _indices(name, strides, layers, every.feature_info.out_indices)
                 features: Any = timm.create_model(name, **settings)
                 stride = 2 ** round(log2(strides[0]))
                 sides = [side * strides[0] // stride for side in TRIAL_SIZE] if len(set(strides)) == 1 else TRIAL_SIZE
-                features.eval()(torch.empty(1, 3, *sides))
+                maps = features.eval()(torch.empty(1, 3, *sides))
             except (AssertionError, RuntimeError, TypeError) as error:
                 failures.append(error)
             else:
-                return settings, tuple(features.feature_info.reduction())
-    raise ValueError(
-        f"Expected a timm model that gives features for images of any size, got encoder.name={name}, which fails at "
-        f"{TRIAL_SIZE} ({failures[0]}): choose another, or encoder.drop_path=0 if it has no stochastic depth."
-    ) from failures[0]
+                found = tuple(features.feature_info.reduction())
+                _require_sides(name, maps, sides, found, channels_last(features))
+                return settings, found
+    remedy = "choose another, or encoder.drop_path=0 if it has no stochastic depth"
+    raise UnfitError(name, f"fails at {TRIAL_SIZE} ({failures[0]})", remedy) from failures[0]
 
 
-def _indices(name: str, strides: Sequence[int], layers: Sequence[int] | None) -> tuple[int, ...]:
-    """Return which of a model's maps to take."""
+def channels_last(features: nn.Module) -> bool:
+    """Return whether one of timm's feature extractors gives maps ``(B, h, w, c)``, not ``(B, c, h, w)``."""
+    return getattr(features, "output_fmt", Format.NCHW) == Format.NHWC
+
+
+def _require_sides(name: str, maps: Sequence[Tensor], sides: Sequence[int], strides: Sequence[int], last: bool) -> None:
+    """Refuse maps that are not as large as their strides say, as where convolutions do not pad."""
+    for x, stride in zip(maps, strides, strict=True):
+        found, expected = tuple(x.shape[1:3] if last else x.shape[2:]), tuple(side // stride for side in sides)
+        if found != expected:
+            raise UnfitError(name, f"has a map of {found} at stride {stride} of {tuple(sides)}, not {expected}")
+
+
+def _indices(
+    name: str, strides: Sequence[int], layers: Sequence[int] | None, numbers: Sequence[int]
+) -> tuple[int, ...]:
+    """Return which of a model's maps to take, given the strides of those that it has and timm's numbers of these."""
     if len(set(strides)) == 1:  # a plain ViT, whose layers all have the same
         return (-1,) if layers is None else tuple(layers)
     if layers is not None:
         raise ValueError(f"Expected encoder.layers=null with encoder.name={name}, whose maps have strides {strides}.")
     if missing := [stride for stride in STRIDES if stride not in strides]:
-        raise ValueError(
-            f"Expected features at strides {STRIDES}, or at one for every layer, got {tuple(strides)} from "
-            f"encoder.name={name}, without {missing}: choose another, such as convnext_tiny or resnet50."
-        )
-    return tuple(strides.index(stride) for stride in STRIDES)
+        raise UnfitError(name, f"has maps at strides {tuple(strides)}, without {missing}")
+    return tuple(numbers[strides.index(stride)] for stride in STRIDES)
