@@ -22,8 +22,6 @@ WEB = ("http://", "https://")
 TIMEOUT = 20
 """Seconds to wait for an image's address."""
 
-Image.MAX_IMAGE_PIXELS = 2**27  # 134 megapixels without a warning; Pillow refuses twice as many
-
 
 class SourceError(ValueError):
     """Something that was given to be predicted is not what it should be."""

@@ -18,6 +18,8 @@ class CrossStitchUnit(nn.Module):
     Shape: ``(T, B, h, w, dim) → (T, B, h, w, dim)``.
     """
 
+    rounded = ("weight",)
+
     def __init__(self, tasks: int, dim: int, alpha: float, beta: float) -> None:
         super().__init__()
         start = torch.full((tasks, tasks), beta).fill_diagonal_(alpha)
