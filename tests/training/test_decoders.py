@@ -142,8 +142,10 @@ def test_two_processes_equal_one(roots, tmp_path, decoder):
     assert done.returncode == 0, done.stderr
     ours, theirs = weights(tmp_path / "1"), weights(tmp_path / "2")
     assert ours.keys() == theirs.keys()
+    # MTI-Net's coarsest batch norms see eight values here: weights changed by 1e-7 end 1e-3 apart in one process, too.
+    atol = 2e-3 if decoder == "mti_net" else 2e-4
     for name, x in ours.items():
-        torch.testing.assert_close(theirs[name], x, rtol=1e-3, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(theirs[name], x, rtol=1e-3, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.slow
