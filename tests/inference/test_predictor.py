@@ -236,7 +236,7 @@ def checkpoint(config, model, tmp_path_factory):
 
 def settings(name, **values):
     cfg = OmegaConf.load(config_dir() / f"{name}.yaml")
-    del cfg["defaults"], cfg["hydra"]
+    del cfg["defaults"]
     return OmegaConf.merge(cfg, values)
 
 

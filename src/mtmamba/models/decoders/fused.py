@@ -1,6 +1,5 @@
 """What PAD-Net, PAP and PSD have in common: a fused map, initial predictions, a mixing of tasks, final predictions."""
 
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ class FusedDecoder(Decoder):
     """Fuse the four maps; per task two bottlenecks and an initial prediction; mix; two bottlenecks and a prediction.
 
     Initial predictions (auxiliary ``initial``, at a quarter of the resolution) have their task's loss and feed nothing.
-    A subclass builds its mixing after this and ends with `add_refinement`.
+    A subclass builds its mixing, ``mix``, after this and ends with `add_refinement`.
 
     Args:
         channels: of the encoder's maps at strides 4, 8, 16, 32.
@@ -29,6 +28,7 @@ class FusedDecoder(Decoder):
     """
 
     multiple = 4
+    mix: nn.Module
 
     def __init__(self, channels: Sequence[int], num_outputs: Mapping[str, int], dim: int) -> None:
         super().__init__()
@@ -49,9 +49,9 @@ class FusedDecoder(Decoder):
         self.refine = nn.Sequential(Bottleneck(tasks, width, width), Bottleneck(tasks, width, width))
         self.predict = Predict(width, self.num_outputs)
 
-    @abstractmethod
     def mixing(self) -> tuple[str, nn.Module]:
         """Return what mixes tasks, ``(B, T dim, h, w) → (B, T width, h, w)``, and its name among the parts."""
+        return "mix", self.mix
 
     def forward(self, features: Sequence[Tensor]) -> Logits:
         """Decode the encoder's maps."""

@@ -84,7 +84,3 @@ class PAP(FusedDecoder):
         tasks = len(num_outputs)
         self.mix = MixCoarsely(tasks, dim, AffinityDiffusion(tasks, iterations, beta))
         self.add_refinement(dim // 2)
-
-    def mixing(self) -> tuple[str, nn.Module]:
-        """Return the diffusion."""
-        return "mix", self.mix

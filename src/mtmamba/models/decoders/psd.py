@@ -103,7 +103,3 @@ class PSD(FusedDecoder):
         tasks = len(num_outputs)
         self.mix = MixCoarsely(tasks, dim, StructureDiffusion(tasks, dim // 2, window, iterations))
         self.add_refinement(dim // 2)
-
-    def mixing(self) -> tuple[str, nn.Module]:
-        """Return the diffusion."""
-        return "mix", self.mix
