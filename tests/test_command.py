@@ -43,6 +43,10 @@ ANSWERS = {
     ("eval",): "Expected ckpt=…, got none: give it.",
     ("eval", "ckpt=x", "trainer.max_steps=3"): "Expected trainer.max_steps in a training, got it in an evaluation",
     ("eval_predictions", "somewhere"): "did you mean pred=somewhere?",
+    ("predict",): "Expected source=…, got none: give it.",
+    ("predict", "photo.jpg"): "did you mean source=photo.jpg?",
+    ("predict", "source=photo.jpg", "overwrite=perhaps"): "Expected overwrite to be true or false, got perhaps",
+    ("publish", "ckpt=x", "repo=a/b", "half=1"): "Expected half to be true or false, got 1",
     ("report", "picture_width=0"): "Expected picture_width to be a whole number of at least 1, got 0",
 }  # fmt: skip
 
