@@ -55,9 +55,10 @@ def _page(record: Mapping[str, Any]) -> Iterator[str]:
     if "scan" in record:
         yield "## Selective scan\n"
         yield from _lines(record["scan"][0], [[_text(value) for value in row.values()] for row in record["scan"]])
-    if "loader" in record:
-        yield "## Loader\n"
-        yield from _lines(("", "value"), [[name, _text(value)] for name, value in record["loader"].items()])
+    for part in ("loader", "predict"):
+        if part in record:
+            yield f"## {part.capitalize()}\n"
+            yield from _lines(("", "value"), [[name, _text(value)] for name, value in record[part].items()])
     if "device" not in record:
         return
     device = record["device"]

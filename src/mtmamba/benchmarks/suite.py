@@ -17,6 +17,7 @@ from mtmamba.benchmarks.cases import Case, block_cases, operator_cases, require
 from mtmamba.benchmarks.device import Device, measure_device
 from mtmamba.benchmarks.loader import benchmark_loader
 from mtmamba.benchmarks.network_cases import network_cases
+from mtmamba.benchmarks.prediction import benchmark_prediction
 from mtmamba.benchmarks.report import markdown, table
 from mtmamba.benchmarks.roofline import roofline
 from mtmamba.benchmarks.scan import benchmark_scan
@@ -30,7 +31,7 @@ from mtmamba.runs.table import show
 log = logging.getLogger(__name__)
 
 CASES = ("ops", "blocks", "model")
-PARTS = ("scan", "loader", *CASES)
+PARTS = ("scan", "loader", "predict", *CASES)
 
 
 class BenchmarkError(RuntimeError):
@@ -68,7 +69,10 @@ def benchmark(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         data.setup()
         record["loader"] = benchmark_loader(data.dataset_of("train"), **build.plain(cfg.loader))
         _write(run_dir, record)
-    for name in record.keys() & {"scan", "loader"}:
+    if "predict" in parts:
+        record["predict"] = benchmark_prediction(device=device, networks=build.plain(cfg.networks), **cfg.predict)
+        _write(run_dir, record)
+    for name in record.keys() & {"scan", "loader", "predict"}:
         log.info("%s: %s", name, record[name])
     if not cases:
         return record

@@ -129,7 +129,8 @@ class Network:
         if plans[0].tiled:
             yield self._in_tiles(_resized(images[0], plans[0].size), images[0].shape[:2])
             return
-        batch = torch.stack([pad(normalised(_resized(x, p.size)), p.grid) for x, p in zip(images, plans, strict=True)])
+        inputs = (normalised(_resized(x, p.size), self.device) for x, p in zip(images, plans, strict=True))
+        batch = torch.stack([pad(x, p.grid) for x, p in zip(inputs, plans, strict=True)])
         maps = self._maps(batch)
         for index, (image, one) in enumerate(zip(images, plans, strict=True)):
             own = {name: crop(x[index], one.size) for name, x in maps.items()}
@@ -140,16 +141,16 @@ class Network:
         resized = _resized(image, one.size)
         if one.tiled:
             raise SourceError("Expected an image that is predicted at once, got one in tiles: use a smaller size.")
-        maps = self._maps(pad(normalised(resized), one.grid)[None])[task][0]
+        maps = self._maps(pad(normalised(resized, self.device), one.grid)[None])[task][0]
         size = image.shape[:2]
         with torch.inference_mode():
             return _band(crop(maps, one.size), size, 0, size[0]).numpy(force=True)
 
     def _maps(self, batch: Tensor) -> dict[str, Tensor]:
-        """Return the activated maps of normalised images ``(B, 3, H, W)``."""
+        """Return the activated maps of normalised images ``(B, 3, H, W)`` on the network's device."""
         autocast = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
         with self._lock, torch.inference_mode(), autocast:
-            return self.views.maps(batch.to(self.device))
+            return self.views.maps(batch)
 
     def _in_tiles(self, image: NDArray[np.uint8], full: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Predict a large image by overlapping tiles, whose weights fall towards their borders.
@@ -179,7 +180,7 @@ class Network:
         height, width = band.shape[:2]
         sums: dict[str, Tensor] = {}
         for left in _starts(width):
-            tile = normalised(band[:, left : left + TILE])
+            tile = normalised(band[:, left : left + TILE], self.device)
             size = (height, tile.shape[-1])
             weights = _ramp(height)[:, None] * _ramp(size[1])
             grid = [side + -side % STRIDE for side in size]
@@ -215,11 +216,10 @@ def _array(prediction: Tensor) -> NDArray[Any]:
     return prediction.to(torch.float32 if prediction.is_floating_point() else torch.uint8).numpy()
 
 
-def normalised(image: NDArray[np.uint8]) -> Tensor:
+def normalised(image: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
     """Return RGB ``(h, w, 3)`` uint8 as a network takes it: ``(3, h, w)`` float32, as evaluation normalises."""
-    mean, scale = (np.array(x, np.float32) * 255 for x in (IMAGENET_MEAN, IMAGENET_STD))
-    values = (image.astype(np.float32) - mean) * (1 / scale)
-    return torch.from_numpy(values).movedim(-1, 0)
+    mean, scale = (torch.tensor(x, device=device) * 255 for x in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((torch.from_numpy(np.array(image)).to(device).float() - mean) * (1 / scale)).movedim(-1, 0)
 
 
 def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """The work of ``predict.py``: inputs in, a folder of results out; what cannot be read is listed, the rest goes on."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,9 @@ from mtmamba.inference.video import Film, describe_video, frames
 from mtmamba.tasks.pictures import Picture
 
 RECORD = "predictions.json"
-WRITERS = 8
+WRITERS = min(os.cpu_count() or 1, 16)
 """Threads that encode and write results while the network goes on."""
-WAITING = 16
+WAITING = 32
 """Results that wait for them, at most."""
 
 
@@ -59,7 +60,7 @@ def predict(cfg: DictConfig) -> bool:
     try:
         if items:
             found = _counted(predictor.files(items, cfg.batch_size), len(items), console)
-            for entry in _written(found, folder, kinds, cfg.show):
+            for entry in written(found, folder, kinds, cfg.show):
                 entries.append(entry)
         for video in videos:
             entries.append(_film(predictor, video, folder, kinds, cfg.batch_size, console))
@@ -108,7 +109,7 @@ def _counted(results: Iterator[Any], total: int | None, console: Console) -> Ite
             progress.update(task, completed=number, rate=f"{rate:.1f} images/s")
 
 
-def _written(
+def written(
     results: Iterator[Result | Failure], folder: Path, kinds: Sequence[str], show: bool
 ) -> Iterator[dict[str, Any]]:
     """Write results in threads, and yield what ``predictions.json`` says of each, in order."""

@@ -85,9 +85,8 @@ class Result:
         legend = record.legend(self.classes.get(task, ()), self._draw(task))
         if record.dtype != "uint8" or legend.bar:
             return legend
-        shown, counts = np.unique(self.values[task], return_counts=True)
-        order = [int(c) for c in shown[counts.argsort(kind="stable")[::-1]] if c < len(legend.entries)]
-        return Legend(tuple(legend.entries[c] for c in order))
+        counts = np.bincount(self.values[task].ravel(), minlength=256)[: len(legend.entries)]
+        return Legend(tuple(legend.entries[c] for c in counts.argsort(kind="stable")[::-1] if counts[c]))
 
     def sheet(self) -> Picture:
         """Return the photograph and every task with its legend on one sheet, ``(H, W, 3)`` uint8 RGB."""

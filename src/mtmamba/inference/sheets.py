@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -62,18 +63,23 @@ def _drawn(tile: Tile, width: int) -> Image.Image:
     picture = Image.fromarray(np.asarray(cv2.resize(tile.picture, (own, height), interpolation=method), np.uint8))
     legend = _bar(tile.legend, width) if tile.legend.bar else _swatches(tile.legend, width)
     image = Image.new("RGB", (width, TITLE + height + (legend.height if legend else 0)), (BACKGROUND,) * 3)
-    ImageDraw.Draw(image).text((2, 4), tile.title, INK, ImageFont.load_default(15))
+    ImageDraw.Draw(image).text((2, 4), tile.title, INK, _font(15))
     image.paste(picture, ((width - own) // 2, TITLE))
     if legend:
         image.paste(legend, (0, TITLE + height))
     return image
 
 
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
 def _swatches(legend: Legend, width: int) -> Image.Image | None:
     """A small square of each colour with its word, in as many lines as they take."""
     if not legend.entries:
         return None
-    font = ImageFont.load_default(12)
+    font = _font(12)
     places, left, line = [], 0, 0
     for word, colour in legend.entries:
         length = SWATCH + 5 + math.ceil(font.getlength(word)) + 12
@@ -89,6 +95,7 @@ def _swatches(legend: Legend, width: int) -> Image.Image | None:
     return image
 
 
+@lru_cache(maxsize=16)  # the same on every sheet
 def _bar(legend: Legend, width: int) -> Image.Image:
     """A bar along which the colours change, with the words below."""
     colours = np.array([colour for _, colour in legend.entries], np.float64)
@@ -96,7 +103,7 @@ def _bar(legend: Legend, width: int) -> Image.Image:
     strip = np.stack([np.interp(places, np.arange(len(colours)), colours[:, i]) for i in range(3)], axis=-1)
     image = Image.new("RGB", (width, BAR + LINE + 12), (BACKGROUND,) * 3)
     image.paste(Image.fromarray(np.rint(np.tile(strip[None], (BAR, 1, 1))).astype(np.uint8)), (0, 6))
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)
+    draw, font = ImageDraw.Draw(image), _font(12)
     for index, (word, _) in enumerate(legend.entries):
         length = font.getlength(word)
         middle = (width - 1) * index / (len(legend.entries) - 1)

@@ -216,6 +216,8 @@ def _bytes(values: NDArray[np.floating]) -> Picture:
 
 
 def _without_ignored(picture: NDArray[Any], ignored: NDArray[np.bool_]) -> Picture:
+    if not ignored.any():  # predictions have none
+        return np.ascontiguousarray(picture)
     return np.where(ignored[..., None], np.array(IGNORED_COLOUR, np.uint8), picture)
 
 
