@@ -8,7 +8,14 @@ import torch
 
 import mtmamba
 from mtmamba import build, restore
-from mtmamba.checkpoints import CheckpointError, glance, read_checkpoint, require_fitting, save_checkpoint
+from mtmamba.checkpoints import (
+    CheckpointError,
+    find_checkpoint,
+    glance,
+    read_checkpoint,
+    require_fitting,
+    save_checkpoint,
+)
 from mtmamba.config_checks import ConfigError
 
 
@@ -115,10 +122,42 @@ def test_an_optimisers_state_in_other_shapes_is_refused(tmp_path, content, modul
     odd["optimizer_states"][0]["state"][2]["exp_avg"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"exp_avg of model\..* real numbers .* got \(1,\) real"):
         require_fitting(odd, module, module.parameter_groups(), tmp_path)
-    odd = copy.deepcopy(content)
-    odd["optimizer_states"][0]["state"][10_000] = odd["optimizer_states"][0]["state"][0]
-    with pytest.raises(CheckpointError, match="got one for number 10000"):
-        require_fitting(odd, module, module.parameter_groups(), tmp_path)
+    for number in (len(list(module.parameters())), "0"):
+        odd = copy.deepcopy(content)
+        odd["optimizer_states"][0]["state"][number] = odd["optimizer_states"][0]["state"][0]
+        with pytest.raises(CheckpointError, match=f"got one for number {number}"):
+            require_fitting(odd, module, module.parameter_groups(), tmp_path)
+
+
+class Payload:
+    """Would leave a file behind, were it unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path, content):
+    path = write(tmp_path, content | {"callbacks": {"odd": Payload(tmp_path / "done")}})
+    for read in (glance, read_checkpoint):
+        with pytest.raises(CheckpointError, match="holds something else or is damaged"):
+            read(path)
+    assert not (tmp_path / "done").exists()
+
+
+def test_a_run_means_its_best_checkpoint_before_its_last(tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    last, best = (tmp_path / "run/checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    for path in (tmp_path, tmp_path / "run", last):
+        with pytest.raises(FileNotFoundError, match="Expected a checkpoint, or a run's folder"):
+            find_checkpoint(path)
+    last.touch()
+    assert find_checkpoint(tmp_path / "run") == find_checkpoint(last) == last
+    best.touch()
+    assert find_checkpoint(tmp_path / "run") == best
+    assert find_checkpoint(tmp_path / "run", "last.ckpt") == last
 
 
 @pytest.mark.parametrize("choice", ["decoder=cross_stitch", "encoder.lr_scale=0.5"])

@@ -1,5 +1,7 @@
 import logging
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 import fake_data
 from mtmamba.data.datasets import get_dataset
 from mtmamba.data.layouts import DatasetError
-from mtmamba.data.validation import validate
+from mtmamba.data.validation import Report, validate
 
 NYUD_TASKS = ["semseg", "depth", "normals", "edge"]
 PASCAL_TASKS = ["semseg", "human_parts", "sal", "normals", "edge"]
@@ -66,8 +68,12 @@ def test_the_incompatible_archive_is_named(tmp_path, nyud):
 def test_a_root_one_level_off_is_corrected(nyud):
     with pytest.raises(DatasetError, match=rf"one level deeper: set data.root={nyud}$"):
         check_nyud(nyud.parent)
-    with pytest.raises(DatasetError, match=rf"inside it: set data.root={nyud}$"):
-        check_nyud(nyud / "gt_sets")
+    (nyud / "gt_sets/a/b").mkdir(parents=True)
+    for folder in ("gt_sets", "gt_sets/a"):
+        with pytest.raises(DatasetError, match=rf"inside it: set data.root={nyud}$"):
+            check_nyud(nyud / folder)
+    with pytest.raises(DatasetError, match="got a folder that holds nothing"):
+        check_nyud(nyud / "gt_sets/a/b")
 
 
 def test_another_dataset_is_recognised(nyud, pascal):
@@ -91,6 +97,34 @@ def test_missing_files_are_listed_up_to_ten(nyud):
     assert sum(line.startswith("  - ") for line in lines) == 10
     assert "  … and 5 more" in lines
     assert check_nyud(nyud, ["semseg", "normals"]).counts == COUNTS
+
+
+def test_ten_problems_are_all_listed_and_of_eleven_one_is_counted(nyud):
+    for path in [*(nyud / "depth").glob("000[1-5].npy"), *(nyud / "edge").glob("000[1-5].png")]:
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"got 10 problem\(s\)") as error:
+        check_nyud(nyud)
+    assert sum(line.startswith("  - ") for line in str(error.value).splitlines()) == 10
+    assert "…" not in str(error.value)
+    (nyud / "images/0001.png").unlink()
+    with pytest.raises(DatasetError, match="  … and 1 more"):
+        check_nyud(nyud)
+
+
+def test_eight_images_evenly_spaced_are_decoded(tmp_path):
+    """Of twenty, with the first and the last: every 19/7th."""
+    root = fake_data.write_nyud(tmp_path / "NYUDv2", train=20)
+    for number in range(1, 21):
+        fake_data.write_png(root / f"segmentation/{number:04d}.png", np.full(fake_data.SIZE, 77, np.uint8))
+    with pytest.raises(DatasetError, match=r"got 8 problem\(s\)") as error:
+        check_nyud(root)
+    assert [int(number) for number in re.findall(r"(\d{4})\.png, got 77", str(error.value))] == [
+        1, 3, 6, 9, 11, 14, 17, 20,
+    ]  # fmt: skip
+
+
+def test_the_largest_size_is_of_each_side():
+    assert Report(get_dataset("nyud"), Path(), sizes={(24, 40), (30, 32)}).largest == (30, 40)
 
 
 def test_a_missing_folder_is_one_line(pascal):

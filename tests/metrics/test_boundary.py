@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.ndimage
+import scipy.stats
+from matplotlib.figure import Figure
 from PIL import Image
 from test_boundary_matching import scipy_matching
 
@@ -361,6 +363,26 @@ def test_the_curves_picture(scores, tmp_path):
     with pytest.raises(ValueError, match="not supported"):
         plot_curve(scores, tmp_path / "curve.doc")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curve.png", "curve.svg"]
+
+
+def test_what_the_curves_picture_shows(scores, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: path.touch() or figures.append(self))
+    plot_curve({"model": scores}, tmp_path / "curve.png", title="nyud")
+    (axes,) = figures[0].axes
+    assert (axes.get_title(), axes.get_xlim(), axes.get_ylim()) == ("nyud", (0, 1), (0, 1))
+    *same, curve, best = axes.lines
+    assert len(same) == len(axes.texts) == 9
+    for tenths, line, label in zip(range(1, 10), same, axes.texts, strict=True):
+        recall, precision = line.get_data()
+        assert scipy.stats.hmean([recall, precision]) == pytest.approx(tenths / 10)
+        assert (recall[-1], precision[0]) == (pytest.approx(1), pytest.approx(1))
+        assert (label.get_text(), label.xy) == (f"0.{tenths}", (1, pytest.approx(precision[-1])))
+    drawn = [k for k, counts in enumerate(scores.counts[0].tolist()) if counts[3]]
+    assert 0 < len(drawn) < 101
+    assert np.array_equal(curve.get_data(), [x[drawn] for x in scores.curve()[::-1]])
+    assert [x.item() for x in best.get_data()] == [scores.recall, scores.precision]
+    assert curve.get_label() == f"model odsF {100 * scores.ods:.2f}, AP {100 * scores.ap:.2f}"
 
 
 def test_where_nothing_is_predicted_the_protocols_differ_in_ap_alone():

@@ -94,6 +94,7 @@ def gathered(images: Iterable[int]) -> dict[str, dict[str, Tensor]] | None:
 
 
 def count_half(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)  # a forked process has none of its parent's
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     results = {}
     for task, build in METRICS.items():
@@ -107,7 +108,7 @@ def count_half(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_equal_one(tmp_path):
-    torch.multiprocessing.spawn(count_half, (tmp_path,), nprocs=2)
+    torch.multiprocessing.start_processes(count_half, (tmp_path,), nprocs=2, start_method="fork")
     for rank in range(2):
         for task, results in torch.load(tmp_path / f"{rank}.pt").items():
             assert results == pytest.approx(values(METRICS[task](), sample(task)), rel=1e-14)

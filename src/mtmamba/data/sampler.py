@@ -77,11 +77,10 @@ class GlobalBatchSampler(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         first = self.first_step()
-        drawn, order = -1, np.empty(0, int)
         for step in range(first, first + self.steps_per_epoch):
             epoch, batch = divmod(step, self.steps_per_epoch)
-            if epoch != drawn:
-                drawn, order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+            if batch == 0 or step == first:
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
             indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             keys: list[Key] = [(epoch, int(index)) for index in indices]
             if self.labelled is not None:

@@ -1,0 +1,298 @@
+"""Mutation testing: one small change of a module at a time, and whether the module's own tests notice it.
+
+    python tests/mutate.py                                    # every module of TESTS, a sample of each
+    python tests/mutate.py metrics/depth.py --sample 1000     # all changes of one module
+
+A change is another comparison, sign, operator, number or truth value, ``and`` for ``or``, a condition turned round.
+Annotations, decorators, the words of errors and `zip`'s ``strict`` are left alone. Tests run in copies of the working
+tree, in processes that have the large packages imported already: those that execute the changed line or start other
+processes, the quickest first; all of them where none is seen to execute it (what is compiled, or done at import). A
+change is noticed when one fails, or when they take far longer than without it.
+"""
+
+# ruff: noqa: T201 - a command
+import argparse
+import ast
+import importlib
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LARGE = ["hypothesis", "torch", "torchmetrics", "numba", "scipy.io", "scipy.ndimage", "cv2", "lightning", "hydra",
+         "timm", "albumentations"]  # fmt: skip
+
+TESTS = {
+    "metrics/boundary": ["tests/metrics/test_boundary.py", "tests/metrics/test_boundary_matching.py"],
+    "metrics": ["tests/metrics/test_metrics.py"],
+    "losses.py": ["tests/test_losses.py"],
+    "data/sampler.py": ["tests/data/test_datamodule.py", "tests/data/test_partial.py"],
+    "data/validation.py": ["tests/data/test_validation.py"],
+    "evaluation/statistics.py": ["tests/evaluation/test_evaluation.py", "tests/metrics/test_metrics.py"],
+    "checkpoints.py": ["tests/test_checkpoints.py"],
+    "training/checkpointing.py": ["tests/training/test_resume.py", "tests/training/test_train.py"],
+    "training/checkpoint_io.py": ["tests/training/test_resume.py"],
+    "training/validations.py": ["tests/training/test_resume.py", "tests/training/test_train.py"],
+    "released.py": ["tests/test_released.py"],
+    **{
+        f"models/adapters/{name}.py": [f"tests/models/decoders/test_{name}.py"]
+        for name in ("atrc", "invpt", "mqtransformer", "mti_net", "pad_net")
+    },
+    "models/adapters/conv.py": [f"tests/models/decoders/test_{name}.py" for name in ("mti_net", "pad_net")],
+    "models/adapters": ["tests/models/test_parity.py"],
+}
+"""A module's tests, beside its own doctests; the first entry counts that a module's path begins with.
+
+Those of the peers' adapters need PARITY, see tests/models/decoders/conftest.py.
+"""
+
+EQUIVALENT: dict[tuple[str, str], str] = {}
+"""Why no test can notice a change: by module and change, as they are printed."""
+
+OTHERS: dict[type, tuple[type, ...]] = {
+    ast.Lt: (ast.LtE, ast.Gt), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.Lt), ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.Is: (ast.IsNot,), ast.IsNot: (ast.Is,), ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,), ast.Add: (ast.Sub,), ast.Sub: (ast.Add,), ast.Mult: (ast.Div,), ast.Div: (ast.Mult,),
+    ast.FloorDiv: (ast.Mult,), ast.Mod: (ast.Mult,), ast.Pow: (ast.Mult,), ast.LShift: (ast.RShift,),
+    ast.RShift: (ast.LShift,), ast.BitAnd: (ast.BitOr,), ast.BitOr: (ast.BitAnd,), ast.And: (ast.Or,),
+    ast.Or: (ast.And,), ast.USub: (ast.UAdd,),
+}  # fmt: skip
+ANYWHERE = ("", 0)
+"""What a test executes that starts processes."""
+LEFT_ALONE = {"annotation", "returns", "decorator_list", "type_params"}
+
+
+def nodes(node: ast.AST, raising: bool = False) -> Iterator[ast.AST]:
+    """The nodes below one that may be changed, itself included."""
+    raising = raising or isinstance(node, ast.Raise)
+    strict = isinstance(node, ast.keyword) and node.arg == "strict"
+    if strict or (raising and isinstance(node, ast.JoinedStr)):
+        return
+    yield node
+    for field, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and field not in LEFT_ALONE:
+                yield from nodes(child, raising)
+
+
+def variants(node: ast.AST) -> Iterator[tuple[str, Any]]:
+    """A field of a node and what it may be changed to."""
+    match node:
+        case ast.Compare(ops=ops):
+            for i, op in enumerate(ops):
+                yield from (("ops", [*ops[:i], other(), *ops[i + 1 :]]) for other in OTHERS[type(op)])
+        case ast.UnaryOp(op=ast.Not() | ast.Invert() as op, operand=operand):
+            yield "operand", ast.UnaryOp(op, operand)
+        case ast.BinOp(op=op) | ast.AugAssign(op=op) | ast.BoolOp(op=op) | ast.UnaryOp(op=op):
+            yield from (("op", other()) for other in OTHERS.get(type(op), ()))
+        case ast.Constant(value=bool(value)):
+            yield "value", not value
+        case ast.Constant(value=int(value)):
+            yield "value", value + 1
+        case ast.Constant(value=float(value)):
+            yield "value", value * 2 or 1.0
+        case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test):
+            if not isinstance(test, ast.Compare | ast.Constant) and ast.unparse(test) != "TYPE_CHECKING":
+                yield "test", ast.UnaryOp(ast.Not(), test)
+        case ast.comprehension(ifs=[ast.Name() | ast.Attribute() | ast.Call() as test]):
+            yield "ifs", [ast.UnaryOp(ast.Not(), test)]
+
+
+def mutants(source: str) -> Iterator[tuple[int, str, str]]:
+    """Every changed source of a module: line of the original, the change in words, the source."""
+    tree = ast.parse(source)
+    before = ast.unparse(tree)
+    line = 0
+    for node in nodes(tree):
+        line = getattr(node, "lineno", line)
+        for field, value in variants(node):
+            kept = getattr(node, field)
+            setattr(node, field, value)
+            after = ast.unparse(ast.fix_missing_locations(tree))
+            setattr(node, field, kept)
+            yield line, change(before, after), after
+
+
+def change(before: str, after: str) -> str:
+    """The first line that differs: ``what stood [was -> is] there``."""
+    old, new = next((a, b) for a, b in zip(before.splitlines(), after.splitlines(), strict=False) if a != b)
+    start = common(old, new)
+    end = common(old[start:][::-1], new[start:][::-1])
+    was, now = old[start : len(old) - end], new[start : len(new) - end]
+    return f"{old[max(0, start - 40) : start].lstrip()}[{was} -> {now}]{old[len(old) - end :][:30].rstrip()}"
+
+
+def common(one: str, other: str) -> int:
+    """How many characters two begin with alike."""
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
+
+
+class Plugin:
+    """Runs the chosen tests in their order; without a choice all, noting what each of them executes."""
+
+    def __init__(self, order: dict[str, float] | None, notes: Path):
+        self.order, self.notes = order, notes
+        self.seconds: dict[str, float] = {}
+        self.lines: dict[str, set[tuple[str, int]]] = defaultdict(set)
+
+    def pytest_collection_modifyitems(self, items):
+        if self.order is not None:
+            items[:] = sorted((x for x in items if x.nodeid in self.order), key=lambda x: self.order[x.nodeid])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        package, lines, begun = f"{Path.cwd()}/src/mtmamba/", self.lines[item.nodeid], time.monotonic()
+
+        def trace(frame, event, argument):
+            name = frame.f_code.co_filename
+            if name.endswith(("/subprocess.py", "/multiprocessing/process.py")):
+                lines.add(ANYWHERE)
+            if not name.startswith(package):
+                return None
+            lines.add((name.removeprefix(package), frame.f_lineno))
+            return trace
+
+        sys.settrace(trace if self.order is None else None)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(None)
+            self.seconds[item.nodeid] = time.monotonic() - begun
+
+    def pytest_sessionfinish(self):
+        if self.order is None:
+            self.notes.write_bytes(pickle.dumps((self.seconds, dict(self.lines))))
+
+
+def start(tree: Path, files: list[str], order: dict[str, float] | None = None) -> int:
+    """Run tests of a tree in a process of its own; return its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 3
+    try:
+        os.setsid()
+        os.chdir(tree)
+        os.environ |= {"PYTHONPATH": f"{tree}/src", "NO_ALBUMENTATIONS_UPDATE": "1"}
+        sys.path[:] = [f"{tree}/src", *(p for p in sys.path if p not in (f"{ROOT}/tests", f"{ROOT}/src"))]
+        sys.dont_write_bytecode = order is not None  # which names a module by its second and size
+        with (tree / "output.txt").open("w") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        plugin = Plugin(order, tree / "notes")
+        status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *files], [plugin])
+    finally:
+        os._exit(status)
+
+
+def status_of(pid: int, until: float) -> int | None:
+    """A process's exit status: None while it runs, 1 once it is stopped for its time."""
+    done, status = os.waitpid(pid, os.WNOHANG)
+    if done:
+        return os.waitstatus_to_exitcode(status)
+    if time.monotonic() < until:
+        return None
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return 1
+
+
+def wait(pid: int, until: float = float("inf")) -> int:
+    while (status := status_of(pid, until)) is None:
+        time.sleep(0.02)
+    return status
+
+
+def run_mutant(tree: Path, module: str, line: int, source: str, notes: tuple[Any, Any]) -> Iterator[int | None]:
+    """Try one change; yield None while tests run, and at last 1 when they notice it, 0 when not."""
+    seconds, lines = notes
+    path = tree / "src/mtmamba" / module
+    original = path.read_text()
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+        compiled.unlink()
+    path.write_text(source)
+    here = {test for test in seconds if (module, line) in lines[test]}
+    order = {test: seconds[test] for test in seconds if not here or test in here or ANYWHERE in lines[test]}
+    pid = start(tree, sorted({test.partition("::")[0] for test in order}), order)
+    until = time.monotonic() + 90 + 5 * sum(order.values())
+    while (status := status_of(pid, until)) is None:
+        yield None
+    path.write_text(original)
+    if status not in (0, 1, 2):
+        raise SystemExit(f"Tests of {module} ended with {status}: see {tree}/output.txt")
+    yield int(status != 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", default=list(TESTS), help="files or folders in src/mtmamba")
+    parser.add_argument("--sample", type=int, default=40, help="at most so many changes a module")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    package = ROOT / "src/mtmamba"
+    modules: list[str] = []
+    for path in (package / name for name in options.modules):
+        found = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        modules += [name for p in found if (name := str(p.relative_to(package))) not in modules]
+    for name in LARGE:
+        importlib.import_module(name)
+    with tempfile.TemporaryDirectory() as folder:
+        trees = [Path(folder) / str(job) for job in range(options.jobs)]
+        listed = subprocess.run(["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, capture_output=True)
+        for name in listed.stdout.decode().split("\0"):
+            if (ROOT / name).is_file():
+                (trees[0] / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, trees[0] / name)
+        notes: dict[str, tuple[Any, Any]] = {}
+        work = []
+        for module in modules:
+            group = next(group for group in TESTS if module.startswith(group))
+            if group not in notes:
+                sources = [f"src/mtmamba/{m}" for m in modules if m.startswith(group)]
+                if wait(start(trees[0], [*TESTS[group], *sources])):
+                    raise SystemExit(f"Expected green tests of {group}:\n{(trees[0] / 'output.txt').read_text()}")
+                notes[group] = pickle.loads((trees[0] / "notes").read_bytes())
+            known = list(mutants((trees[0] / "src/mtmamba" / module).read_text()))
+            chosen = random.Random(f"{options.seed} {module}").sample(known, min(options.sample, len(known)))
+            print(f"{module}: {len(known)} changes, {len(chosen)} tried", flush=True)
+            work += [(module, group, *mutant) for mutant in chosen]
+        for tree in trees[1:]:
+            shutil.copytree(trees[0], tree)
+        counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+        waiting, running = iter(work), {}
+        while True:
+            for tree in trees:
+                if tree not in running and (item := next(waiting, None)):
+                    module, group, line, text, source = item
+                    running[tree] = (module, line, text, run_mutant(tree, module, line, source, notes[group]))
+            if not running:
+                break
+            for tree, (module, line, text, steps) in list(running.items()):
+                if (noticed := next(steps)) is not None:
+                    reason = EQUIVALENT.get((module, text))
+                    counts[module][0 if noticed else 1 if reason else 2] += 1
+                    if not noticed and not reason:
+                        print(f"not noticed: {module}:{line}: {text}", flush=True)
+                    del running[tree]
+            time.sleep(0.02)
+        for module, (noticed, equivalent, missed) in counts.items():
+            share = 100 * (noticed + equivalent) / (noticed + equivalent + missed)
+            print(f"{module}: {noticed} noticed, {equivalent} equivalent, {missed} not noticed: {share:.1f} %")
+
+
+if __name__ == "__main__":
+    main()
