@@ -158,12 +158,22 @@ def test_axes_of_normals_are_unit_vectors_that_lie_evenly():
     assert 0.7 < shares.min() < shares.max() < 1.4
 
 
+def test_axes_of_normals_turn_by_the_golden_angle():
+    """137.507764 degrees; trained classes keep their meaning as long as this holds."""
+    turn = math.radians(137.50776405003785)
+    expected = [
+        [math.sqrt(1 - z * z) * math.cos(k * turn), math.sqrt(1 - z * z) * math.sin(k * turn), z]
+        for k, z in enumerate((0.125, 0.375, 0.625, 0.875))
+    ]
+    assert half_sphere(4, torch.zeros(1, dtype=torch.float64)).numpy() == pytest.approx(np.array(expected), abs=1e-12)
+
+
 def test_normal_of_length_zero():
     logits = torch.zeros(1, 3, 1, 1, requires_grad=True)
     loss = normals_l1(logits, torch.tensor([0.6, 0.0, 0.8]).view(1, 3, 1, 1))
     loss.sum().backward()
     assert loss.item() == pytest.approx(1.4)
-    assert logits.grad.isfinite().all()
+    assert logits.grad.flatten().tolist() == pytest.approx([-1e6, 0, -1e6])
 
 
 @pytest.mark.parametrize(("loss", "outputs"), [(edge_cross_entropy, 2), (depth_l1, 2), (normals_l1, 1)])
@@ -196,6 +206,23 @@ def test_weighted_totals():
 def test_wrong_weights(weights):
     with pytest.raises(ValueError, match="Expected"):
         WeightedTotal(weights)
+
+
+def test_a_weight_of_0_leaves_a_task_out():
+    losses = {"depth": torch.tensor([3.0]), "edge": torch.tensor([0.5])}
+    assert WeightedTotal({"depth": 0})(losses).item() == 0.5
+
+
+def test_losses_without_a_label_are_left_out_of_either_total():
+    """Of two images the second lacks depth: the first one's loss counts for both."""
+    losses = {"depth": torch.tensor([3.0, 0.0]), "edge": torch.tensor([0.5, 0.7])}
+    labels = {"depth": torch.tensor([2.0, 0.0]), "edge": torch.tensor([1.0, 1.0])}
+    assert WeightedTotal({"edge": 10})(losses, labels).item() == pytest.approx(3 + 10 * 0.6)
+    assert LogTotal()(losses, labels).item() == pytest.approx(math.log(3) + (math.log(0.5) + math.log(0.7)) / 2)
+    terms = WeightedTotal().terms(losses, labels)
+    assert {name: term.tolist() for name, term in terms.items()} == {
+        "depth": [6, 0], "edge": [0.5, pytest.approx(0.7)],
+    }  # fmt: skip
 
 
 def test_a_task_that_is_not_named_weighs_1_or_what_its_record_says():

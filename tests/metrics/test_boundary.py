@@ -4,6 +4,7 @@ import subprocess
 import sys
 from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -27,7 +28,7 @@ from mtmamba.metrics.boundary import (
     read_bsds,
     segmentation_boundaries,
 )
-from mtmamba.metrics.boundary.scores import average_precision
+from mtmamba.metrics.boundary.scores import average_precision, precision_recall
 from mtmamba.metrics.boundary.suppression import suppress_non_maxima
 from mtmamba.metrics.boundary.thinning import thin
 
@@ -125,6 +126,12 @@ def test_a_pixel_at_the_threshold_is_not_predicted():
     prediction[20, 10:50] = 51  # 51 / 255 = 0.2
     counts = score(prediction, line(), thresholds=[0.19, 0.2], thin=False).counts[0]
     assert counts[:, 3].tolist() == [40, 0]
+
+
+def test_half_precision_is_multiplied_in_single():
+    values = np.linspace(0, 1, 999, dtype=np.float16).reshape(27, 37)
+    expected = [int((np.floor(255 * values.astype(float)) > 255 * t).sum()) for t in THRESHOLDS]
+    assert score(values, np.zeros(values.shape, bool), thin=False).counts[0, :, 3].tolist() == expected
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -251,7 +258,10 @@ GOOD = {"predictions": [line().astype(float)] * 2, "truths": [[line()]] * 2, "ma
         ({"predictions": [np.ones((1, 9))] * 2}, "at least 2 x 2 pixels.*suppress=False"),
         ({"truths": [line(), line()]}, r"got bool of shape \(60,\): pass one \(H, W\) map each"),
         ({"max_dist": 4}, r"max_dist within \(0, 1\), got 4"),
+        ({"max_dist": 1}, r"max_dist within \(0, 1\), got 1"),
+        ({"max_dist": 0}, r"max_dist within \(0, 1\), got 0"),
         ({"thresholds": []}, "ascending thresholds"),
+        ({"thresholds": [-0.1, 0.5]}, "ascending thresholds"),
         ({"thresholds": [0.5, 0.5]}, "ascending thresholds"),
         ({"thresholds": [0.5, 1]}, r"within \[0, 1\), got \[0.5, 1.0\]"),
         ({"workers": 0}, "at least 1 worker, got 0"),
@@ -260,6 +270,37 @@ GOOD = {"predictions": [line().astype(float)] * 2, "truths": [[line()]] * 2, "ma
 def test_bad_input_is_refused_by_name(wrong, message):
     with pytest.raises(ValueError, match=message):
         evaluate_boundaries(**{"workers": 1, "progress": False} | GOOD | wrong)
+
+
+def test_the_smallest_image_and_threshold_that_are_taken():
+    scores = score(np.ones((2, 2)), np.ones((2, 2), bool), suppress=True, thresholds=[0.0])
+    assert scores.counts.tolist() == [[[0, 4, 0, 0]]]  # the borders of so small a map fade to 0
+
+
+@pytest.mark.parametrize(
+    ("cpus", "images", "workers"), [({0, 1, 2}, 2, 2), ({0, 1, 2}, 9, 3), ({4}, 9, 1), (None, 9, 1), ({0}, 0, 1)]
+)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_processes_are_as_many_as_cpus_and_images(monkeypatch, cpus, images, workers, terminal):
+    """Where the operating system does not say which CPUs may be used, as many as it knows of; one if it knows none."""
+    asked, shown = [], []
+    if cpus is None:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+        monkeypatch.setattr(os, "cpu_count", lambda: None)
+    else:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: cpus, raising=False)
+    monkeypatch.setattr(evaluate, "count_all", lambda *a: asked.append(a[-1]) or [np.ones((1, 4), int)] * images)
+    monkeypatch.setattr(evaluate, "Console", lambda stderr: SimpleNamespace(is_terminal=terminal, stderr=stderr))
+    monkeypatch.setattr(evaluate, "track", lambda done, *_, disable, **__: shown.append(not disable) or done)
+    settings = {"max_dist": 0.01, "thresholds": [0.5]}
+    for progress in (True, False):
+        if images:
+            evaluate_boundaries([line()] * images, [[line()]] * images, progress=progress, **settings)
+        else:
+            with pytest.raises(ValueError, match="at least one image"):
+                evaluate_boundaries([], [], progress=progress, **settings)
+    assert asked == [workers] * 2
+    assert shown == [terminal, False]
 
 
 def test_an_endless_iterable_is_not_read_beyond_the_shorter_one():
@@ -281,6 +322,13 @@ def test_pooling_sums_before_it_divides():
     # The curve goes from recall 0.32 (precision 16/18) to 0.76 (38/52), at both ends included.
     heights = [16 / 18 + (r / 100 - 0.32) / (0.76 - 0.32) * (38 / 52 - 16 / 18) for r in range(32, 77)]
     assert scores.ap == pytest.approx(sum(heights) / 100)
+
+
+def test_one_pixel_that_is_found_scores_1_and_none_is_0():
+    scores = pool(np.array([[[1, 1, 1, 1], [0, 1, 0, 0]]]), [0.3, 0.6])
+    assert (scores.ods, scores.ois, scores.precision, scores.recall, scores.threshold) == (1, 1, 1, 1, 0.3)
+    assert scores.curve()[0].tolist() == precision_recall(scores.counts)[0][0].tolist() == [1, 0]
+    assert precision_recall(np.zeros((1, 4), np.int64), 1.0)[0].tolist() == [1]
 
 
 def test_average_precision_of_a_perfect_curve():
@@ -329,9 +377,12 @@ def test_another_mat_file_is_refused(tmp_path, content):
         read_bsds(tmp_path / "1.mat")
 
 
-@pytest.mark.parametrize(("name", "shape"), [("nyud", (2, 5, 5)), ("pascal", (5,)), ("bsds", (5, 5))])
-def test_labels_of_another_protocol_are_refused(name, shape):
-    with pytest.raises(ValueError, match=rf"for protocol {name}, got float64 of shape"):
+@pytest.mark.parametrize(
+    ("name", "shape", "remedy"),
+    [("nyud", (2, 5, 5), "a map of classes"), ("pascal", (5,), "a map"), ("bsds", (5, 5), "one map per annotator")],
+)
+def test_labels_of_another_protocol_are_refused(name, shape, remedy):
+    with pytest.raises(ValueError, match=rf"for protocol {name}, got float64 of shape .*: pass {remedy}"):
         boundary_truth(np.zeros(shape), protocol(name))
 
 
@@ -343,6 +394,13 @@ def test_protocols_are_named_with_their_numbers():
         "nyud: maxDist 0.011, 101 thresholds, prediction suppressed and thinned, truth from segmentation, 654 images"
     )
     assert "5105 images, not the 2498 of published numbers (the list test_new)" in pascal.describe(5105)
+    assert bsds.thresholds == tuple(k / 100 for k in range(1, 100))
+    shared = {"suppress": True, "thin": True, "empty_precision": 1.0}
+    for found, max_dist, other in ((nyud, 0.011, {}), (pascal, 0.0075, {}), (bsds, 0.0075, {"suppress": False})):
+        rest = {"empty_precision": 0.0} if found is bsds else {}
+        assert found.settings == {"max_dist": max_dist, "thresholds": found.thresholds, **shared, **other, **rest}
+    assert [found.images for found in (nyud, pascal, bsds)] == [654, 2498, 200]
+    assert protocol(nyud) is nyud
     with pytest.raises(ValueError, match="among nyud, pascal, bsds, got cityscapes"):
         protocol("cityscapes")
 
