@@ -13,6 +13,7 @@ change is noticed when one fails, or when they take far longer than without it.
 # ruff: noqa: T201 - a command
 import argparse
 import ast
+import gc
 import importlib
 import os
 import pickle
@@ -40,12 +41,13 @@ TESTS = {
     "metrics": ["tests/metrics/test_metrics.py"],
     "losses.py": ["tests/test_losses.py"],
     "data/sampler.py": ["tests/data/test_datamodule.py", "tests/data/test_partial.py"],
-    "data/validation.py": ["tests/data/test_validation.py"],
-    "evaluation/statistics.py": ["tests/evaluation/test_evaluation.py", "tests/metrics/test_metrics.py"],
+    "data/validation.py": ["tests/data/test_validation.py", "tests/data/test_partial.py"],
+    "evaluation/statistics.py": ["tests/evaluation/test_statistics.py"],
     "checkpoints.py": ["tests/test_checkpoints.py"],
-    "training/checkpointing.py": ["tests/training/test_resume.py", "tests/training/test_train.py"],
-    "training/checkpoint_io.py": ["tests/training/test_resume.py"],
-    "training/validations.py": ["tests/training/test_resume.py", "tests/training/test_train.py"],
+    **{
+        f"training/{name}.py": [f"tests/training/test_{name}.py"]
+        for name in ("checkpointing", "checkpoint_io", "validations")
+    },
     "released.py": ["tests/test_released.py"],
     **{
         f"models/adapters/{name}.py": [f"tests/models/decoders/test_{name}.py"]
@@ -250,6 +252,7 @@ def main() -> None:
         modules += [name for p in found if (name := str(p.relative_to(package))) not in modules]
     for name in LARGE:
         importlib.import_module(name)
+    gc.freeze()  # so that a collection in a forked process touches, and thereby copies, none of this
     with tempfile.TemporaryDirectory() as folder:
         trees = [Path(folder) / str(job) for job in range(options.jobs)]
         listed = subprocess.run(["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, capture_output=True)

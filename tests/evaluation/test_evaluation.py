@@ -1,4 +1,4 @@
-"""Evaluation: statistics and intervals, views, files, the boundary benchmark, and whole runs in one process."""
+"""Evaluation: views, files, the boundary benchmark, and whole runs in one process."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_statistics import IDS, METRICS, collect, maps, score_directly
 from torch import Tensor, nn
 
 import mtmamba
@@ -26,104 +27,12 @@ from mtmamba.evaluation.formats import (
     save_prediction,
 )
 from mtmamba.evaluation.sheets import worst_images
-from mtmamba.evaluation.statistics import (
-    Assessment,
-    ImageStatistics,
-    assess,
-    bootstrap,
-    image_statistics,
-    interval,
-    resample_weights,
-)
+from mtmamba.evaluation.statistics import assess
 from mtmamba.evaluation.views import Views
-from mtmamba.metrics import DepthError, MeanIoU, NormalsError, PartsMeanIoU, SaliencyFMeasure
 from mtmamba.metrics.boundary import pool
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.padding import crop
 from mtmamba.tasks import all_tasks, select_tasks
-from mtmamba.types import IGNORE
-
-METRICS = {
-    "semseg": MeanIoU(4),
-    "depth": DepthError(),
-    "human_parts": PartsMeanIoU(4),
-    "sal": SaliencyFMeasure(),
-    "normals": NormalsError(),
-}
-IDS = [f"{i:04d}" for i in range(6)]
-
-
-def maps(images: int = 6) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Predictions and targets of each task; a fifth of the pixels is ignored, and one image shows no part."""
-    random = torch.Generator().manual_seed(0)
-    classes = torch.randint(4, (2, images, 8, 9), generator=random, dtype=torch.uint8)
-    depth = 9 * torch.rand(2, images, 8, 9, generator=random)
-    vectors = nn.functional.normalize(torch.randn(2, images, 3, 8, 9, generator=random), dim=2)
-    foreground = (torch.rand(images, 8, 9, generator=random) < 0.4).to(torch.uint8)
-    predictions = {"semseg": classes[0], "depth": depth[0], "human_parts": classes[0], "normals": vectors[0]}
-    targets = {"semseg": classes[1], "depth": depth[1], "human_parts": classes[1].clone(), "normals": vectors[1]}
-    targets["human_parts"][2] = 0
-    predictions["sal"], targets["sal"] = torch.rand(images, 8, 9, generator=random), foreground
-    ignored = torch.rand(images, 8, 9, generator=random) < 0.2
-    for task, target in targets.items():
-        targets[task] = target.masked_fill(ignored[:, None] if task == "normals" else ignored, IGNORE)
-    return predictions, targets
-
-
-def collect() -> ImageStatistics:
-    predictions, targets = maps()
-    collected = ImageStatistics(METRICS)
-    for i in range(6):
-        one = [{task: x[i : i + 1] for task, x in side.items()} for side in (predictions, targets)]
-        collected.add([IDS[i]], image_statistics(METRICS, *one))
-    return collected
-
-
-def score_directly(task: str, images: list[int]) -> dict[str, float]:
-    """A fresh metric on these images, repeats included."""
-    predictions, targets = maps()
-    metric = type(METRICS[task])(*((4,) if task in ("semseg", "human_parts") else ()))
-    metric.update(predictions[task][images], targets[task][images])
-    return {name: value.item() for name, value in metric.compute().items()}
-
-
-@pytest.fixture(scope="module")
-def assessment() -> Assessment:
-    statistics = collect().gather(IDS)
-    return assess(statistics, {task: metric.score for task, metric in METRICS.items()}, resamples=40, seed=3)
-
-
-@pytest.mark.parametrize("task", METRICS)
-def test_scores_of_the_set_of_images_and_of_resamples_are_the_metrics(assessment, task):
-    assert assessment.scores[task] == pytest.approx(score_directly(task, list(range(6))), rel=1e-12)
-    for i in range(6):
-        for name, value in score_directly(task, [i]).items():
-            assert assessment.images[task][name][i].item() == pytest.approx(value, rel=1e-12, nan_ok=True)
-    weights = resample_weights(6, 40, seed=3)
-    assert weights.sum(1).tolist() == 40 * [6]
-    for row in range(0, 40, 8):
-        drawn = [i for i in range(6) for _ in range(int(weights[row, i]))]
-        for name, value in score_directly(task, drawn).items():
-            assert assessment.resamples[task][name][row].item() == pytest.approx(value, rel=1e-12)
-
-
-def test_intervals_are_numpys_percentiles(assessment):
-    for task, values in assessment.intervals.items():
-        for name, found in values.items():
-            expected = np.percentile(assessment.resamples[task][name].numpy(), [2.5, 97.5])
-            assert found == pytest.approx(expected.tolist(), rel=1e-12)
-    assert interval(torch.tensor([1.0, float("nan"), 1.0])) == (1.0, 1.0)
-    assert all(np.isnan(interval(torch.tensor([float("nan")]))))
-
-
-def test_the_interval_of_a_mean_is_the_central_limit_theorems():
-    """RMSE² of a squared error per image is a mean: its bootstrap's spread is s / √n."""
-    squares = torch.from_numpy(np.random.default_rng(0).gamma(2, 3, 400))
-    statistics = {"squares": squares, "count": torch.ones(400, dtype=torch.int64)}
-    values = bootstrap(statistics, DepthError().score, resample_weights(400, 2000, 0))["RMSE"].square()
-    low, high = interval(values)
-    mean, error = squares.mean().item(), squares.std().item() / 20
-    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), rel=0.02)
 
 
 class Equivariant(nn.Module):
@@ -305,7 +214,9 @@ def test_lists_of_ids(tmp_path):
             read_id_list(str(tmp_path / name), IDS)
 
 
-def test_worst_images_come_first(assessment):
+def test_worst_images_come_first():
+    scores = {task: metric.score for task, metric in METRICS.items()}
+    assessment = assess(collect().gather(IDS), scores, resamples=0, seed=0)
     tasks = select_tasks(["semseg", "depth", "human_parts"])
     worst = worst_images(assessment, tasks, {task.name: task.headline for task in tasks}, IDS, 6)
     depth = [row["score"] for row in worst["depth"]]

@@ -1,6 +1,6 @@
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.losses import edge_cross_entropy
 from mtmamba.metrics import (
     DepthError,
@@ -95,17 +94,6 @@ def test_merged_halves_equal_the_whole(task):
     assert values(first) == pytest.approx(whole, rel=1e-14)
 
 
-def gathered(images: Iterable[int]) -> dict[str, dict[str, Tensor]] | None:
-    """The statistics of these images and of every other process's, the last image first."""
-    collected = ImageStatistics(METRICS)
-    metrics = {task: build() for task, build in METRICS.items()}
-    samples = {task: sample(task) for task in METRICS}
-    for i in images:
-        prediction, target = ({task: pair[k][i : i + 1] for task, pair in samples.items()} for k in range(2))
-        collected.add([str(i)], image_statistics(metrics, prediction, target))
-    return collected.gather(["3", "2", "1", "0"])
-
-
 def count_half(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)  # a forked process has none of its parent's
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -114,9 +102,7 @@ def count_half(rank: int, folder: Path) -> None:
         prediction, target = sample(task)
         part = slice(0, 1) if rank == 0 else slice(1, 4)
         results[task] = values(build(), (prediction[part], target[part]))
-    statistics = gathered(range(4)[part])
     torch.save(results, folder / f"{rank}.pt")
-    torch.save(statistics, folder / f"statistics{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -125,11 +111,6 @@ def test_two_processes_equal_one(tmp_path):
     for rank in range(2):
         for task, results in torch.load(tmp_path / f"{rank}.pt").items():
             assert results == pytest.approx(values(METRICS[task](), sample(task)), rel=1e-14)
-    assert torch.load(tmp_path / "statistics1.pt") is None
-    found = torch.load(tmp_path / "statistics0.pt")
-    for task, statistics in gathered(range(4)).items():
-        for name, expected in statistics.items():
-            assert torch.equal(found[task][name], expected)
 
 
 @each_metric

@@ -19,7 +19,6 @@ from mtmamba.config_checks import ConfigError
 from mtmamba.runs.folder import find_unfinished, locked
 from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.training.train import train
-from mtmamba.training.validations import Validations
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 SHORT = ("trainer.max_steps=2", "trainer.val_check_interval=2", "tasks=[depth]", "pictures=1")
@@ -38,27 +37,6 @@ def finished(dataset, tmp_path_factory):
 
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("mode", ["min", "max"])
-def test_the_best_validation_is_the_first_with_the_best_score(mode):
-    validations = Validations("score", mode)
-    sign = 1 if mode == "max" else -1
-    assert [validations.add(step, sign * score) for step, score in enumerate([1, 3, 3, 2, 4])] == [True] * 2 + [
-        False
-    ] * 2 + [True]
-    assert validations.best == (4, sign * 4)
-    again = Validations("score", mode)
-    again.load_state_dict(validations.state_dict())
-    assert (again.best, again.scores) == (validations.best, validations.scores)
-
-
-def test_a_score_that_is_not_a_number_is_never_best_for_longer_than_nothing_else_comes(caplog):
-    validations = Validations("val/delta_m", "max")
-    assert [validations.add(step, score) for step, score in enumerate([math.nan, math.nan, -9.0, math.nan, -8.0])] == [
-        True, True, True, False, True,
-    ]  # fmt: skip
-    assert "val/delta_m cannot be computed after step 3" in caplog.text
 
 
 def test_a_task_without_validation_labels_is_left_out_and_named(dataset, tmp_path, caplog):
