@@ -129,6 +129,15 @@ def test_an_optimisers_state_in_other_shapes_is_refused(tmp_path, content, modul
             require_fitting(odd, module, module.parameter_groups(), tmp_path)
 
 
+def test_other_contents_are_told_from_a_checkpoint_with_parts_missing(tmp_path, content):
+    for odd in ([1], {"state_dict": {}}, {"mtmamba": {}}):
+        torch.save(odd, tmp_path / "odd.ckpt")
+        with pytest.raises(CheckpointError, match=r"odd\.ckpt without its description"):
+            glance(tmp_path / "odd.ckpt")
+    with pytest.raises(CheckpointError, match="Expected global_step"):
+        glance(write(tmp_path, {name: content[name] for name in ("mtmamba", "state_dict")}))
+
+
 class Payload:
     """Would leave a file behind, were it unpickled."""
 

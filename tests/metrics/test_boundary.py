@@ -288,9 +288,9 @@ def test_processes_are_as_many_as_cpus_and_images(monkeypatch, cpus, images, wor
         monkeypatch.delattr(os, "sched_getaffinity", raising=False)
         monkeypatch.setattr(os, "cpu_count", lambda: None)
     else:
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: cpus, raising=False)
+        monkeypatch.setattr(os, "sched_getaffinity", {0: cpus}.__getitem__, raising=False)  # 0 is this process
     monkeypatch.setattr(evaluate, "count_all", lambda *a: asked.append(a[-1]) or [np.ones((1, 4), int)] * images)
-    monkeypatch.setattr(evaluate, "Console", lambda stderr: SimpleNamespace(is_terminal=terminal, stderr=stderr))
+    monkeypatch.setattr(evaluate, "Console", lambda stderr: SimpleNamespace(is_terminal=stderr and terminal))
     monkeypatch.setattr(evaluate, "track", lambda done, *_, disable, **__: shown.append(not disable) or done)
     settings = {"max_dist": 0.01, "thresholds": [0.5]}
     for progress in (True, False):

@@ -25,14 +25,17 @@ class Run:
             self.votes.append(decision)
             return others_asked if all else decision or others_asked
 
+        def save(path, weights_only):
+            assert weights_only is False
+            self.done.append((path.relative_to(folder).as_posix(), self.trainer.global_step))
+
         self.trainer = SimpleNamespace(
             global_step=0, current_epoch=0, max_steps=max_steps, accumulate_grad_batches=accumulate, world_size=1,
             limit_val_batches=1.0, val_check_interval=5, should_stop=False, sanity_checking=False, datamodule=data,
             default_root_dir=str(folder), loggers=[logger], callback_metrics={}, strategy=SimpleNamespace(
                 reduce_boolean_decision=reduce), state=SimpleNamespace(fn=TrainerFn.FITTING),
             fit_loop=SimpleNamespace(state_dict=lambda: {"after": self.trainer.global_step}),
-            save_checkpoint=lambda path, weights_only: self.done.append(
-                (path.relative_to(folder).as_posix(), self.trainer.global_step, weights_only)),
+            save_checkpoint=save,
         )  # fmt: skip
         self.callback.on_train_start(self.trainer, None)
 
@@ -74,7 +77,7 @@ def test_the_last_checkpoint_is_written_when_the_next_step_begins(start, accumul
         run.step(accumulate)
         assert run.files() == ([("last", step - 1)] if step in (3, 5) else [])
     run.callback.on_train_end(run.trainer, None)
-    assert run.done == ["rows", ("checkpoints/last.ckpt", 5, False)]
+    assert run.done == ["rows", ("checkpoints/last.ckpt", 5)]
     run.done.clear()
     run.callback.on_train_end(run.trainer, None)
     assert run.files() == []
@@ -205,7 +208,8 @@ def test_an_exception_leaves_the_last_complete_step_unless_weights_are_half_chan
 def test_a_checkpoint_stands_right_after_its_step(start):
     run = start()
     run.step()
-    run.trainer.current_epoch = 7
+    run.trainer.current_epoch, run.trainer.fit_loop.state_dict = 7, lambda: "amid the next step's batches"
+    run.callback.on_train_batch_end(run.trainer, None, None, None, 0)
     for step, loops, epoch in ((1, {"after": 1}, 0), (2, "its own", 7)):
         content = {"global_step": step, "epoch": 7, "loops": {"fit_loop": "its own"}}
         run.callback.on_save_checkpoint(run.trainer, None, content)

@@ -36,7 +36,7 @@ class Checkpointing(Checkpoint):
         self.every, self.validations = every, validations
         self.asked = self.stopped = False
         self._due = self._stepping = False
-        self._saved = -1
+        self._saved: int  # the step of the last writing, known when training starts
         self._complete: tuple[int, dict[str, Any], int] | None = None  # the last step, its loops' state, its epoch
         self._handlers: dict[int, Any] = {}
 
