@@ -276,7 +276,7 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
     """Return what a checkpoint says of its configuration: group choices and plain values, nothing to instantiate."""
-    kept = ("tasks", "seed", "label", "ema_decay", *MODEL_GROUPS)  # an ablation's values are the decoder's
+    kept = ("tasks", "seed", "label", "init", "ema_decay", *MODEL_GROUPS)  # an ablation's values are the decoder's
     return {
         "version": mtmamba.__version__,
         "choices": {group: cfg.choices[group] for group in (*MODEL_GROUPS, "experiment")},

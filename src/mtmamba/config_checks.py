@@ -21,7 +21,7 @@ ABLATED = {
 UPDATES = ("data", "encoder", "decoder", "ablation", "loss", "optimizer", "balancing")
 """The groups that decide what training's updates are."""
 
-ALONE = ("tasks", "seed", "ema_decay")
+ALONE = ("tasks", "seed", "init", "ema_decay")
 """The settings outside of groups that do."""
 
 INDIFFERENT = {

@@ -103,14 +103,23 @@ def restore_model(cfg: DictConfig, checkpoint: Mapping[str, Any], path: Path) ->
         CheckpointError: the weights are another network's.
     """
     model = build_model(cfg)
-    weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
-    require_weights_of(weights, model, path)
-    model.load_state_dict(weights)
+    load_weights(model, checkpoint, path)
     model.description = copy.deepcopy(dict(checkpoint["mtmamba"]))
     if OmegaConf.select(cfg, "encoder.lora.rank") is not None:
         merge_lora(model)
         model.description["values"]["encoder"]["lora"]["rank"] = None
     return model.eval()
+
+
+def load_weights(model: MultiTaskModel, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Give a network the weights that `mtmamba.sharing.read_model` has read.
+
+    Raises:
+        CheckpointError: the weights are another network's.
+    """
+    weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+    require_weights_of(weights, model, path)
+    model.load_state_dict(weights)
 
 
 def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,7 @@ DEVICES = Rule(
 )
 
 RULES: Mapping[str, Rule] = {
+    "init": or_null(TEXT._replace(words="a run, a checkpoint or the name of a model", example="nyud_lite")),
     "seed": Rule("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32, "0"),
     "tasks": TASKS,
     "compile": SWITCH,

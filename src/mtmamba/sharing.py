@@ -152,6 +152,7 @@ def without_places(description: Mapping[str, Any]) -> dict[str, Any]:
     values = {
         group: {k: v for k, v in value.items() if (group, k) not in PLACES} if isinstance(value, Mapping) else value
         for group, value in description["values"].items()
+        if group != "init"
     }
     return {**description, "values": values}
 

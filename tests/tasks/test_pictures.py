@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mtmamba.tasks import pictures
-from mtmamba.tasks.pictures import GAP, IGNORED_COLOUR, TITLE_HEIGHT
+from mtmamba.tasks.pictures import IGNORED_COLOUR
 from mtmamba.types import IGNORE
 
 
@@ -60,37 +60,6 @@ def test_without_padding(full, inner, corner):
     assert (cropped == 9).all()
 
 
-def plain(height: int, width: int, value: int) -> pictures.Picture:
-    return np.full((height, width, 3), value, np.uint8)
-
-
-def test_panel_places_each_picture():
-    rows = [
-        {"Image": plain(300, 400, 10), "Depth\ntruth": plain(30, 40, 20)},
-        {"Image": plain(400, 200, 30), "Depth\ntruth": plain(40, 20, 40)},
-    ]
-    panel = pictures.panel(rows, tile_width=100)
-    assert panel.shape == (TITLE_HEIGHT + 75 + GAP + 200 + GAP, 2 * (100 + GAP), 3)
-    for (y, height), row in zip([(TITLE_HEIGHT, 75), (TITLE_HEIGHT + 75 + GAP, 200)], rows, strict=True):
-        for x, picture in zip([0, 100 + GAP], row.values(), strict=True):
-            assert (panel[y : y + height, x : x + 100] == picture[0, 0, 0]).all()
-    titles = panel[:TITLE_HEIGHT]
-    assert (titles[:, :100] < 100).any()  # dark letters in both columns, in the second on both lines
-    assert (titles[:22, 104:] < 100).any()
-    assert (titles[22:, 104:] < 100).any()
-
-
-def test_longest_title_fits_its_column():
-    titles = pictures.panel([{"Semantic segmentation\nprediction": plain(10, 10, 0)}])[:TITLE_HEIGHT]
-    assert (titles[:, -GAP:] == titles[0, -1]).all()
-
-
-@pytest.mark.parametrize("rows", [[], [{"Image": plain(2, 2, 0)}, {"Depth": plain(2, 2, 0)}]])
-def test_panel_of_unequal_rows(rows):
-    with pytest.raises(ValueError, match="Expected rows of the same titled pictures"):
-        pictures.panel(rows)
-
-
 def test_png_keeps_every_pixel(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
     path = tmp_path / "new" / "panel.png"
@@ -109,7 +78,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        pictures.save_png(path, plain(4, 4, 0))
+        pictures.save_png(path, np.zeros((4, 4, 3), np.uint8))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from mtmamba.data.dense import DenseDataset
 from mtmamba.evaluation.statistics import Assessment
 from mtmamba.tasks import Task, picture_row
-from mtmamba.tasks.pictures import Picture, panel, save_png
+from mtmamba.tasks.panels import IMAGE, panel
+from mtmamba.tasks.pictures import Picture, save_png
 
 Predict = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
 """A sample of a dataset → each task's prediction on the sample's grid, without a batch axis."""
@@ -56,7 +57,7 @@ def save_worst(
         for found in worst[task.name]:
             row = _row([task], dataset, dataset.ids.index(found["id"]), predict)
             text = f"{found['id']}  {metric} {found['score']:.4g} {task.unit(metric)}"
-            rows.append({title: _captioned(p, text) if title == "Image" else p for title, p in row.items()})
+            rows.append({title: _captioned(p, text) if title == IMAGE else p for title, p in row.items()})
         if rows:
             save_png(folder / f"worst_{task.name}.png", panel(rows))
 

@@ -16,7 +16,8 @@ from mtmamba.report.page import embedded, rendered
 from mtmamba.report.tables import Cell, Column, TextTable
 from mtmamba.runs.table import show
 from mtmamba.tasks import get_task, select_tasks
-from mtmamba.tasks.pictures import Picture, panel, save_png
+from mtmamba.tasks.panels import panel
+from mtmamba.tasks.pictures import Picture, save_png
 from mtmamba.types import IGNORE
 
 Inspection = Mapping[str, Mapping[str, Found]]

@@ -1,9 +1,9 @@
-"""Maps as colours, and panels of them for people to look at.
+"""Maps as colours for people to look at.
 
 A picture is an RGB array ``(H, W, 3)`` of uint8. Pixels without truth are dark grey in every kind of picture.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,6 @@ DEPTH_RANGE = 20
 
 VOC_CLASSES = 21
 PIXELS_AT_ONCE = 2**22
-TITLE_HEIGHT, GAP = 44, 4
 BACKGROUND, INK = 245, (40, 40, 40)
 
 
@@ -185,24 +184,6 @@ def without_padding(picture: Picture, size: tuple[int, int]) -> Picture:
     return picture[centre(picture.shape[:2], size)]
 
 
-def panel(rows: Sequence[Mapping[str, Picture]], tile_width: int = 208) -> Picture:
-    """A grid with one row per image and one titled column per kind of picture.
-
-    Args:
-        rows: pictures by title, the same titles in each row. A title has one or two lines.
-        tile_width: width in pixels to which each picture is scaled, keeping its proportions.
-
-    Raises:
-        ValueError: there is no row, or the rows' titles differ.
-    """
-    if not rows or any(list(row) != list(rows[0]) for row in rows):
-        titles = [list(row) for row in rows]
-        raise ValueError(f"Expected rows of the same titled pictures, got {titles}: show the same tasks in each row.")
-    bands = [np.hstack([_title(title, tile_width) for title in rows[0]])]
-    bands += [_band([_scaled(picture, tile_width) for picture in row.values()]) for row in rows]
-    return np.vstack(bands)
-
-
 def save_png(path: Path, picture: Picture) -> None:
     """Write a PNG file, making its folder; a reader sees the old file or the whole new one, never a part."""
     _, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
@@ -231,28 +212,3 @@ def _voc_colour(index: int) -> tuple[int, int, int]:
 def _lab(colours: Picture) -> NDArray[np.float32]:
     """CIELAB of ``(N, 3)`` colours."""
     return cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
-
-
-def _scaled(picture: Picture, width: int) -> Picture:
-    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
-    method = cv2.INTER_AREA if width < picture.shape[1] else cv2.INTER_NEAREST
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=method), np.uint8)
-
-
-def _band(pictures: Sequence[Picture]) -> Picture:
-    """Pictures of one width side by side, each with the gap to its right and below."""
-    height = max(len(picture) for picture in pictures)
-    padded = [
-        cv2.copyMakeBorder(
-            picture, 0, height - len(picture) + GAP, 0, GAP, cv2.BORDER_CONSTANT, value=(BACKGROUND,) * 3
-        )
-        for picture in pictures
-    ]
-    return np.hstack(padded)
-
-
-def _title(text: str, width: int) -> Picture:
-    tile = np.full((TITLE_HEIGHT, width + GAP, 3), BACKGROUND, np.uint8)
-    for index, line in enumerate(text.split("\n")):
-        cv2.putText(tile, line, (4, 17 + 18 * index), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
-    return tile

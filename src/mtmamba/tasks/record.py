@@ -11,7 +11,7 @@ from torch import Tensor
 from mtmamba.metrics import delta_m
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.padding import resized
-from mtmamba.tasks import pictures
+from mtmamba.tasks import panels, pictures
 from mtmamba.tasks.files import ArrayFile, PredictionFile
 
 
@@ -205,7 +205,7 @@ def picture_row(
     index: int,
     own: Mapping[str, Callable[[Tensor], pictures.Picture]],
 ) -> dict[str, pictures.Picture]:
-    """One image of a batch and, for each task, its prediction beside its truth: a row of `pictures.panel`.
+    """One image of a batch and, for each task, its prediction beside its truth: a row of `panels.panel`.
 
     Args:
         tasks: the tasks to show.
@@ -214,10 +214,10 @@ def picture_row(
         index: which image of the batch.
         own: by task, the dataset's way to draw its maps, where that is not `Task.picture` (`DatasetRecord.pictures`).
     """
-    row = {"Image": pictures.photograph(resized(batch["image"], target_grid(batch, tasks))[index])}
+    row = {panels.IMAGE: pictures.photograph(resized(batch["image"], target_grid(batch, tasks))[index])}
     for task in tasks:
         draw = own.get(task.name, task.picture)
-        row[f"{task.title}\nprediction"] = draw(predictions[task.name][index])
-        row[f"{task.title}\ntruth"] = draw(batch[task.name][index])
+        row[task.title + panels.PREDICTION] = draw(predictions[task.name][index])
+        row[task.title + panels.TRUTH] = draw(batch[task.name][index])
     height, width = batch["size"][index].tolist()
     return {title: pictures.without_padding(picture, (height, width)) for title, picture in row.items()}

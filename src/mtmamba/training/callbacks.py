@@ -16,7 +16,8 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from mtmamba.tasks import picture_row
-from mtmamba.tasks.pictures import Picture, panel, save_png
+from mtmamba.tasks.panels import before_and_after, panel
+from mtmamba.tasks.pictures import Picture, save_png
 from mtmamba.training.checkpointing import epoch_of
 from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.types import Batch
@@ -24,12 +25,17 @@ from mtmamba.types import Batch
 log = logging.getLogger(__name__)
 
 
+START, BEST = "start", "best"
+"""Names of the pictures of the weights that a run begins from, and of its best ones."""
+
+
 class PicturePanel(Callback):
     """Show a fixed set of validation images with every task's prediction beside its truth.
 
-    Each validation writes ``step_NNNNNN.png``, and the same picture to Weights & Biases.
+    Each validation writes ``step_NNNNNN.png``, and the same picture to Weights & Biases. That of the best weights also
+    writes ``before_and_after.png`` in a run that showed those it began from.
 
-    It is written below ``pictures`` in the trainer's ``default_root_dir``.
+    They are written below ``pictures`` in the trainer's ``default_root_dir``.
 
     Args:
         count: how many images, evenly spaced over those that the first process sees.
@@ -40,6 +46,7 @@ class PicturePanel(Callback):
         self.name: str | None = None  # instead of the step's
         self.step: int | None = None  # instead of the trainer's
         self._rows: list[Mapping[str, Picture]] = []
+        self._start: list[Mapping[str, Picture]] = []
         self._seen = 0
         self._chosen: set[int] = set()
 
@@ -66,7 +73,12 @@ class PicturePanel(Callback):
             return
         picture = panel(self._rows)
         step = trainer.global_step if self.step is None else self.step
-        save_png(Path(trainer.default_root_dir) / "pictures" / f"{self.name or f'step_{step:06d}'}.png", picture)
+        folder = Path(trainer.default_root_dir) / "pictures"
+        save_png(folder / f"{self.name or f'step_{step:06d}'}.png", picture)
+        if self.name == START:
+            self._start = self._rows
+        elif self.name == BEST and self._start:
+            save_png(folder / "before_and_after.png", before_and_after(self._start, self._rows))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("pictures", [picture], step=step)

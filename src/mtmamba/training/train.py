@@ -20,12 +20,14 @@ from mtmamba.config_checks import ConfigError, on_gpu, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.files import remove_partial, write_json
+from mtmamba.restore import fetch_nothing, load_weights
 from mtmamba.runs.folder import begin, locked, remove_empty, speak
-from mtmamba.runs.record import model_record, score_record, written
+from mtmamba.runs.record import Scores, model_record, score_record, written
 from mtmamba.runs.table import score_table, show
+from mtmamba.sharing import read_model
 from mtmamba.tasks import select_tasks
 from mtmamba.training.batch_norm import SyncBatchNorms
-from mtmamba.training.callbacks import name_pictures
+from mtmamba.training.callbacks import BEST, START, name_pictures
 from mtmamba.training.checkpoint_io import AtomicCheckpointIO
 from mtmamba.training.checkpointing import Checkpointing, log_validation
 from mtmamba.training.lit_module import MultiTaskModule, NonFiniteLossError
@@ -73,7 +75,11 @@ def _train(
     seed_everything(cfg.seed, verbose=False)
     data = build.build_datamodule(cfg)
     rank_zero_only(data.prepare_data)()  # a dataset that is not what it should be stops us before weights are fetched
+    if cfg.init is not None:
+        fetch_nothing(cfg)
     module = build.build_module(cfg)
+    if cfg.init is not None:
+        load_weights(module.model, *read_model(cfg.init))
     if resumed is not None:
         require_fitting(resumed.content, module, module.parameter_groups(), resumed.path)
         rank_zero_only(remove_partial)(run_dir)
@@ -92,12 +98,13 @@ def _train(
             module.model.compile_blocks()
         if cfg.cuda_graph:
             module.use_cuda_graphs()
+        start_scores = None if cfg.init is None else _validate(trainer, module, data, START)
         if resumed is not None:
             _go_back(loggers, resumed.step)
             validate_due(trainer, module, data, checkpointing, resumed)
         trainer.fit(module, data, ckpt_path=None if resumed is None else resumed.path)
         begin_once()
-        return _score(cfg, run_dir, trainer, module, data, start)
+        return _score(cfg, run_dir, trainer, module, data, start_scores, start)
     except NonFiniteLossError as error:
         found = {"step": error.step, "tasks": error.tasks, "images": error.ids}
         write_json(run_dir / "nonfinite_batch.json", found)
@@ -149,7 +156,13 @@ def _trainer(
 
 
 def _score(
-    cfg: DictConfig, run_dir: Path, trainer: Trainer, module: MultiTaskModule, data: DenseDataModule, start: float
+    cfg: DictConfig,
+    run_dir: Path,
+    trainer: Trainer,
+    module: MultiTaskModule,
+    data: DenseDataModule,
+    start_scores: Scores | None,
+    start: float,
 ) -> dict[str, Any]:
     """Validate the best checkpoint, or the last where no validation was run, on the whole validation set.
 
@@ -159,10 +172,8 @@ def _score(
     checkpoint = read_checkpoint(path)
     module.load_state_dict(checkpoint["state_dict"])
     trainer.limit_val_batches = 1.0
-    name_pictures(trainer, "best")
-    trainer.validate(module, data, verbose=False)
+    scores = _validate(trainer, module, data, BEST)
     log_validation(trainer, trainer.global_step)
-    scores = module.scores
     record = {
         **score_record(cfg, run_dir, module.tasks, scores, module.delta_m_base),
         **model_record(cfg, module.model, path, checkpoint["global_step"]),
@@ -172,18 +183,29 @@ def _score(
     }
     if not trainer.is_global_zero:
         return record
+    columns: dict[str, Scores] = {}
+    if start_scores is not None:
+        columns["Before training"] = start_scores
+        record["start"] = {"model": cfg.init, "tasks": start_scores}
     with written(record, run_dir / "metrics.json"):
         if cfg.baseline:
             log.info("Scoring the best constant prediction.")
             loaders = data.plain_dataloader("train"), data.plain_dataloader("val")
-            record["constant"] = constant_scores(
+            record["constant"] = columns["Best constant"] = constant_scores(
                 module.tasks, build.num_outputs(cfg), *loaders, trainer.strategy.root_device
             )
-    columns = {"Best constant": record["constant"]} if cfg.baseline else {}
     show(score_table(module.tasks, scores, columns, record["delta_m"]))
     log.info("Scores: %s", run_dir / "metrics.json")
     log.info("Pictures: %s", run_dir / "pictures")
     return record
+
+
+def _validate(trainer: Trainer, module: MultiTaskModule, data: DenseDataModule, pictures: str) -> Scores:
+    """Score the weights at hand, and name the pictures of their predictions."""
+    name_pictures(trainer, pictures)
+    trainer.validate(module, data, verbose=False)
+    name_pictures(trainer, None)
+    return module.scores
 
 
 def _close(loggers: list[Logger]) -> None:
