@@ -39,6 +39,7 @@ SMALL = {
         "data.num_workers": "0",
     },
     "model_stats.py": {},
+    "report.py": {"out": "report"},
 }  # fmt: skip
 """Settings for those that a command leaves open."""
 
@@ -125,7 +126,7 @@ def test_an_example_is_trained_evaluated_and_loaded_in_a_new_process(title, tmp_
             del more["data.root"]
         if "encoder" in given:
             more["encoder.pretrained"] = "false"
-        if script != "model_stats.py":
+        if script in ("train.py", "eval.py"):
             more |= {"trainer.accelerator": "cpu", "cache_dir": "cache", "log_dir": "logs"}
         printed[script] = run(script, [*words, *(f"{key}={x}" for key, x in more.items() if key not in given)])
     trained, evaluated = (tmp_path / f"runs/{script}/metrics.json" for script in ("train.py", "eval.py"))
@@ -156,6 +157,7 @@ def task_scores_are_those_of_its_files(folder, record, printed):
     wanted = np.sqrt(np.square(saved(folder, "albedo") - truth).mean())
     assert record["tasks"]["albedo"]["RMSE"] == pytest.approx(wanted, rel=1e-4)
     assert record["tasks"].keys() == {"albedo", "depth"}
+    assert re.search(r"albedo\W+RMSE", (folder / "report/report.md").read_text())
 
 
 def dataset_scores_are_those_of_its_files(folder, record, printed):
@@ -247,6 +249,10 @@ def test_what_was_not_given_is_named(tmp_path, run):
 def test_a_file_that_cannot_be_an_extension_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"Python file in extensions, got .*nothing\.py"):
         mtmamba.load_config([f"extensions=[{tmp_path}/nothing.py]"])
+    for given in ("nothing.py", [None], [tmp_path / "__main__.py"]):
+        (tmp_path / "__main__.py").touch()
+        with pytest.raises(ConfigError, match=r"Python file in extensions, got .*(nothing|None|__main__)"):
+            load_extensions(given)
     for name in ("colorsys", "torch"):
         (tmp_path / f"{name}.py").touch()
         with pytest.raises(ConfigError, match=rf"names of their own, got .*{name}\.py beside .*: rename it"):

@@ -8,18 +8,18 @@ from pathlib import Path
 from mtmamba.settings import ConfigError
 
 
-def load_extensions(files: Iterable[str | Path]) -> None:
-    """Import files of yours as modules of their own names, each once a process: ``fpn.py`` as ``fpn``.
+def load_extensions(files: str | Path | Iterable[str | Path]) -> None:
+    """Import files of yours, or a single one, as modules of their names, each once a process: ``fpn.py`` as ``fpn``.
 
     They may register tasks and datasets, and ``_target_: fpn.FPN`` finds what is in them.
 
     Raises:
         ConfigError: a file is missing, is no Python file, or has the name of another module.
     """
-    for file in files:
-        path = Path(file).expanduser().resolve()
+    for file in [files] if isinstance(files, str | Path) else files:
+        path = Path(str(file)).expanduser().resolve()
         name = path.stem
-        if not path.is_file() or path.suffix != ".py" or not name.isidentifier():
+        if not path.is_file() or path.suffix != ".py" or not name.isidentifier() or name == "__main__":
             raise ConfigError(f"Expected a Python file in extensions, got {path}: correct extensions=[FILE.py].")
         found = importlib.util.find_spec(name)
         if found is not None and found.origin is not None and Path(found.origin).resolve() != path:

@@ -1,4 +1,5 @@
 import struct
+from dataclasses import replace
 from hashlib import blake2b
 
 import cv2
@@ -13,7 +14,7 @@ from PIL import Image
 
 import fake_data
 from mtmamba.cache import cached
-from mtmamba.data.datasets import get_dataset
+from mtmamba.data.datasets import get_dataset, register
 from mtmamba.data.datasets.pascal_labels import HAS_NORMALS, boundaries, human_parts
 from mtmamba.data.dense import DenseDataset
 from mtmamba.data.layouts import DatasetError
@@ -299,3 +300,13 @@ def test_a_malformed_list_is_named(nyud, text, message):
     with pytest.raises(DatasetError, match=message) as error:
         get_dataset("nyud").read_ids(nyud, "val")
     assert "gt_sets/val.txt" in str(error.value)
+
+
+def test_a_dataset_does_not_hide_behind_anothers_name():
+    record = get_dataset("nyud")
+    for change in ({"name": "NYUDv2"}, {"name": "mine", "aliases": ("pascal_context",)}):
+        with pytest.raises(ValueError, match=r"a name and aliases of dataset \w+ that no other has, got \w+ of .*: "):
+            register(replace(record, **{"aliases": ()} | change))
+    register(replace(record, title="Rooms"))  # its own name again replaces it
+    assert get_dataset("NYUDv2").title == "Rooms"
+    register(record)

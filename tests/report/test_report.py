@@ -246,7 +246,7 @@ def test_folders_that_hold_no_finished_run_are_listed_with_the_reason(tmp_path):
         "new": "unfinished: no metrics.json; nothing was logged",
         "nonfinite": "stopped by a loss that was not finite: nonfinite_batch.json names the images",
         "keys": "metrics.json lacks seed, step",
-        "tasks": "metrics.json holds unknown tasks, flow",
+        "tasks": "metrics.json holds unknown tasks, flow: extensions=[FILE.py] adds yours",
         "files": "scores of prediction files, not of a model that is known here",
         "bare": "no config.yaml",
     }

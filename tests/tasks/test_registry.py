@@ -12,7 +12,14 @@ from mtmamba.types import IGNORE
 
 def test_records_that_contradict_themselves_are_refused():
     before = all_tasks()
-    for change, message in (({"name": "my task"}, "identifier"), ({"headline": "PSNR"}, "units for the headline")):
+    for change, message in (
+        ({"name": "my task"}, "identifier"),
+        ({"name": "image"}, "none of a batch's"),
+        ({"name": "labels"}, "none of a batch's"),
+        ({"name": "type"}, "or a module's own, got 'type'"),
+        ({"headline": "PSNR"}, "units for the headline"),
+        ({"lower_is_better": ["PSNR"]}, "all of lower_is_better"),
+    ):
         with pytest.raises(ValueError, match=message):
             register(replace(get_task("depth"), **change))
     assert all_tasks() == before

@@ -245,7 +245,7 @@ def _require_complete(record: Any, config: Any) -> None:
         if isinstance(value, int | float) and abs(value) > MAX_NUMBER:
             raise BrokenRunError(f"metrics.json holds a number beyond {MAX_NUMBER:.0e} as {name}")
     if unknown := [task for task in record["tasks"] if task not in all_tasks()]:
-        raise BrokenRunError(f"metrics.json holds unknown tasks, {', '.join(unknown)}")
+        raise BrokenRunError(f"metrics.json holds unknown tasks, {', '.join(unknown)}: extensions=[FILE.py] adds yours")
     if not isinstance(config, dict):
         raise BrokenRunError("config.yaml is no mapping")
 

@@ -67,7 +67,7 @@ def other_runs(others: Mapping[Group, str]) -> TextTable:
     headlines = [
         (task, metric)
         for task, record in all_tasks().items()
-        for metric in dict.fromkeys((METRICS[task], record.headline))
+        for metric in dict.fromkeys((METRICS.get(task, record.headline), record.headline))
         if any(group.summary(task, metric) for group in others)
     ]
     columns = [*_words("Configuration"), Column("n"), Column("images")]

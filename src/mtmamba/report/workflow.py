@@ -8,6 +8,7 @@ from rich.console import Console
 
 from mtmamba import build
 from mtmamba.config_checks import ConfigError
+from mtmamba.extensions import load_extensions
 from mtmamba.files import write_text
 from mtmamba.paper import TASKS
 from mtmamba.report.compare import compare
@@ -36,6 +37,7 @@ def report(cfg: DictConfig) -> None:
         ConfigError: ``derived`` names no task of the paper's.
     """
     plain = build.plain(cfg)
+    load_extensions(plain["extensions"])
     derived = plain["derived"]
     for data, tasks in derived.items():
         if unknown := [task for task in tasks if task not in TASKS.get(data, ())]:

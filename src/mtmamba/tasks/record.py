@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtmamba.metrics import delta_m
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.padding import resized
 from mtmamba.tasks import panels, pictures
 from mtmamba.tasks.files import ArrayFile, PredictionFile
+from mtmamba.types import Images
 
 
 class Protocol(NamedTuple):
@@ -97,6 +98,9 @@ class Task:
         return {**self.units, **self.benchmark_units}[name]
 
 
+TAKEN = {*Images.__annotations__, *dir(nn.ModuleDict())}
+"""Names that a task's parts would not be found under: a batch's own, and those of the modules that hold its heads."""
+
 _registered: dict[str, Task] = {}
 
 
@@ -106,11 +110,15 @@ def register(task: Task) -> None:
     Registering a name again replaces its record, in its old place.
 
     Raises:
-        ValueError: the name is no identifier, or the record contradicts itself.
+        ValueError: the name is no identifier or is taken, or the record contradicts itself.
     """
     if not task.name.isidentifier():
         raise ValueError(f"Expected a task's name to be an identifier such as albedo, got {task.name!r}: rename it.")
-    if task.headline not in task.units or not task.lower_is_better <= task.units.keys():
+    if task.name in TAKEN:
+        raise ValueError(
+            f"Expected a task's name that is none of a batch's or a module's own, got {task.name!r}: rename it."
+        )
+    if task.headline not in task.units or not {*task.lower_is_better} <= task.units.keys():
         raise ValueError(
             f"Expected units for the headline and all of lower_is_better of task {task.name}, got {dict(task.units)}: "
             "add them."

@@ -49,7 +49,8 @@ class _WatchedLosses:
         self.ids, self.labels = ids, labels
         stacked = torch.stack([loss.detach() for loss in losses.values()])
         self._values = stacked.to("cpu", non_blocking=True)  # into pinned memory
-        self._copied = torch.cuda.current_stream(stacked.device).record_event() if stacked.is_cuda else None
+        on_gpu = stacked.device.type == "cuda"
+        self._copied = torch.cuda.current_stream(stacked.device).record_event() if on_gpu else None
 
     def values(self) -> Tensor:
         """Return the losses ``(T, B)``, having waited for them."""

@@ -190,13 +190,20 @@ def register(record: DatasetRecord) -> None:
     """Make a dataset known by its name and aliases.
 
     Raises:
-        ValueError: a task has a reader and no files, or files and no reader.
+        ValueError: a task has a reader and no files, or files and no reader; or another dataset has one of the names.
     """
     if record.readers.keys() != record.layout.tasks.keys():
         raise ValueError(
             f"Expected a reader for each of the tasks {list(record.layout.tasks)} of dataset {record.name}, got "
             f"readers for {list(record.readers)}: complete the record."
         )
+    for other in _registered.values():
+        clash = {record.name, *record.aliases} & {other.name, *other.aliases}
+        if clash and other.name != record.name:
+            raise ValueError(
+                f"Expected a name and aliases of dataset {record.name} that no other has, got {', '.join(clash)} of "
+                f"{other.title}: rename it."
+            )
     _registered[record.name] = record
 
 
