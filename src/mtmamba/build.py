@@ -20,12 +20,13 @@ from torch.optim import Optimizer
 import mtmamba
 from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError, check_config
-from mtmamba.data.datasets import DatasetRecord, open_dataset
+from mtmamba.data.datasets import DatasetRecord, get_dataset, open_dataset
 from mtmamba.extensions import load_extensions
 from mtmamba.losses import LogTotal, WeightedTotal
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.settings import check_settings
+from mtmamba.signatures import check_types
 from mtmamba.tasks import select_tasks
 
 if TYPE_CHECKING:
@@ -106,10 +107,15 @@ def record_choices(cfg: DictConfig, choices: Mapping[str, str] | None = None) ->
 
 
 def checked(cfg: DictConfig) -> DictConfig:
-    """Import a configuration's extensions, let a dataset.yaml fill in what it leaves open, and check it."""
+    """Import a configuration's extensions, let a dataset.yaml fill in what it leaves open, and check it.
+
+    An older spelling of a dataset's name becomes its name.
+    """
     load_extensions(cfg.get("extensions") or ())
     if OmegaConf.select(cfg, "data.description", default="") is None:
         _read_description(cfg)
+    elif (name := OmegaConf.select(cfg, "data.dataset")) is not None and cfg.data.get("description") is None:
+        cfg.data.dataset = get_dataset(name).name
     check_settings(cfg)
     if "decoder" in cfg.choices:
         check_config(cfg)
@@ -144,7 +150,16 @@ def build_decoder(cfg: DictConfig, channels: Sequence[int]) -> Decoder:
         channels: of the maps at strides 4, 8, 16, 32.
 
     Shape: four maps ``(B, h, w, c)`` → ``{task: (B, n, H, W)}``.
+
+    Raises:
+        ConfigError: a setting is of another type than the decoder's parameter.
+        ValueError: there are not four maps, or the decoder cannot be built so.
     """
+    if len(channels) != 4:
+        raise ValueError(
+            f"Expected channels of four maps, at strides 4, 8, 16 and 32, got {list(channels)}: give the encoder four."
+        )
+    check_types(plain(cfg.model.decoder), "decoder")
     factory = hydra.utils.instantiate(cfg.model.decoder, _convert_="all")
     return factory(channels=list(channels), num_outputs=num_outputs(cfg))
 
@@ -155,8 +170,10 @@ def build_model(cfg: DictConfig) -> MultiTaskModel:
     Pretrained weights are fetched as the configuration says, but never under ``torch.device("meta")``.
 
     Raises:
+        ConfigError: a setting is of another type than the encoder's or the decoder's parameter.
         WeightsError: pretrained weights were asked for and cannot be had.
     """
+    check_types(plain(cfg.model.encoder), "encoder")
     # Called here rather than by Hydra, which would wrap its errors into one of its own.
     settings = {key: value for key, value in cfg.model.encoder.items() if key not in TRAINING_OF_ENCODER}
     encoder = hydra.utils.instantiate(settings, _convert_="all", _partial_=True)()

@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mtmamba.scan.registry import BACKENDS
-from mtmamba.settings import ConfigError
+from mtmamba.settings import ConfigError, is_whole
 from mtmamba.tasks import all_tasks, select_tasks
 
 ABLATED = {
@@ -61,6 +61,11 @@ def check_config(cfg: DictConfig) -> None:
             f"Expected tasks of data={cfg.choices.data}, {list(cfg.data.num_outputs)}, got {unknown}: choose among "
             "those, or another data."
         )
+    for task in cfg.tasks:
+        if not is_whole(outputs := cfg.data.num_outputs[task]) or outputs < 1:
+            raise ConfigError(
+                f"Expected data.num_outputs.{task} to be a whole number of at least 1, got {outputs}: correct it."
+            )
 
 
 def settle_auto(cfg: DictConfig) -> None:

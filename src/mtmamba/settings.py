@@ -93,6 +93,7 @@ RULES: Mapping[str, Rule] = {
         lambda v: isinstance(v, bool) or re.fullmatch(r"one_label|random:[\d.]+", str(v)) is not None,
         "random:0.5",
     ),
+    "encoder.lr_scale": NOT_NEGATIVE._replace(example="0.1"),
     "encoder.layer_decay": Rule("a number above 0 and up to 1", lambda v: is_number(v) and 0 < v <= 1, "0.75"),
     "encoder.lora.rank": or_null(whole(1, 8)),
     "encoder.lora.alpha": or_null(whole(1, 16)),

@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from mtmamba.models.decoders.astmt import ASTMTDecoder
 from mtmamba.models.layers import recomputed
 from mtmamba.training.batch_norm import SyncBatchNorm, SyncBatchNorms
 
@@ -78,3 +79,11 @@ def test_a_recomputed_one_takes_a_batch_in_once():
         function(model.forward, images().requires_grad_()).sum().backward()
         models.append(model.state_dict())
     torch.testing.assert_close(*models, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_astmt_is_trained_on_one_image_for_each_of_several_devices(on_gpu):
+    decoder = ASTMTDecoder((4, 4, 4, 4), {"depth": 1}, width=16)
+    with pytest.raises(ValueError, match="two images per device"):
+        decoder.require_statistics(1)
+    SyncBatchNorms(on_gpu).apply(decoder).require_statistics(1)

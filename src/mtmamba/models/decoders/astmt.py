@@ -142,7 +142,7 @@ class ASTMTDecoder(Decoder):
 
     def require_statistics(self, images: int) -> None:
         """Refuse a batch that the batch norm of means cannot be trained on, which has one number for each image."""
-        if images == 1 and isinstance(self.pooled.norm, nn.BatchNorm2d):  # not one that devices share
+        if images == 1 and type(self.pooled.norm) is nn.BatchNorm2d:  # not one that devices share
             raise ValueError(
                 "Expected at least two images per device to train this decoder, got one: raise data.device_batch_size, "
                 "or use more devices."

@@ -167,7 +167,8 @@ class ATRC(FCN):
     the specification's closed form: `tests/models/decoders/test_atrc.py`.
 
     Raises:
-        ValueError: the genotype is unknown, lacks a task, or has an unknown kind; or as `FCN`.
+        ValueError: the genotype is unknown, lacks a task, or has an unknown kind; the maps are too narrow, a label
+            prediction has no class; or as `FCN`.
     """
 
     def __init__(
@@ -183,7 +184,6 @@ class ATRC(FCN):
     ) -> None:
         super().__init__(channels, num_outputs, neck=neck)
         kinds = pairs(genotype, genotypes, self.tasks)
-        self.relate = nn.ModuleDict({target: Relate(target, own, self.dim) for target, own in kinds.items()})
         needed = {
             target if kind == "t_label" else source
             for target, own in kinds.items()
@@ -191,6 +191,12 @@ class ATRC(FCN):
             if kind.endswith("_label")
         }
         labels = {task: label_outputs.get(task, n) for task, n in num_outputs.items() if task in needed}
+        if self.dim < 2 or min(labels.values(), default=1) < 1:
+            raise ValueError(
+                f"Expected maps of at least 8 channels together and decoder.label_outputs of at least 1, got "
+                f"{self.total} and {labels}: choose a wider decoder.neck, and no other label_outputs."
+            )
+        self.relate = nn.ModuleDict({target: Relate(target, own, self.dim) for target, own in kinds.items()})
         self.label_features = conv_norm_relu(len(labels), self.total, self.total, shared=True) if labels else None
         self.label_predict = Predict(self.total, labels)
         start_small(self.label_predict)

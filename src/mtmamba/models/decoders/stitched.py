@@ -30,7 +30,7 @@ class StitchedDecoder(ConcatHead):
     Shape: four maps ``(T, B, h, w, c)`` → ``{task: (B, n, 4h, 4w)}`` of the first map's h, w.
 
     Raises:
-        ValueError: there is no task, no width, or another ``alpha``.
+        ValueError: there is no task, no width, another ``alpha``, or ``lr_scale`` is below 0.
         WeightsError: a task's checkpoint is missing, or is another network's.
     """
 
@@ -53,6 +53,8 @@ class StitchedDecoder(ConcatHead):
             raise ValueError(
                 f"Expected decoder.alpha above 0 and up to 1, with one task 1, got {alpha} with {tasks}: choose null."
             )
+        if lr_scale < 0:
+            raise ValueError(f"Expected decoder.lr_scale of at least 0, got {lr_scale}: choose 10.")
         self.beta = (1 - self.alpha) / max(1, tasks - 1)
         self.lr_scale, self.weights = lr_scale, weights
 

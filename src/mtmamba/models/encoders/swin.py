@@ -32,6 +32,7 @@ class SwinEncoder(StagedEncoder):
     Source: Liu et al., Swin Transformer, ICCV 2021; the output norms are those of its segmentation models.
 
     Raises:
+        ValueError: there are not four stages, or a stage's heads do not divide its channels.
         WeightsError: the weights cannot be had, or do not match this encoder.
     """
 
@@ -51,6 +52,16 @@ class SwinEncoder(StagedEncoder):
     ) -> None:
         super().__init__()
         self.channels = self.streams = tuple(embed_dim * 2**i for i in range(4))
+        if not len(depths) == len(num_heads) == 4 or min(depths) < 1:
+            raise ValueError(
+                f"Expected four depths of at least 1 and four numbers of heads, got {list(depths)} and "
+                f"{list(num_heads)}: correct encoder.depths and encoder.num_heads."
+            )
+        if any(heads < 1 or dim % heads for dim, heads in zip(self.channels, num_heads, strict=True)):
+            raise ValueError(
+                f"Expected numbers of heads that divide the channels {list(self.channels)}, got {list(num_heads)}: "
+                "correct encoder.embed_dim or encoder.num_heads."
+            )
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
         self.patch_embed = PatchEmbed(embed_dim)
         self.layers = nn.ModuleList(

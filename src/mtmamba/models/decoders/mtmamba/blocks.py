@@ -156,7 +156,13 @@ class SCTM(nn.Module):
 
 
 def stm_stack(tasks: int, dim: int, *, depth: int, mfe: Factory, gate: Factory) -> list[nn.Module]:
-    """Return one stage's self-task blocks: ``depth`` STM, one after another."""
+    """Return one stage's self-task blocks: ``depth`` STM, one after another.
+
+    Raises:
+        ValueError: ``depth`` is below 0.
+    """
+    if depth < 0:
+        raise ValueError(f"Expected decoder.own.depth of at least 0, got {depth}: choose 1, 2 or 3.")
     return [STM(tasks, dim, mfe, gate) for _ in range(depth)]
 
 
