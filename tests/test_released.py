@@ -239,8 +239,8 @@ def refused(cfg, path, *fragments):
         (["encoder=timm"], ["Expected encoder timm", "got encoder with embed_dim 5"]),
         ([*SMALL, "ablation=g1"], ["SharedCTM", "ablation=none"]),
         (
-            [*SMALL, "data.num_outputs.semseg=13"],
-            ["final_project.semseg.weight has shape (40, 5, 1, 1), expected (13, 5, 1, 1)"],
+            [*SMALL, "data.num_outputs.edge=2"],
+            ["final_project.edge.weight has shape (1, 5, 1, 1), expected (2, 5, 1, 1)"],
         ),
     ],
 )

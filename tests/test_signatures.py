@@ -72,6 +72,11 @@ def test_settings_without_sense_are_refused_before_anything_is_built(choice):
         mtmamba.load_config(["data=nyud", choice])
 
 
+def test_as_many_outputs_as_a_datasets_classes_have_names():
+    with pytest.raises(ConfigError, match=r"num_outputs\.semseg to be 40, the number of semseg classes .*, got 13"):
+        mtmamba.load_config(["data=nyud", "data.num_outputs.semseg=13"])
+
+
 @pytest.mark.parametrize(("name", "meant"), [("NYUDv2", "nyud"), ("PASCALContext", "pascal_context")])
 def test_an_older_spelling_of_a_dataset_becomes_its_name(name, meant):
     cfg = mtmamba.load_config([f"data={meant}", f"data.dataset={name}", "decoder=atrc"])

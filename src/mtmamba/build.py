@@ -119,7 +119,19 @@ def checked(cfg: DictConfig) -> DictConfig:
     check_settings(cfg)
     if "decoder" in cfg.choices:
         check_config(cfg)
+        _check_classes(cfg)
     return cfg
+
+
+def _check_classes(cfg: DictConfig) -> None:
+    """Refuse another number of outputs than a task's classes have names."""
+    names = dataset_record(cfg).classes
+    for task, outputs in num_outputs(cfg).items():
+        if task in names and len(names[task]) != outputs:
+            raise ConfigError(
+                f"Expected data.num_outputs.{task} to be {len(names[task])}, the number of {task} classes in the "
+                f"dataset's record, got {outputs}: correct it, or the record."
+            )
 
 
 def _read_description(cfg: DictConfig) -> None:

@@ -41,7 +41,7 @@ def _hints(target: str) -> Mapping[str, Any]:
     """Return a function's or a class's parameters with their annotations; none of what has none that can be read."""
     try:
         found = resolve_name(target)
-        return get_type_hints(found.__init__ if isinstance(found, type) else found)
+        return get_type_hints(found.__init__ if isinstance(found, type) else found)  # type: ignore[misc]
     except (ImportError, AttributeError, NameError, TypeError):  # whoever builds it says so of the first two
         return {}
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+import fake_data
 import mtmamba
 from mtmamba.data.datasets import get_dataset
+from mtmamba.export.checkpoint import export_checkpoint
 from mtmamba.export.onnx_scan import selective_scan as onnx_scan
 from mtmamba.export.program import ExportError, load
 from mtmamba.export.write import export
@@ -153,6 +155,15 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(network, sentence
         export(network.eval(), tmp_path / "net.pt2", format="torch_export", size=(8, 12))
     assert "\n" not in str(refusal.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_of_a_folder_of_ones_own_are_named(monkeypatch, tmp_path):
+    root = fake_data.write_folder(tmp_path / "rooms")
+    choices = ["data=folder", f"data.root={root}", "encoder=swin_micro", "decoder=fcn"]
+    mtmamba.save_pretrained(mtmamba.build_model(mtmamba.load_config(choices)), tmp_path / "mine")
+    monkeypatch.setattr("mtmamba.export.checkpoint.export", lambda model, path, **settings: settings)
+    settings = export_checkpoint(mtmamba.load_config([f"ckpt={tmp_path}/mine"], "export"))
+    assert list(settings["classes"]["semseg"]) == ["wall", "floor", "chair"]
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mtmamba.data.datasets import get_dataset
+from mtmamba.build import dataset_record
 from mtmamba.export.program import ExportError
 from mtmamba.export.write import FORMATS, export
 from mtmamba.restore import config_of, restore_model
@@ -42,6 +42,6 @@ def export_checkpoint(cfg: DictConfig) -> dict[str, Any]:
         dynamic=cfg.dynamic,
         normalise=cfg.normalise,
         opset=cfg.opset,
-        classes=get_dataset(full.data.dataset).classes,
+        classes=dataset_record(full).classes,
         repeats=cfg.repeats or 0,
     )
