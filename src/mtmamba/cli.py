@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-OF_THE_REPOSITORY = ("results",)
+OF_THE_REPOSITORY = ("results", "evidence")
 """Scripts that write the repository's own pages."""
 
 

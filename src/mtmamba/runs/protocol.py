@@ -1,0 +1,217 @@
+"""The rows of a protocol: those without committed results are trained and evaluated, one on each GPU at a time.
+
+What is finished is skipped; what was cut goes on from its last checkpoint. So the same command, called whenever there
+is a machine, ends with all rows.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mtmamba.config_checks import ConfigError
+from mtmamba.files import replacing, write_json
+from mtmamba.runs.bundle import gather, pack, packed_revision
+
+log = logging.getLogger(__name__)
+
+SCRIPTS = Path(__file__).parents[2]
+RESULT = ("metrics.json", "resamples.csv", "training.csv")
+"""What a finished row leaves."""
+GRACE = 60
+"""Seconds in which a training that is to stop writes its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training of a protocol and its evaluation.
+
+    Attributes:
+        name: of the row.
+        seed: of the training.
+        overrides: of ``train.py``.
+        folder: of its run.
+        result: the folder of its results.
+    """
+
+    name: str
+    seed: int
+    overrides: tuple[str, ...]
+    folder: Path
+    result: Path
+
+    @property
+    def title(self) -> str:
+        """Name and seed, for people."""
+        return f"{self.name}, seed {self.seed}"
+
+
+def work(cfg: DictConfig) -> None:
+    """Pack, gather, or run what is missing.
+
+    Args:
+        cfg: of ``configs/evidence.yaml``.
+
+    Raises:
+        ConfigError: a setting is not what it should be.
+        RuntimeError: rows failed; the others are finished.
+    """
+    if cfg.gather is not None:
+        found = gather(Path(cfg.gather).expanduser(), Path(cfg.results))
+        log.info("%d new rows in %s: %s", len(found), cfg.results, ", ".join(found) or "none")
+    elif cfg.pack is not None:
+        pack(Path(cfg.pack).expanduser(), Path(cfg.data_root).expanduser(), Path(cfg.results))
+    else:
+        _run(cfg)
+
+
+def missing_rows(cfg: DictConfig) -> list[Row]:
+    """Return the rows that have no results yet: seed by seed, in the order asked for."""
+    rows = OmegaConf.to_container(cfg.protocol.rows)
+    assert isinstance(rows, dict)
+    names = list(rows) if cfg.rows is None else [cfg.rows] if isinstance(cfg.rows, str) else list(cfg.rows)
+    if unknown := [name for name in names if name not in rows]:
+        raise ConfigError(f"Expected rows among {', '.join(rows)}, got {unknown[0]}.")
+    found = []
+    for seed in cfg.seeds:
+        place = Path(cfg.protocol.name, f"seed{seed}")
+        for name in names:
+            result = Path(cfg.results, place, name)
+            if not (result / "metrics.json").is_file():
+                overrides = (*cfg.protocol.train, *str(rows[name]).split(), f"seed={seed}")
+                found.append(Row(name, seed, overrides, Path(cfg.log_dir, "evidence", place, name), result))
+    return found
+
+
+def _run(cfg: DictConfig) -> None:
+    devices = _devices(cfg.devices)
+    root = Path(cfg.data_root).expanduser().resolve()
+    if not root.is_dir():
+        raise ConfigError(f"Expected the photographs' folder in data_root, got {root}, which is not there.")
+    rows = missing_rows(cfg)
+    log.info("%d rows to run: %s", len(rows), "; ".join(row.title for row in rows) or "none")
+    waiting: SimpleQueue[Row] = SimpleQueue()
+    for row in rows:
+        waiting.put(row)
+    deadline = None if cfg.minutes is None else time.monotonic() + 60 * float(cfg.minutes)
+    failed: list[str] = []
+
+    def serve(device: str | None) -> None:
+        """Train row after row on one device; evaluations run beside the next training."""
+        with ThreadPoolExecutor(1) as evaluations:
+            while True:
+                try:
+                    row = waiting.get_nowait()
+                except Empty:
+                    return
+                if not _trained(row, root, cfg.num_workers, device, deadline):
+                    if deadline is not None and time.monotonic() >= deadline:
+                        return
+                    failed.append(row.title)
+                    continue
+                evaluations.submit(_evaluated, row, cfg.protocol.eval, root, device, deadline, failed)
+
+    threads = [threading.Thread(target=serve, args=(device,)) for device in devices]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise RuntimeError(f"Expected every row to finish, got failures in {'; '.join(failed)}: see their run.log.")
+
+
+def _devices(devices: str | int) -> list[str | None]:
+    """Return what ``CUDA_VISIBLE_DEVICES`` is for each row at a time; None leaves it alone."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if devices == "auto":
+        devices = max(count, 1)
+    if not isinstance(devices, int) or devices < 1 or (count and devices > count):
+        raise ConfigError(f"Expected devices to be auto or a number from 1 to {max(count, 1)}, got {devices}.")
+    return [str(i) for i in range(devices)] if count else [None] * devices
+
+
+def _trained(row: Row, root: Path, workers: int, device: str | None, deadline: float | None) -> bool:
+    """Train a row to its end, from its last checkpoint where there is one; return whether it is there."""
+    if (row.folder / "metrics.json").is_file():
+        return True
+    checkpoint = row.folder / "checkpoints" / "last.ckpt"
+    resumed = [f"resume={_quoted(checkpoint)}"] if checkpoint.is_file() else []
+    settings = [*row.overrides, *resumed, f"data.root={_quoted(root)}", f"data.num_workers={workers}"]
+    log.info("%s: training%s in %s", row.title, " goes on" if resumed else "", row.folder)
+    _call("train", [*settings, f"hydra.run.dir={_quoted(row.folder)}"], row.folder, device, deadline)
+    return (row.folder / "metrics.json").is_file()
+
+
+def _evaluated(
+    row: Row,
+    settings: Sequence[str],
+    root: Path,
+    device: str | None,
+    deadline: float | None,
+    failed: list[str],
+) -> None:
+    """Evaluate a row's last weights and keep its results."""
+    folder = row.folder / "eval"
+    checkpoint = row.folder / "checkpoints" / "last.ckpt"
+    arguments = [f"ckpt={_quoted(checkpoint)}", f"data.root={_quoted(root)}", *settings]
+    _call("eval", [*arguments, f"hydra.run.dir={_quoted(folder)}"], folder, device, deadline)
+    if not (folder / "metrics.json").is_file():
+        if deadline is None or time.monotonic() < deadline:
+            failed.append(row.title)
+        return
+    keep(row)
+    log.info("%s: results in %s", row.title, row.result)
+
+
+def keep(row: Row) -> None:
+    """Copy a row's scores, their bootstrap samples and its training's curves to the results, in one step.
+
+    Nothing of the machine goes with them, and of no single photograph.
+    """
+    record = json.loads((row.folder / "eval" / "metrics.json").read_text(encoding="utf-8"))
+    run = Path("evidence", *row.result.parts[-3:]).as_posix()
+    record = {key: value for key, value in record.items() if key != "worst"}
+    record |= {"run": run, "checkpoint": "checkpoints/last.ckpt", "git": record["git"] or packed_revision()}
+    with replacing(row.result, folder=True) as partial:
+        write_json(partial / RESULT[0], record)
+        shutil.copyfile(row.folder / "eval" / RESULT[1], partial / RESULT[1])
+        shutil.copyfile(row.folder / "metrics.csv", partial / RESULT[2])
+
+
+def _call(script: str, arguments: Sequence[str], folder: Path, device: str | None, deadline: float | None) -> None:
+    """Run a script, its output into ``FOLDER.log``; at the deadline it is asked to stop, as by Ctrl-C."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    environment: Mapping[str, Any] = os.environ | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
+    with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as output:
+        command = [sys.executable, str(SCRIPTS / f"{script}.py"), *arguments]
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        try:
+            process.wait(None if deadline is None else max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as Hydra reads it back, whatever characters it has."""
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"

@@ -1,0 +1,174 @@
+"""A protocol's rows, trained and evaluated by scripts that do in no time what the real ones do in minutes."""
+
+import json
+import subprocess
+import sys
+import tarfile
+import time
+
+import pytest
+from omegaconf import OmegaConf
+
+from mtmamba.build import load_config
+from mtmamba.config_checks import ConfigError
+from mtmamba.runs import bundle, protocol
+
+TRAIN = """
+import pathlib, signal, sys, time
+given = dict(a.split("=", 1) for a in sys.argv[1:])
+run = pathlib.Path(given["hydra.run.dir"].strip("'"))
+(run / "checkpoints").mkdir(parents=True, exist_ok=True)
+(run / "calls.txt").open("a").write(" ".join(sys.argv[1:]) + "\\n")
+def stop(*_):
+    (run / "checkpoints/last.ckpt").write_text("half")
+    sys.exit(1)
+signal.signal(signal.SIGTERM, stop)
+if given["decoder"] == "slow" and "resume" not in given:
+    time.sleep(60)
+if given["decoder"] == "broken":
+    sys.exit(1)
+(run / "checkpoints/last.ckpt").write_text("whole")
+(run / "metrics.csv").write_text("step\\n1\\n")
+(run / "metrics.json").write_text("{}")
+"""
+EVAL = """
+import json, pathlib, sys
+given = dict(a.split("=", 1) for a in sys.argv[1:])
+run = pathlib.Path(given["hydra.run.dir"].strip("'"))
+run.mkdir(parents=True)
+record = {"run": str(run), "checkpoint": given["ckpt"], "git": None, "worst": ["a photograph"], "tasks": {"depth": 1}}
+(run / "metrics.json").write_text(json.dumps(record))
+(run / "resamples.csv").write_text("depth\\n1\\n")
+"""
+
+
+@pytest.fixture
+def cfg(tmp_path, monkeypatch):
+    """Three rows, and scripts that only leave the files."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    (scripts / "train.py").write_text(TRAIN)
+    (scripts / "eval.py").write_text(EVAL)
+    (tmp_path / "photos it's").mkdir()
+    monkeypatch.setattr(protocol, "SCRIPTS", scripts)
+    rows = {"a": "decoder=a", "b": "decoder=b x=1", "slow": "decoder=slow", "broken": "decoder=broken"}
+    return OmegaConf.create(
+        {
+            "protocol": {"name": "p", "train": ["experiment=e"], "eval": ["y=2"], "rows": rows},
+            "data_root": str(tmp_path / "photos it's"),
+            "rows": ["a", "b"],
+            "seeds": [0, 1],
+            "devices": "auto",
+            "num_workers": 3,
+            "minutes": None,
+            "results": str(tmp_path / "results"),
+            "log_dir": str(tmp_path / "logs"),
+            "pack": None,
+            "gather": None,
+        }
+    )
+
+
+def calls(cfg, row, seed=0):
+    return (protocol.Path(cfg.log_dir) / f"evidence/p/seed{seed}/{row}/calls.txt").read_text().splitlines()
+
+
+def test_rows_without_results_are_run_and_finished_ones_skipped(cfg, tmp_path):
+    done = tmp_path / "results/p/seed0/a"
+    done.mkdir(parents=True)
+    (done / "metrics.json").write_text("{}")
+    protocol.work(cfg)
+    assert not (tmp_path / "logs/evidence/p/seed0/a").exists()
+    for seed, row in ((0, "b"), (1, "a"), (1, "b")):
+        result = tmp_path / f"results/p/seed{seed}/{row}"
+        assert sorted(path.name for path in result.iterdir()) == ["metrics.json", "resamples.csv", "training.csv"]
+        record = json.loads((result / "metrics.json").read_text())
+        # Nothing of the machine, and of no single photograph.
+        assert record == {
+            "run": f"evidence/p/seed{seed}/{row}",
+            "checkpoint": "checkpoints/last.ckpt",
+            "git": None,
+            "tasks": {"depth": 1},
+        }
+        assert len(calls(cfg, row, seed)) == 1
+    call = calls(cfg, "b", 1)[0]
+    assert call.startswith("experiment=e decoder=b x=1 seed=1 data.root='")
+    assert "photos it\\'s' data.num_workers=3" in call
+    before = time.time_ns()
+    protocol.work(cfg)  # nothing is left to do
+    assert all(path.stat().st_mtime_ns < before for path in (tmp_path / "results").rglob("*.json"))
+
+
+def test_what_was_cut_goes_on_from_its_checkpoint(cfg, tmp_path):
+    cfg.rows, cfg.seeds, cfg.minutes = ["slow", "a"], [0], 1.5 / 60
+    protocol.work(cfg)
+    assert not (tmp_path / "results").exists()  # the time was over before row a
+    cfg.minutes = None
+    protocol.work(cfg)
+    assert sorted(path.name for path in (tmp_path / "results/p/seed0").iterdir()) == ["a", "slow"]
+    first, second = calls(cfg, "slow")
+    assert "resume=" not in first
+    assert "/slow/checkpoints/last.ckpt'" in second.partition("resume=")[2]
+
+
+def test_a_row_that_fails_is_named_and_the_others_are_run(cfg, tmp_path):
+    cfg.rows, cfg.seeds = ["broken", "a"], [0]
+    with pytest.raises(RuntimeError, match=r"got failures in broken, seed 0: see"):
+        protocol.work(cfg)
+    assert [path.name for path in (tmp_path / "results/p/seed0").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rows", ["a", "c"], "Expected rows among a, b, slow, broken, got c"),
+        ("devices", 0, "Expected devices to be auto or a number from 1 to"),
+        ("data_root", "/nowhere", "Expected the photographs' folder in data_root, got /nowhere"),
+        ("gather", "/nowhere.tar", "Expected a folder or a .tar in gather, got /nowhere.tar"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(cfg, key, value, message):
+    cfg[key] = value
+    with pytest.raises(ConfigError, match=message):
+        protocol.work(cfg)
+
+
+def test_a_bundle_runs_where_it_is_unpacked_and_its_rows_come_back(cfg, tmp_path):
+    (tmp_path / "photos it's/list.txt").write_text("one")
+    cfg.pack = str(tmp_path / "bundle.tar")
+    protocol.work(cfg)
+    away = tmp_path / "away"
+    with tarfile.open(cfg.pack) as archive:
+        archive.extractall(away, filter="data")
+    assert (away / "data/list.txt").read_text() == "one"
+    assert (away / "src/mtmamba/runs/bundle.py").is_file()
+    assert (away / "REVISION").read_text() == (bundle.git_revision() or "")
+    command = [sys.executable, away / "src/evidence.py", "data_root=data", "rows=[nothing]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=away, env={"PYTHONPATH": "src"})
+    assert "Expected rows among single_semseg" in done.stderr + done.stdout
+    row = away / "results/lite2_4k/seed7/g0"
+    row.mkdir(parents=True)
+    for name in protocol.RESULT:
+        (row / name).write_text("{}")
+    (away / "results/lite2_4k/seed7/g1").mkdir()  # trained, not evaluated
+    (away / "results/lite2_4k/seed7/g1/training.csv").write_text("")
+    results = tmp_path / "back"
+    assert "lite2_4k/seed7/g0" in bundle.gather(away / "results", results)
+    assert not (results / "lite2_4k/seed7/g1").exists()
+    with tarfile.open(tmp_path / "back.tar", "w") as archive:
+        archive.add(away / "results", "results")
+    assert bundle.gather(tmp_path / "back.tar", results) == []  # known already
+
+
+def test_an_archive_that_climbs_out_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "bad.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("../out/seed0/a/metrics.json"))
+    with pytest.raises(ConfigError, match=r"Expected a folder or a \.tar in gather"):
+        bundle.gather(tmp_path / "bad.tar", tmp_path / "results")
+
+
+def test_every_row_of_the_protocol_is_a_configuration():
+    path = protocol.SCRIPTS.parent / "configs/protocol/lite2_4k.yaml"
+    cfg = OmegaConf.load(path)
+    for overrides in cfg.rows.values():
+        load_config([*cfg.train, *overrides.split(), "seed=3"])
