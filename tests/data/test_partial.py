@@ -10,6 +10,7 @@ from mtmamba.data.datasets import get_dataset
 from mtmamba.data.layouts import DatasetError
 from mtmamba.data.partial import find_labels, loss_weights
 from mtmamba.data.sampler import GlobalBatchSampler
+from mtmamba.data.validation import validate
 
 TASKS = ("semseg", "depth", "normals", "edge")
 LAYOUT = get_dataset("nyud").layout
@@ -55,9 +56,24 @@ def test_missing_files_are_labels_that_are_not_there(nyud):
     assert data.dataset_of("test").ids_with("depth") == []
 
 
+def test_how_many_labels_there_are_is_said_where_some_lack(nyud):
+    def warnings():
+        counts = {"train": 6, "val": 2}
+        return validate(nyud, "nyud", TASKS, cache_dir=nyud.parent, counts=counts, partial=True).warnings
+
+    assert warnings() == []
+    for path in ("depth/0002.npy", "depth/0008.npy", "normals/0002.png", "normals/0003.png"):
+        (nyud / path).unlink()
+    assert warnings() == [
+        "5 of 6 train images have a label of depth",
+        "4 of 6 train images have a label of normals",
+        "1 of 2 val images have a label of depth",
+    ]
+
+
 def test_weights_are_those_of_the_whole_batch_however_it_is_shared(nyud):
     """Every task's losses have the mean over the labelled images: weights of a global batch sum up to its size."""
-    labelled = np.array([[1, 1], [1, 0], [0, 0], [1, 0], [1, 0], [0, 1], [1, 0], [1, 1]], bool)
+    labelled = np.array([[1, 1], [1, 0], [0, 0], [1, 1], [1, 0], [0, 1], [0, 0], [1, 1]], bool)
     for processes, micro in ((1, 4), (1, 2), (2, 2), (2, 1), (4, 1)):
         samplers = [
             GlobalBatchSampler(8, 4, micro, rank=rank, world_size=processes, labelled=labelled)

@@ -1,6 +1,7 @@
 import logging
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,16 @@ def test_eight_images_evenly_spaced_are_decoded(tmp_path):
     assert [int(number) for number in re.findall(r"(\d{4})\.png, got 77", str(error.value))] == [
         1, 3, 6, 9, 11, 14, 17, 20,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("suffix", "size"), [("PNG", fake_data.SIZE), ("picture", (0, 0))])
+def test_images_have_the_size_of_their_header_or_none_where_it_does_not_say(nyud, suffix, size):
+    for path in (nyud / "images").iterdir():
+        path.rename(path.with_suffix(f".{suffix}"))
+    record = get_dataset("nyud")
+    record = replace(record, layout=replace(record.layout, image=f"images/{{id}}.{suffix}"))
+    report = validate(nyud, record, ["edge"], cache_dir=nyud.parent, counts=COUNTS)
+    assert report.sizes == {size}
 
 
 def test_the_largest_size_is_of_each_side():

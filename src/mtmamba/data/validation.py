@@ -37,7 +37,7 @@ class Report:
     dataset: DatasetRecord
     root: Path
     counts: dict[str, int] = field(default_factory=dict)
-    sizes: set[tuple[int, int]] = field(default_factory=set)  # height and width of the images
+    sizes: set[tuple[int, int]] = field(default_factory=set)  # of the images, height and width; 0 where not `SIZED`
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -171,7 +171,7 @@ def _compare_sizes(
         found: list[str] = []
         sizes = {}
         for path in (find_file(root, patterns, name) for patterns in needed):
-            if not path.exists() or path.suffix not in SIZED:
+            if not path.exists() or path.suffix.lower() not in SIZED:
                 continue  # a label that may be missing; one whose size takes reading it
             try:
                 sizes[path] = _read_size(path)
@@ -190,11 +190,11 @@ def _compare_sizes(
 
 def _read_size(path: Path) -> tuple[int, int]:
     """Return height and width of a PNG, JPEG or ``.npy`` from its header."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         height, width = npy_header(path)[1][:2]
         return height, width
     with path.open("rb") as file:
-        if path.suffix == ".png":
+        if path.suffix.lower() == ".png":
             width, height = struct.unpack(">16xII", file.read(24))
             return height, width
         with Image.open(file) as image:
