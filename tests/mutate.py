@@ -15,6 +15,7 @@ import argparse
 import ast
 import gc
 import importlib
+import multiprocessing
 import os
 import pickle
 import random
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -55,10 +56,12 @@ TESTS = {
     },
     "released.py": ["tests/test_released.py"],
     **{
-        f"models/adapters/{name}.py": [f"tests/models/decoders/test_{name}.py"]
+        f"models/adapters/{name}.py": [f"tests/models/decoders/test_{name}.py::test_parity_{name}"]
         for name in ("atrc", "invpt", "mqtransformer", "mti_net", "pad_net")
     },
-    "models/adapters/conv.py": [f"tests/models/decoders/test_{name}.py" for name in ("mti_net", "pad_net")],
+    "models/adapters/conv.py": [
+        f"tests/models/decoders/test_{name}.py::test_parity_{name}" for name in ("mqtransformer", "pad_net")
+    ],
     "models/adapters": ["tests/models/test_parity.py"],
 }
 """A module's tests, beside its own doctests; the first entry counts that a module's path begins with.
@@ -73,6 +76,11 @@ EQUIVALENT = [
     ("metrics/boundary/curve.py", "textcoords='offset point", "how far from the frame a number stands"),
     ("metrics/boundary/curve.py", "fontsize=[", "how large letters are"),
     ("metrics/boundary/curve.py", "wrap=[", "how a long title is broken"),
+    ("metrics/delta_m.py", "[* -> /] (-1 if", "division by 1 or -1 is multiplication"),
+    ("metrics/normals.py", "target[:, [0 -> 1]]", "an unknown normal is 255 in all components"),
+    ("metrics/normals.py", "clamp(min=[1e -> 2e]-12)", "vectors so short are 0 to any measurement"),
+    ("metrics/saliency.py", "clamp(min=[1e -> 2e]-12)", "no precision or recall but 0 is so small"),
+    ("losses.py", "target[:, [0 -> 1]]", "an unknown normal is 255 in all components"),
     ("evaluation/statistics.py", "_CHUNK = [", "how many images are scored at once"),
     ("data/validation.py", "count <[ ->", "only counts that differ come there"),
     ("checkpoints.py", "mmap=[", "whether tensors that nobody looks at are read; the values are the same"),
@@ -195,11 +203,17 @@ class Plugin:
             self.notes.write_bytes(pickle.dumps((self.seconds, dict(self.lines))))
 
 
-def start(tree: Path, files: list[str], order: dict[str, float] | None = None) -> int:
-    """Run tests of a tree in a process of its own; return its number."""
-    pid = os.fork()
-    if pid:
-        return pid
+def run_tests(tree: Path, files: list[str], order: dict[str, float] | None = None, limit: float = 3600) -> int:
+    """Run tests of a tree in a process of its own; return its exit status, or 1 when it is stopped after the limit."""
+    if pid := os.fork():
+        until = time.monotonic() + limit
+        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+            if time.monotonic() > until:
+                os.killpg(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return 1
+            time.sleep(0.02)
+        return os.waitstatus_to_exitcode(ended[1])
     status = 3
     try:
         os.setsid()
@@ -207,7 +221,7 @@ def start(tree: Path, files: list[str], order: dict[str, float] | None = None) -
         os.chdir(tree)
         os.environ |= {"PYTHONPATH": f"{tree}/src", "NO_ALBUMENTATIONS_UPDATE": "1"}
         sys.path[:] = [f"{tree}/src", *(p for p in sys.path if p not in (f"{ROOT}/tests", f"{ROOT}/src"))]
-        sys.dont_write_bytecode = order is not None  # which names a module by its second and size
+        sys.dont_write_bytecode = order is not None  # which tells a file by its second and size
         with (tree / "output.txt").open("w") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
@@ -217,42 +231,60 @@ def start(tree: Path, files: list[str], order: dict[str, float] | None = None) -
         os._exit(status)
 
 
-def status_of(pid: int, until: float) -> int | None:
-    """A process's exit status: None while it runs, 1 once it is stopped for its time."""
-    done, status = os.waitpid(pid, os.WNOHANG)
-    if done:
-        return os.waitstatus_to_exitcode(status)
-    if time.monotonic() < until:
-        return None
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return 1
+def settle(first: Path) -> None:
+    """Give a process of the pool its own copy of the tree."""
+    global own_tree
+    own_tree = shutil.copytree(first, first.with_name(str(os.getpid())))
 
 
-def wait(pid: int, until: float = float("inf")) -> int:
-    while (status := status_of(pid, until)) is None:
-        time.sleep(0.02)
-    return status
-
-
-def run_mutant(tree: Path, module: str, line: int, source: str, notes: tuple[Any, Any]) -> Iterator[int | None]:
-    """Try one change; yield None while tests run, and at last 1 when they notice it, 0 when not."""
-    seconds, lines = notes
-    path = tree / "src/mtmamba" / module
+def is_noticed(work: tuple[str, int, str, str, dict[str, float]]) -> tuple[str, int, str, bool]:
+    """Change a module of this process's tree, run the tests in their order, and change it back."""
+    module, line, text, source, order = work
+    path = own_tree / "src/mtmamba" / module
     original = path.read_text()
     for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
         compiled.unlink()
     path.write_text(source)
-    here = {test for test in seconds if (module, line) in lines[test]}
-    order = {test: seconds[test] for test in seconds if not here or test in here or ANYWHERE in lines[test]}
-    pid = start(tree, sorted({test.partition("::")[0] for test in order}), order)
-    until = time.monotonic() + 90 + 5 * sum(order.values())
-    while (status := status_of(pid, until)) is None:
-        yield None
+    status = run_tests(
+        own_tree, sorted({test.partition("::")[0] for test in order}), order, 90 + 5 * sum(order.values())
+    )
     path.write_text(original)
     if status > 2:
-        raise SystemExit(f"Tests of {module} ended with {status}: see {tree}/output.txt")
-    yield int(status != 0)
+        raise RuntimeError(f"Expected tests of {module} to pass or fail:\n{(own_tree / 'output.txt').read_text()}")
+    return module, line, text, status != 0
+
+
+def plan(
+    tree: Path, modules: list[str], sample: int, seed: int
+) -> Iterator[tuple[str, int, str, str, dict[str, float]]]:
+    """Choose changes of each module, and for each the tests to be run, in their order with their seconds."""
+    notes: dict[str, tuple[dict[str, float], dict[str, set[tuple[str, int]]]]] = {}
+    for module in modules:
+        group = next(group for group in TESTS if module.startswith(group))
+        if group not in notes:
+            sources = [f"src/mtmamba/{name}" for name in modules if name.startswith(group)]
+            if run_tests(tree, [*TESTS[group], *sources]):
+                raise SystemExit(f"Expected green tests of {group}:\n{(tree / 'output.txt').read_text()}")
+            notes[group] = pickle.loads((tree / "notes").read_bytes())
+        seconds, lines = notes[group]
+        known = list(mutants((tree / "src/mtmamba" / module).read_text()))
+        chosen = random.Random(f"{seed} {module}").sample(known, min(sample, len(known)))
+        print(f"{module}: {len(known)} changes, {len(chosen)} tried", flush=True)
+        for line, text, source in chosen:
+            here = {test for test in seconds if (module, line) in lines[test]}
+            order = {test: seconds[test] for test in seconds if not here or test in here or ANYWHERE in lines[test]}
+            yield module, line, text, source, order
+
+
+def copy_tree(target: Path) -> None:
+    """Copy what git tracks or does not ignore."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
 
 
 def main() -> None:
@@ -263,55 +295,27 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     package = ROOT / "src/mtmamba"
-    modules: list[str] = []
-    for path in (package / name for name in options.modules):
-        found = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-        modules += [name for p in found if (name := str(p.relative_to(package))) not in modules]
+    paths = [p for name in options.modules for p in sorted((package / name).rglob("*.py")) or [package / name]]
+    modules = list(dict.fromkeys(str(path.relative_to(package)) for path in paths))
     for name in LARGE:
         importlib.import_module(name)
     gc.freeze()  # so that a collection in a forked process touches, and thereby copies, none of this
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     with tempfile.TemporaryDirectory() as folder:
-        trees = [Path(folder) / str(job) for job in range(options.jobs)]
-        listed = subprocess.run(["git", "ls-files", "-zco", "--exclude-standard"], cwd=ROOT, capture_output=True)
-        for name in listed.stdout.decode().split("\0"):
-            if (ROOT / name).is_file():
-                (trees[0] / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, trees[0] / name)
-        notes: dict[str, tuple[Any, Any]] = {}
-        work = []
-        for module in modules:
-            group = next(group for group in TESTS if module.startswith(group))
-            if group not in notes:
-                sources = [f"src/mtmamba/{m}" for m in modules if m.startswith(group)]
-                if wait(start(trees[0], [*TESTS[group], *sources])):
-                    raise SystemExit(f"Expected green tests of {group}:\n{(trees[0] / 'output.txt').read_text()}")
-                notes[group] = pickle.loads((trees[0] / "notes").read_bytes())
-            known = list(mutants((trees[0] / "src/mtmamba" / module).read_text()))
-            chosen = random.Random(f"{options.seed} {module}").sample(known, min(options.sample, len(known)))
-            print(f"{module}: {len(known)} changes, {len(chosen)} tried", flush=True)
-            work += [(module, group, *mutant) for mutant in chosen]
-        for tree in trees[1:]:
-            shutil.copytree(trees[0], tree)
-        counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
-        waiting, running = iter(work), {}
-        while True:
-            for tree in trees:
-                if tree not in running and (item := next(waiting, None)):
-                    module, group, line, text, source = item
-                    running[tree] = (module, line, text, run_mutant(tree, module, line, source, notes[group]))
-            if not running:
-                break
-            for tree, (module, line, text, steps) in list(running.items()):
-                if (noticed := next(steps)) is not None:
-                    reason = any(module == where and part in text for where, part, _ in EQUIVALENT)
-                    counts[module][0 if noticed else 1 if reason else 2] += 1
-                    if not noticed and not reason:
+        first = Path(folder) / "first"
+        copy_tree(first)
+        work = list(plan(first, modules, options.sample, options.seed))
+        with multiprocessing.get_context("fork").Pool(options.jobs, settle, (first,)) as pool:
+            try:
+                for module, line, text, noticed in pool.imap_unordered(is_noticed, work):
+                    equivalent = any(module == where and part in text for where, part, _ in EQUIVALENT)
+                    counts[module]["noticed" if noticed else "equivalent" if equivalent else "not noticed"] += 1
+                    if not noticed and not equivalent:
                         print(f"not noticed: {module}:{line}: {text}", flush=True)
-                    del running[tree]
-            time.sleep(0.02)
-        for module, (noticed, equivalent, missed) in counts.items():
-            share = 100 * (noticed + equivalent) / (noticed + equivalent + missed)
-            print(f"{module}: {noticed} noticed, {equivalent} equivalent, {missed} not noticed: {share:.1f} %")
+            finally:  # after Ctrl-C too
+                for module, found in counts.items():
+                    share = 1 - found["not noticed"] / found.total()
+                    print(f"{module}: {', '.join(f'{n} {what}' for what, n in sorted(found.items()))}: {share:.1%}")
 
 
 if __name__ == "__main__":

@@ -204,6 +204,11 @@ def test_miou_pools_the_set_and_counts_absent_classes_as_0():
     assert values(MeanIoU(3), first, second)["mIoU"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 3)
 
 
+def test_of_a_single_class_pixels_may_be_ignored():
+    classes = torch.zeros(1, 1, 2, dtype=torch.uint8)
+    assert values(MeanIoU(1), (classes, torch.tensor([[[0, IGNORE]]], dtype=torch.uint8)))["mIoU"] == 100
+
+
 def test_parts_leave_out_images_without_a_part():
     prediction = torch.tensor([[[0, 1, 1]], [[1, 1, 1]]])
     target = torch.tensor([[[0, 1, 1]], [[0, 0, IGNORE]]], dtype=torch.uint8)
@@ -421,6 +426,9 @@ def test_saliency_maps_score_as_the_metric_does():
         ({"truths": [np.ones((2, 1), bool)]}, "shape .2, 1.: evaluate"),
         ({"predictions": [np.array([[0.5, 1.5]])]}, r"prediction 0 within \[0, 1\]"),
         ({"predictions": [np.array([[0.5, np.nan]])]}, "without NaN"),
+        ({"predictions": [np.ones(2)]}, r"prediction 0 as \(H, W\) numbers, got float64 of shape \(2,\)"),
+        ({"predictions": [np.ones((1, 2), complex)]}, "got complex128"),
+        ({"predictions": [np.ones((1, 0))]}, r"of shape \(1, 0\)"),
         ({"predictions": []}, "got 0 and 1"),
         ({"predictions": iter([])}, "no prediction for image 0"),
         ({"predictions": [], "truths": []}, "at least one image"),
