@@ -135,7 +135,6 @@ class Checkpointing(Checkpoint):
         self._handlers = {}
 
     def _save_last(self, trainer: Trainer, again: bool = False) -> None:
-        self._due = False
         if self._complete is None or (trainer.global_step == self._saved and not again):
             return
         for logger in trainer.loggers:
