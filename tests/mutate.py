@@ -76,6 +76,7 @@ EQUIVALENT = [
     ("metrics/boundary/curve.py", "textcoords='offset point", "how far from the frame a number stands"),
     ("metrics/boundary/curve.py", "fontsize=[", "how large letters are"),
     ("metrics/boundary/curve.py", "wrap=[", "how a long title is broken"),
+    ("metrics/boundary/matching.py", "if base <[ -> =] best:", "a price changes by 0"),
     ("metrics/delta_m.py", "[* -> /] (-1 if", "division by 1 or -1 is multiplication"),
     ("metrics/normals.py", "target[:, [0 -> 1]]", "an unknown normal is 255 in all components"),
     ("metrics/normals.py", "clamp(min=[1e -> 2e]-12)", "vectors so short are 0 to any measurement"),
