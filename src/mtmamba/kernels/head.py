@@ -75,10 +75,12 @@ def _scale(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bi
 def torch_norm_project(
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor, scale: int
 ) -> Tensor:
-    """Return what `norm_project` does, by PyTorch's layer norm and linear layer."""
-    pixels = rearrange(x, "b h w (p q c) -> b (h p) (w q) c", p=scale, q=scale)
-    y = torch.addcmul(norm_bias, F.layer_norm(pixels, norm_weight.shape, eps=EPS), norm_weight)
-    logits = F.linear(y.to(x.dtype), weight.to(x.dtype), bias.to(x.dtype)).permute(0, 3, 1, 2)
+    """Return what `norm_project` does, by PyTorch's layer norm and a product that scales and shifts too."""
+    pixels = F.layer_norm(x.unflatten(-1, (scale**2, -1)), norm_weight.shape, eps=EPS).to(x.dtype)  # (B, H, W, s s, C)
+    weight = weight.to(x.dtype)  # rounded by itself, as under autocast
+    folded, shift = weight * norm_weight, (weight * norm_bias).sum(1) + bias
+    maps = folded.to(x.dtype) @ pixels.flatten(1, 3).mT + shift.to(x.dtype)[:, None]  # (B, n, H W s s)
+    logits = rearrange(maps, "b n (h w p q) -> b n (h p) (w q)", h=x.shape[1], w=x.shape[2], p=scale)
     return logits.to(torch.promote_types(x.dtype, torch.float32))
 
 

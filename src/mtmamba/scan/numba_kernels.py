@@ -4,8 +4,10 @@ Maps are read where they lie, channels last: the innermost loops run over channe
 exponential included. A job is one image of one group, in some of its K directions. Arrays, all float32:
 
 * ``u``, ``y`` and their gradients ``(G, R, L, d)``: signal and output of R images in each of G groups, L pixels;
-* ``delta (G, K, R, L, d)``: time steps; ``bc (G, R, L, K, 2n)``: B and C; ``A2 (G, K, n, d)``: decay rates to base 2;
-* ``order (K, L)``: each direction's pixels in turn; ``skip (G, d)``: D, summed over directions;
+* ``projected (G, R, L, K, r + 2n)``: of each pixel the time step at rank r, B and C; ``weight (G, K, r, d)`` and
+  ``bias (G, K, d)``: from rank r to all channels; ``delta (G, K, R, L, d)``: time steps after softplus;
+* ``A2 (G, K, n, d)``: decay rates to base 2; ``skip (G, d)``: D, summed over directions;
+* ``order (K, L)``: each direction's pixels in turn;
 * ``starts (G, R, K, chunks, n, d)``: states before every ``chunk``-th step, from which the gradient computes the rest.
 
 What directions share has a leading axis S: directions are cut into S parts, which jobs in parallel may not share.
@@ -24,9 +26,12 @@ from numba.extending import intrinsic
 logger = logging.getLogger(__name__)
 
 LN2 = np.float32(math.log(2))
-LOWEST, HIGHEST, HALF = np.float32(-126), np.float32(127), np.float32(0.5)
-C0, C1, C2, C3, C4, C5, C6 = (np.float32(math.log(2) ** k / math.factorial(k)) for k in range(7))
-ZERO = np.float32(0)
+LOWEST, HIGHEST, HALF = np.float32(-125), np.float32(127), np.float32(0.5)
+MINIMAX = (1.0, 0.6931469776, 0.2402224209, 0.0555073374, 0.0096715126, 0.0013264727)
+"""``2^f`` for f in -1/2..1/2: the polynomial of degree 5 that is 1 at 0 and has the least relative error, 9.1e-8."""
+C0, C1, C2, C3, C4, C5 = (np.float32(c) for c in MINIMAX)
+L0, L1, L2, L3, L4, L5, L6 = (np.float32(2 / (2 * k + 1)) for k in range(7))
+ZERO, TWO, LOG2E = np.float32(0), np.float32(2), np.float32(1 / math.log(2))
 
 
 @intrinsic
@@ -37,15 +42,32 @@ def _float_of_bits(typing_context, bits):
     return types.float32(types.int32), generate
 
 
+@intrinsic
+def _bits_of_float(typing_context, number):
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
 @numba.njit(inline="always")
 def _exp2(x):
-    """``2^x`` to 2e-7, between 2^-126 and 2^127: the exponent's bits times a polynomial."""
+    """``2^x`` to 2e-7, between 2^-125 and 2^127: a polynomial, to whose exponent the whole part is added."""
     x = min(max(x, LOWEST), HIGHEST)
     whole = np.floor(x + HALF)
     f = x - whole
-    power = C0 + f * (C1 + f * (C2 + f * (C3 + f * (C4 + f * (C5 + f * C6)))))
-    bits = (np.int32(whole) + np.int32(127)) << np.int32(23)
-    return power * _float_of_bits(bits)  # type: ignore[call-arg]
+    power = C0 + f * (C1 + f * (C2 + f * (C3 + f * (C4 + f * C5))))
+    return _float_of_bits(_bits_of_float(power) + (np.int32(whole) << np.int32(23)))  # type: ignore[call-arg]
+
+
+@numba.njit(inline="always")
+def _softplus(x):
+    """``log(1 + exp(x))``, its logarithm as a series of ``artanh``."""
+    small = _exp2(-abs(x) * LOG2E)
+    s = small / (TWO + small)
+    z = s * s
+    series = L0 + z * (L1 + z * (L2 + z * (L3 + z * (L4 + z * (L5 + z * L6)))))
+    return HALF * (x + abs(x)) + s * series
 
 
 def _compile(function):
@@ -62,10 +84,15 @@ def _compile(function):
 
 
 @_compile
-def forward(first, last, u, delta, bc, A2, skip, order, chunk, starts, y):
-    """Scan jobs ``first`` to ``last``; fills ``starts`` and ``y (S, G, R, L, d)``."""
+def forward(first, last, u, projected, weight, bias, delta, A2, skip, order, chunk, starts, y):
+    """Scan jobs ``first`` to ``last``; fills ``starts`` and ``y (S, G, R, L, d)``.
+
+    Where the rank is not 0, ``delta`` is filled too: of all pixels, or with an L of 1 of one pixel after another.
+    """
     groups, images, length, channels = u.shape
     directions, n_states = A2.shape[1:3]
+    rank = weight.shape[2]
+    kept = delta.shape[3] == length
     part = directions // len(y)
     h = np.empty((n_states, channels), np.float32)
     drive = np.empty(channels, np.float32)
@@ -82,12 +109,20 @@ def forward(first, last, u, delta, bc, A2, skip, order, chunk, starts, y):
                 if t % chunk == 0:
                     starts[g, r, k, t // chunk] = h
                 p = order[k, t]
-                step, signal, result = delta[g, k, r, p], u[g, r, p], y[s, g, r, p]
+                step, signal, result = delta[g, k, r, p if kept else 0], u[g, r, p], y[s, g, r, p]
+                pixel = projected[g, r, p, k]
+                if rank > 0:
+                    step[:] = bias[g, k]
+                    for j in range(rank):
+                        for d in range(channels):
+                            step[d] += pixel[j] * weight[g, k, j, d]
+                    for d in range(channels):
+                        step[d] = _softplus(step[d])
                 for d in range(channels):
                     drive[d] = step[d] * signal[d]
                     out[d] = ZERO
                 for n in range(n_states):
-                    b, c = bc[g, r, p, k, n], bc[g, r, p, k, n_states + n]
+                    b, c = pixel[rank + n], pixel[rank + n_states + n]
                     for d in range(channels):
                         state = _exp2(step[d] * rates[n, d]) * h[n, d] + b * drive[d]
                         h[n, d] = state
@@ -97,12 +132,13 @@ def forward(first, last, u, delta, bc, A2, skip, order, chunk, starts, y):
 
 
 @_compile
-def backward(first, last, u, delta, bc, A2, skip, order, chunk, starts, dy, du, ddelta, dbc, dA, dskip):
+def backward(first, last, u, projected, delta, A2, skip, order, chunk, starts, dy, du, ddelta, dprojected, dA, dskip):
     """Differentiate jobs ``first`` to ``last``; fills ``du (S, G, R, L, d)``, ``dA (G, R, K, n, d)`` by the natural
-    base's rates, ``dskip (S, G, R, d)`` and the rest in their inputs' shapes."""
+    base's rates, ``dskip (S, G, R, d)`` and the rest in their inputs' shapes; of ``dprojected`` those of B and C."""
     groups, images, length, channels = u.shape
     directions, n_states = A2.shape[1:3]
     part = directions // len(du)
+    rank = projected.shape[-1] - 2 * n_states
     decays = np.empty((chunk, n_states, channels), np.float32)
     states = np.empty((chunk + 1, n_states, channels), np.float32)
     carry = np.empty((n_states, channels), np.float32)
@@ -128,7 +164,7 @@ def backward(first, last, u, delta, bc, A2, skip, order, chunk, starts, dy, du, 
                     for d in range(channels):
                         drive[d] = step[d] * signal[d]
                     for n in range(n_states):
-                        b = bc[g, r, p, k, n]
+                        b = projected[g, r, p, k, rank + n]
                         for d in range(channels):
                             decay = _exp2(step[d] * rates[n, d])
                             decays[i, n, d] = decay
@@ -137,12 +173,13 @@ def backward(first, last, u, delta, bc, A2, skip, order, chunk, starts, dy, du, 
                     p = order[k, start + i]
                     step, signal, grad = delta[g, k, r, p], u[g, r, p], dy[g, r, p]
                     to_step, to_signal = ddelta[g, k, r, p], du[s, g, r, p]
+                    pixel, to_pixel = projected[g, r, p, k], dprojected[g, r, p, k]
                     for d in range(channels):
                         drive[d] = step[d] * signal[d]
                         to_drive[d] = ZERO
                         to_exponent[d] = ZERO
                     for n in range(n_states):
-                        b, c = bc[g, r, p, k, n], bc[g, r, p, k, n_states + n]
+                        b, c = pixel[rank + n], pixel[rank + n_states + n]
                         to_b, to_c = ZERO, ZERO
                         before, state, decay = states[i, n], states[i + 1, n], decays[i, n]
                         for d in range(channels):
@@ -155,8 +192,8 @@ def backward(first, last, u, delta, bc, A2, skip, order, chunk, starts, dy, du, 
                             inner = kept * before[d]  # gradient of the exponent delta_t A
                             to_rates[n, d] += inner * step[d]
                             to_exponent[d] += inner * rates[n, d]
-                        dbc[g, r, p, k, n] = to_b
-                        dbc[g, r, p, k, n_states + n] = to_c
+                        to_pixel[rank + n] = to_b
+                        to_pixel[rank + n_states + n] = to_c
                     for d in range(channels):
                         to_signal[d] += to_drive[d] * step[d]
                         to_step[d] = to_drive[d] * signal[d] + to_exponent[d] * LN2
