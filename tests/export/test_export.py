@@ -14,6 +14,7 @@ from torch import nn
 
 import fake_data
 import mtmamba
+from mtmamba.command import config_dir
 from mtmamba.data.datasets import get_dataset
 from mtmamba.export.checkpoint import export_checkpoint
 from mtmamba.export.onnx_scan import selective_scan as onnx_scan
@@ -180,12 +181,21 @@ def built(encoder: str, decoder: str) -> MultiTaskModel:
     return mtmamba.build_model(mtmamba.load_config(choices)).eval()
 
 
+DECODERS = sorted(path.stem for path in (config_dir() / "decoder").glob("*.yaml"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("decoder", ["mtmamba", "mtmamba_plus", "stm1", "stm2", "stm3", "swin2", "pad_net"])
-@pytest.mark.parametrize("format", ["onnx", "torch_export"])
-def test_every_decoder_is_exported(decoder, format, tmp_path):
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "format"),
+    [
+        *(("swin_micro", decoder, "onnx") for decoder in DECODERS),
+        *(("swin_micro", decoder, "torch_export") for decoder in ("mtmamba", "mtmamba_plus", "stm2", "swin2")),
+        *(("efficientnet_lite0", "mtmamba", format) for format in ("onnx", "torch_export")),
+    ],
+)
+def test_every_decoder_is_exported(encoder, decoder, format, tmp_path):
     """`export` itself compares; twice as strict here."""
-    record = export(built("swin_micro", decoder), tmp_path / "net", format=format, size=(128, 160))
+    record = export(built(encoder, decoder), tmp_path / "net", format=format, size=(128, 160))
     assert max(error for check in record["checks"] for error in check["errors"].values()) < 5e-5
 
 

@@ -50,7 +50,7 @@ class Attention(nn.Module):
         )
         logits = q @ k.mT * self.scale
         if self.fuse is not None and before is not None:
-            rows, columns = -(-height // 2), -(-width // 2)
+            rows, columns = (height + 1) // 2, (width + 1) // 2  # ONNX rounds quotients of negative numbers towards 0
             before = rearrange(before, "b a (t h w) k -> (b a t) k h w", t=self.tasks, h=rows, w=columns)
             before = resize(before, (height, width))
             before = rearrange(before, "(b a t) k h w -> b a (t h w) k", a=HEADS, t=self.tasks)

