@@ -1,6 +1,7 @@
 """The demonstration page: what it is made of, and the page itself in a real browser."""
 
 import json
+import os
 import re
 import socket
 import time
@@ -14,7 +15,7 @@ from PIL import Image
 import mtmamba
 from mtmamba.inference.images import SourceError, read_photo
 from mtmamba.inference.overlay import overlay
-from mtmamba.inference.page import launch, predicted
+from mtmamba.inference.page import KEPT, launch, predicted
 from mtmamba.inference.predictor import Predictor
 
 
@@ -44,9 +45,13 @@ def test_a_page_s_piece_holds_every_task(predictor, photograph):
     assert codes[1]["low"] == pytest.approx(float(result["depth"].min()))
 
 
-def test_downloads_hold_everything(predictor, photograph):
-    _, archive = predicted(predictor, read_photo(photograph))
+def test_downloads_hold_everything_and_go_after_a_while(predictor, photograph, tmp_path):
+    _, archive = predicted(predictor, read_photo(photograph), tmp_path)
     names = zipfile.ZipFile(archive).namelist()
+    _, second = predicted(predictor, read_photo(photograph), tmp_path)
+    os.utime(archive, (0, time.time() - 2 * KEPT))
+    _, third = predicted(predictor, read_photo(photograph), tmp_path)
+    assert {str(path) for path in tmp_path.rglob("*") if path.is_file()} == {second, third}
     assert "raw/depth/photograph.npy" in names
     assert "sheets/photograph.jpg" in names
     assert len(names) == 9

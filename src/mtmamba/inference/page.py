@@ -1,8 +1,9 @@
 """The demonstration page: a photograph in, every task over it, raw results out; needs gradio (``mtmamba[demo]``)."""
 
-import tempfile
+import time
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 from PIL import Image
@@ -13,6 +14,8 @@ from mtmamba.inference.predictor import Predictor
 
 WAITING = 16
 """How many visitors may wait in the queue."""
+KEPT = 600
+"""Seconds that visitors' photographs and results stay on the disk."""
 
 
 def launch(predictor: Predictor, *, host: str, port: int | None, examples: str | None, block: bool = True) -> Any:
@@ -39,14 +42,15 @@ def launch(predictor: Predictor, *, host: str, port: int | None, examples: str |
 
 
 def build(gradio: Any, predictor: Predictor, examples: str | None) -> Any:
-    """Return the page, not served yet."""
+    """Return the page, not served yet; visitors' archives lie in a folder that goes with it."""
+    folder = TemporaryDirectory(prefix="mtmamba_")
 
     def answer(photograph: Image.Image | None) -> tuple[str, str | None]:
         if photograph is None:
             return "", None
-        return predicted(predictor, read_photo(photograph))
+        return predicted(predictor, read_photo(photograph), Path(folder.name))
 
-    with gradio.Blocks(title="MTMamba") as page:
+    with gradio.Blocks(title="MTMamba", delete_cache=(KEPT, KEPT)) as page:  # gradio's own copies
         titles = ", ".join(task.title.lower() for task in predictor.tasks)
         gradio.Markdown(f"# MTMamba\nA photograph in: {titles} out. Point at a picture to read its values.")
         with gradio.Row():
@@ -59,15 +63,23 @@ def build(gradio: Any, predictor: Predictor, examples: str | None) -> Any:
     return page
 
 
-def predicted(predictor: Predictor, photo: Photo) -> tuple[str, str]:
-    """Return what the page shows of a photograph, and an archive of the raw results, pictures and the sheet."""
+def predicted(predictor: Predictor, photo: Photo, folder: Path) -> tuple[str, str]:
+    """Return what the page shows of a photograph, and an archive of the raw results, pictures and the sheet.
+
+    Args:
+        predictor: of the model.
+        photo: the photograph.
+        folder: for archives; those older than `KEPT` are removed.
+    """
+    for old in folder.glob("*/results.zip"):
+        if time.time() - old.stat().st_mtime > KEPT:
+            old.unlink()
+            old.parent.rmdir()
     result = next(predictor.photos([("photograph", photo)]))
-    folder = Path(tempfile.mkdtemp(prefix="mtmamba_"))
-    archive = folder / "results.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        for path in result.save(folder):
-            file.write(path, path.relative_to(folder))
-            path.unlink()
+    archive = Path(mkdtemp(dir=folder)) / "results.zip"
+    with TemporaryDirectory(dir=folder) as files, zipfile.ZipFile(archive, "w") as file:
+        for path in result.save(files):
+            file.write(path, path.relative_to(files))
     return overlay(result), str(archive)
 
 
