@@ -135,6 +135,17 @@ def test_bands_are_the_whole(monkeypatch, predictor):
             np.testing.assert_allclose(values, banded[name], atol=1e-4)
 
 
+def test_of_a_large_image_one_task_is_held_at_a_time(monkeypatch, predictor, tmp_path):
+    image = photo((70, 90))
+    predictor(image).save(tmp_path / "whole")
+    monkeypatch.setattr(networks, "LARGE", 70 * 90 - 1)
+    result = predictor(image)
+    assert isinstance(result.values, networks.Large)
+    assert result["depth"] is not result["depth"]
+    for path in result.save(tmp_path / "one"):
+        assert path.read_bytes() == (tmp_path / "whole" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
 def test_maps_are_resized_as_by_pytorch():
     image = photo((200, 310))
     one = plan(image.shape[:2], [50, 70], TRAINED)

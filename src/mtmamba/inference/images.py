@@ -115,14 +115,17 @@ def _of_pil(image: Image.Image, source: str) -> Photo:
         return Photo(_of_deep(image), tuple(done), source)
     elif image.mode != "RGB":
         done.append(f"mode {image.mode} to RGB")
-    return Photo(np.array(image.convert("RGB")), tuple(done), source)
+    return Photo(np.array(image if image.mode == "RGB" else image.convert("RGB")), tuple(done), source)
 
 
 def _of_deep(image: Image.Image) -> NDArray[np.uint8]:
     """Return a grey image of 16 or 32 bits as RGB: whole numbers as 16 bits, others as 0..1."""
-    values = np.array(image, np.float64)
-    eight = values * 255 if image.mode == "F" and values.max(initial=0) <= 1 else values / 257
-    return np.repeat(np.rint(eight).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+    values = np.asarray(image)
+    factor = 255 if image.mode == "F" and values.max(initial=0) <= 1 else 1 / 257
+    grey = np.empty(values.shape, np.uint8)
+    for row, own in zip(grey, values, strict=True):  # large images need no large temporaries
+        row[:] = np.rint(own.astype(np.float64) * factor).clip(0, 255)
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def _of_tensor(image: torch.Tensor) -> NDArray[np.uint8]:

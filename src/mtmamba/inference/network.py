@@ -25,6 +25,8 @@ TILE, OVERLAP = 1024, 256
 """Side and overlap, in pixels, of the tiles that a larger image is cut into at ``native`` size."""
 VALUES_AT_ONCE = 2**24
 """How many values of maps are held at an image's own size at once; beyond, the image is finished in bands of rows."""
+LARGE = 2**24
+"""Pixels beyond which an image's predictions are held for one task at a time."""
 
 Size = str | Sequence[int]
 
@@ -119,7 +121,9 @@ class Network:
         self.views = Views(model, tasks, flip=flip, cuda_graph=self.device.type == "cuda")
         self._lock = threading.Lock()
 
-    def predict(self, images: Sequence[NDArray[np.uint8]], plans: Sequence[Plan]) -> Iterator[dict[str, NDArray[Any]]]:
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], plans: Sequence[Plan]
+    ) -> Iterator[Mapping[str, NDArray[Any]]]:
         """Yield each image's predictions on its own grid, ``(h, w)`` or ``(c, h, w)``, as the tasks' metrics take them.
 
         Args:
@@ -134,7 +138,7 @@ class Network:
         maps = self._maps(batch)
         for index, (image, one) in enumerate(zip(images, plans, strict=True)):
             own = {name: crop(x[index], one.size) for name, x in maps.items()}
-            yield self._finished(own, image.shape[:2])
+            yield self._all_finished(own, image.shape[:2])
 
     def maps_of(self, image: NDArray[np.uint8], one: Plan, task: str) -> NDArray[np.float32]:
         """Return the maps that a task's decision is made from, at the image's own size: ``(m, h, w)`` float32."""
@@ -152,7 +156,7 @@ class Network:
         with self._lock, torch.inference_mode(), autocast:
             return self.views.maps(batch)
 
-    def _in_tiles(self, image: NDArray[np.uint8], full: Sequence[int]) -> dict[str, NDArray[Any]]:
+    def _in_tiles(self, image: NDArray[np.uint8], full: Sequence[int]) -> Mapping[str, NDArray[Any]]:
         """Predict a large image by overlapping tiles, whose weights fall towards their borders.
 
         One row of tiles is held at a time; rows that no later tile touches are finished at once.
@@ -173,7 +177,7 @@ class Network:
                 band = x[:-1, :done] / x[-1:, :done]
                 bands[task.name].append(torch.from_numpy(_array(task.decide(band[None])[0])) if native else band)
         maps = {name: torch.cat(parts, dim=-2) for name, parts in bands.items()}
-        return {task.name: _array(maps[task.name]) for task in self.tasks} if native else self._finished(maps, full)
+        return {task.name: _array(maps[task.name]) for task in self.tasks} if native else self._all_finished(maps, full)
 
     def _row_of_tiles(self, band: NDArray[np.uint8]) -> dict[str, Tensor]:
         """Return the weighted sums of a row of tiles, and as a last channel those of the weights: ``(m + 1, h, w)``."""
@@ -191,24 +195,45 @@ class Network:
                 total[-1, :, left : left + size[1]] += weights
         return sums
 
-    def _finished(self, maps: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Resize one image's maps to its own size, a band of rows at a time where it is large, and decide."""
-        found = {}
-        with torch.inference_mode():
-            for task in self.tasks:
-                x = maps[task.name]
-                rows = max(1, VALUES_AT_ONCE // (len(x) * size[1]))
-                tops = range(0, size[0], rows)
-                for top in tops:
-                    bottom = min(top + rows, size[0])
-                    part = _array(task.decide(_band(x, size, top, bottom)[None])[0].cpu())
-                    if rows >= size[0]:
-                        whole = part
-                    elif top == 0:
-                        whole = np.empty((*part.shape[:-2], *size), part.dtype)
-                    whole[..., top:bottom, :] = part
-                found[task.name] = whole
-        return found
+    def _all_finished(self, maps: Mapping[str, Tensor], size: Sequence[int]) -> Mapping[str, NDArray[Any]]:
+        large = Large(self.tasks, maps, (size[0], size[1]))
+        return large if size[0] * size[1] > LARGE else dict(large)
+
+
+class Large(Mapping[str, NDArray[Any]]):
+    """Predictions at an image's own size, each computed whenever it is asked for, and not kept.
+
+    Args:
+        tasks: their records.
+        maps: by task, ``(n, h, w)``.
+        size: the image's height and width.
+    """
+
+    def __init__(self, tasks: Sequence[Task], maps: Mapping[str, Tensor], size: tuple[int, int]) -> None:
+        self.tasks = {task.name: task for task in tasks}
+        self.maps, self.size = maps, size
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @torch.inference_mode()
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Resize a task's maps, a band of rows at a time where they are large, and decide."""
+        task, x, size = self.tasks[name], self.maps[name], self.size
+        rows = max(1, VALUES_AT_ONCE // (len(x) * size[1]))
+        tops = range(0, size[0], rows)
+        for top in tops:
+            bottom = min(top + rows, size[0])
+            part = _array(task.decide(_band(x, size, top, bottom)[None])[0].cpu())
+            if rows >= size[0]:
+                return part
+            if top == 0:
+                whole = np.empty((*part.shape[:-2], *size), part.dtype)
+            whole[..., top:bottom, :] = part
+        return whole
 
 
 def _array(prediction: Tensor) -> NDArray[Any]:

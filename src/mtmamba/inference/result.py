@@ -32,7 +32,7 @@ class Result:
     Attributes:
         photo: the image, where it came from, and what was done to it.
         name: of its files.
-        values: by task.
+        values: by task; of a large image each is computed when it is asked for (`mtmamba.inference.network.Large`).
         tasks: their records.
         classes: names of classes by task, where they are known.
         pictures: by task, the dataset's own way to draw it.
@@ -81,21 +81,11 @@ class Result:
 
     def legend(self, task: str) -> Legend:
         """Return what the colours of a task's picture mean; of classes, those that it shows, the largest first."""
-        record = self._task(task)
-        legend = record.legend(self.classes.get(task, ()), self._draw(task))
-        if record.dtype != "uint8" or legend.bar:
-            return legend
-        counts = np.bincount(self.values[task].ravel(), minlength=256)[: len(legend.entries)]
-        return Legend(tuple(legend.entries[c] for c in counts.argsort(kind="stable")[::-1] if counts[c]))
+        return self._legend(self._task(task), self.values[task])
 
     def sheet(self) -> Picture:
         """Return the photograph and every task with its legend on one sheet, ``(H, W, 3)`` uint8 RGB."""
-        step = max(1, self.image.shape[1] // (2 * WIDTH))  # of a large image, pixels enough
-        tiles = [
-            Tile(task.title, self._draw(task.name)(self._thinned(task.name, step)), self.legend(task.name))
-            for task in self.tasks
-        ]
-        return sheet([Tile(self.name or "Image", self.image[::step, ::step]), *tiles])
+        return self._sheet([self._tile(task, self.values[task.name]) for task in self.tasks])
 
     def show(self) -> None:
         """Open the sheet in the system's viewer of pictures."""
@@ -114,22 +104,42 @@ class Result:
         folder, kinds = Path(folder).expanduser(), tuple(what)
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise SourceError(f"Expected save to be some of {', '.join(KINDS)}, got {unknown[0]}.")
-        written = []
+        written, tiles = [], []
         for task in self.tasks:
+            values = self.values[task.name]  # once, and no other task's at the same time
             if "raw" in kinds:
-                save_prediction(folder / "raw", task.name, self.name, torch.from_numpy(self.values[task.name]))
+                save_prediction(folder / "raw", task.name, self.name, torch.from_numpy(values))
                 written.append(prediction_path(folder / "raw", task.name, self.name))
             if "picture" in kinds:
                 written.append(folder / "pictures" / task.name / f"{self.name}.png")
-                save_png(written[-1], self.picture(task.name))
+                save_png(written[-1], self._draw(task.name)(torch.from_numpy(values)))
+            if "sheet" in kinds:
+                tiles.append(self._tile(task, values))
+            del values
         if "sheet" in kinds:
             written.append(folder / "sheets" / f"{self.name}.jpg")
             with replacing(written[-1]) as partial:
-                Image.fromarray(self.sheet()).save(partial, "JPEG", quality=SHEET_QUALITY)
+                Image.fromarray(self._sheet(tiles)).save(partial, "JPEG", quality=SHEET_QUALITY)
         return written
 
-    def _thinned(self, task: str, step: int) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.values[task][..., ::step, ::step]))
+    @property
+    def _step(self) -> int:
+        """Of a large image, every so many pixels are enough for a sheet."""
+        return max(1, self.image.shape[1] // (2 * WIDTH))
+
+    def _tile(self, task: Task, values: NDArray[Any]) -> Tile:
+        thinned = np.ascontiguousarray(values[..., :: self._step, :: self._step])
+        return Tile(task.title, self._draw(task.name)(torch.from_numpy(thinned)), self._legend(task, values))
+
+    def _sheet(self, tiles: Sequence[Tile]) -> Picture:
+        return sheet([Tile(self.name or "Image", self.image[:: self._step, :: self._step]), *tiles])
+
+    def _legend(self, task: Task, values: NDArray[Any]) -> Legend:
+        legend = task.legend(self.classes.get(task.name, ()), self._draw(task.name))
+        if task.dtype != "uint8" or legend.bar:
+            return legend
+        counts = sum(np.bincount(row, minlength=256) for row in values)[: len(legend.entries)]
+        return Legend(tuple(legend.entries[c] for c in counts.argsort(kind="stable")[::-1] if counts[c]))
 
     def _draw(self, task: str) -> Draw:
         return self.pictures.get(task, self._task(task).picture)
