@@ -237,6 +237,25 @@ def test_a_full_disk_leaves_nothing(tmp_path, packed, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} <= {"a.tar.gz", "cache", "run"}
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.parametrize("kind", ["archive", "folder"])
+def test_a_real_full_disk_leaves_nothing(tmp_path, packed, kind):
+    """A disk of 64 kB, in a mount namespace of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (tmp_path / "a.tar.gz").write_bytes(packed)
+    source = tmp_path / "a.tar.gz" if kind == "archive" else fake_data.write_nyud(tmp_path / "made")
+    call = f"""{sys.executable} src/prepare_data.py data=nyud data.root={disk}/NYUDv2 source={source}
+        data.crop_size=[32,64] cache_dir={tmp_path}/cache log_dir={tmp_path}/logs data.num_workers=0"""
+    script = f"mount -t tmpfs -o size=64k tmpfs {disk} && {{ {' '.join(call.split())}; echo status $?; ls -A {disk}; }}"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    if "status" not in done.stdout:
+        pytest.skip(f"no mount namespace: {done.stderr.strip()}")
+    assert done.stdout.split() == ["status", "1"]
+    assert "a full disk: make room" in done.stderr
+
+
 def test_a_folder_deep_down_is_lifted(tmp_path):
     (tmp_path / "a/b/c/gt_sets").mkdir(parents=True)
     (tmp_path / "a/b/readme").touch()
@@ -301,6 +320,52 @@ def test_the_official_files_become_the_layout(tmp_path):
         assert (np.array(Image.open(root / f"segmentation/{name}.png")) == classes[k, 45:470, 41:601]).all()
         assert (np.load(root / f"depth/{name}.npy") == depth[k, 45:470, 41:601]).all()
     assert np.array(Image.open(root / "edge/0001.png")).any()
+
+
+def official_pascal(folder_of):
+    """VOC 2010, PASCAL-Context and PASCAL-Part as their archives unpack, without one image's segmentation by VOC."""
+    made, voc = fake_data.write_pascal(folder_of / "made"), folder_of / "official/VOCdevkit/VOC2010"
+    moves = {
+        "JPEGImages": voc / "JPEGImages",
+        "ImageSets/Context": voc / "ImageSets/Main",
+        "semseg/VOC12": voc / "SegmentationClass",
+        "pascal-context/trainval": folder_of / "official/trainval",
+        "human_parts": folder_of / "official/Annotations_Part",
+    }
+    for old, new in moves.items():
+        new.parent.mkdir(parents=True, exist_ok=True)
+        (made / old).rename(new)
+    (voc / "SegmentationClass/2008_000002.png").unlink()
+    labels = np.kron([[284, 2, 0, 427], [397, 459, 65, 1]], np.ones((12, 8))).astype(np.uint16)
+    scipy.io.savemat(folder_of / "official/trainval/2008_000002.mat", {"LabelMap": labels})
+    return voc
+
+
+def pascal(tmp_path):
+    options = ("data=pascal_context", f"data.root={tmp_path}/PASCALContext", "data.crop_size=[32,64]")
+    run(tmp_path, *options, f"source={tmp_path}/official")
+
+
+def test_pascal_s_official_parts_become_the_layout(tmp_path, caplog):
+    voc = official_pascal(tmp_path)
+    pascal(tmp_path)
+    root, wanted = tmp_path / "PASCALContext", fake_data.write_pascal(tmp_path / "again")
+    assert "Train with tasks=[semseg,human_parts,edge]" in caplog.text
+    assert get_dataset("pascal_context").read_ids(root, "val") == ["2008_000006", "2008_000007", "2008_000008"]
+    own = "semseg/VOC12/2008_000001.png"
+    assert (np.array(Image.open(root / own)) == np.array(Image.open(wanted / own))).all()
+    from_context = np.array(Image.open(root / "semseg/pascal-context/2008_000002.png"))
+    assert from_context[6::12, 4::8].tolist() == [[15, 1, 0, 20], [11, 0, 8, 0]]  # person, aeroplane, tvmonitor; ...
+    assert (root / "human_parts/2008_000005.mat").read_bytes() == (wanted / "human_parts/2008_000005.mat").read_bytes()
+    assert (voc / "JPEGImages/2008_000000.jpg").is_file()
+
+
+def test_a_part_of_pascal_that_is_missing_is_named(tmp_path):
+    official_pascal(tmp_path)
+    (tmp_path / "official/Annotations_Part").rename(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match="PASCAL-Part's annotations in a folder Annotations_Part below"):
+        pascal(tmp_path)
+    assert leftovers(tmp_path) == []
 
 
 def test_official_files_that_are_missing_are_named(tmp_path):

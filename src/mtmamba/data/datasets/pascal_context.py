@@ -46,6 +46,12 @@ def _edge(source: Source, task: str, name: str, size: tuple[int, int]) -> NDArra
     return cached(source.cache_dir, "edge-1", data, lambda: boundaries(label_map(path, data)))
 
 
+def _convert(source: Path, folder: Path) -> bool:
+    from mtmamba.data.datasets.pascal_official import convert  # seldom needed
+
+    return convert(source, folder)
+
+
 DATASET = DatasetRecord(
     name="pascal_context",
     title="PASCALContext",
@@ -75,6 +81,7 @@ DATASET = DatasetRecord(
     scenes="pascal",
     variable="PASCAL_ROOT",
     remedy=archive_remedy("PASCALContext"),
+    convert=_convert,
     mirrors=("https://data.vision.ee.ethz.ch/brdavid/atrc/PASCALContext.tar.gz",),
     remarks={"normals": odd_normals(read_rgb)},
 )
