@@ -356,7 +356,9 @@ def test_pascal_s_official_parts_become_the_layout(tmp_path, caplog):
     assert (np.array(Image.open(root / own)) == np.array(Image.open(wanted / own))).all()
     from_context = np.array(Image.open(root / "semseg/pascal-context/2008_000002.png"))
     assert from_context[6::12, 4::8].tolist() == [[15, 1, 0, 20], [11, 0, 8, 0]]  # person, aeroplane, tvmonitor; ...
-    assert (root / "human_parts/2008_000005.mat").read_bytes() == (wanted / "human_parts/2008_000005.mat").read_bytes()
+    for new, old in (("human_parts", "Annotations_Part"), ("pascal-context/trainval", "trainval")):
+        whole = (tmp_path / f"official/{old}/2008_000005.mat").read_bytes()
+        assert (root / f"{new}/2008_000005.mat").read_bytes() == whole
     assert (voc / "JPEGImages/2008_000000.jpg").is_file()
 
 

@@ -138,7 +138,7 @@ class Result:
         legend = task.legend(self.classes.get(task.name, ()), self._draw(task.name))
         if task.dtype != "uint8" or legend.bar:
             return legend
-        counts = sum(np.bincount(row, minlength=256) for row in values)[: len(legend.entries)]
+        counts = np.sum([np.bincount(row, minlength=256) for row in values], axis=0)[: len(legend.entries)]  # by rows
         return Legend(tuple(legend.entries[c] for c in counts.argsort(kind="stable")[::-1] if counts[c]))
 
     def _draw(self, task: str) -> Draw:
