@@ -62,6 +62,10 @@ TESTS = {
     "models/adapters/conv.py": [
         f"tests/models/decoders/test_{name}.py::test_parity_{name}" for name in ("mqtransformer", "pad_net")
     ],
+    "models/adapters/decoder.py": [
+        "tests/models/test_parity.py",
+        "tests/models/decoders/test_pad_net.py::test_parity_pad_net",
+    ],
     "models/adapters": ["tests/models/test_parity.py"],
 }
 """A module's tests, beside its own doctests; the first entry counts that a module's path begins with.
