@@ -39,6 +39,9 @@ ANSWERS = {
     ("train", "tasks=[semseg"): "Expected KEY=VALUE, got tasks=[semseg: put quotes around such a value",
     ("train", "trainer.max_epochs=3"): "Expected no trainer.max_epochs, which would not be carried out here",
     ("train", "data.batch_size=0"): "Expected data.batch_size to be a whole number of at least 1, got 0",
+    ("train", "+decoder=stm1"): "Expected one choice of decoder, got two: leave out the plus",
+    ("eval", "ckpt=x", "decoder=stm1"): "Expected a setting of src/eval.py, got decoder, which it leaves no choice of",
+    ("eval", "--config-dir", ".", "absent=x"): "Expected no folder named after a setting in --config-dir, got absent",
     ("eval", "logs/x"): "Expected KEY=VALUE, got logs/x: did you mean ckpt=logs/x?",
     ("eval",): "Expected ckpt=…, got none: give it.",
     ("eval", "ckpt=x", "trainer.max_steps=3"): "Expected trainer.max_steps in a training, got it in an evaluation",
@@ -79,6 +82,34 @@ def test_a_sweep_names_each_job_that_failed_and_goes_on(tmp_path):
     done = call("train", "-m", "data.batch_size=0,-1", cwd=tmp_path)
     assert done.stderr.count("Error: Expected data.batch_size") == 2
     assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+
+
+FAILING = """
+import weakref
+from mtmamba.command import command
+class OutOfMemoryError(RuntimeError): pass
+class Network:
+    def __init__(self): self.itself = self
+made = []
+def work(cfg, folder):
+    print("held:", sum(one() is not None for one in made))
+    network = Network()
+    made.append(weakref.ref(network))
+    raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. If reserved memory is large, try this.")
+command("train", work)
+"""
+
+
+def test_a_failed_run_of_a_sweep_leaves_its_memory_to_the_next_and_says_what_needs_less(tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    command = [sys.executable, "failing.py", "-m", "seed=0,1", f"log_dir={tmp_path}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert done.stdout.count("held: 0\n") == 2, done.stderr
+    (line, _) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert line.startswith("Error: Expected the GPU's memory to suffice, got: CUDA out of memory. Tried to allocate")
+    assert "2.00 GiB. Lower data.device_batch_size" in line
     assert done.returncode == 1
 
 

@@ -36,6 +36,15 @@ def test_the_page_on_decoders_has_the_sizes_and_costs_that_are_counted():
             assert figures[i::2] == found, (decoder, data)
 
 
+@pytest.mark.parametrize("page", [*sorted(DOCS.glob("*.md")), ROOT / "README.md"], ids=lambda path: path.name)
+def test_the_files_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"(?<![\w/.])(?:configs|docs|notebooks|src|tests)/[\w/]+(?:\.\w+)?", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
 def test_the_files_that_the_architecture_page_names_exist():
     page, _, _ = (DOCS / "architecture.md").read_text(encoding="utf-8").partition("## Files one must touch")
     named = re.findall(r"`((?:[\w]+/)*\w+(?:\.(?:py|yaml|md)|/))`", page)

@@ -4,6 +4,7 @@ Nothing heavy is imported here: a wrong override is answered before PyTorch is.
 """
 
 import difflib
+import gc
 import logging
 import os
 import re
@@ -87,9 +88,12 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             if debug or not is_answer(error):
                 raise
             tell(error, name)
-            if swept:
-                raise JobError from error
-            sys.exit(1)
+        else:
+            return
+        gc.collect()  # a failed run's memory and loading processes, which its error held, are not the next one's burden
+        if swept:
+            raise JobError
+        sys.exit(1)
 
     job.__module__ = name  # after which Hydra names the job
     main = hydra.main(version_base="1.3", config_path=str(config_dir().resolve()), config_name=name)(job)
@@ -140,7 +144,12 @@ def _set(key: str, value: str | None) -> None:
 def is_answer(error: BaseException) -> bool:
     """Return whether an error's message is meant for people: ours, Hydra's, or the operating system's."""
     ours = type(error).__module__.partition(".")[0] in ("mtmamba", "hydra", "omegaconf")
-    return ours or isinstance(error, OSError) or str(error).startswith("Expected ")
+    return ours or isinstance(error, OSError) or str(error).startswith("Expected ") or _is_full(error)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether a GPU's memory did not suffice: an error of PyTorch's, which is not imported for this."""
+    return any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__)
 
 
 def tell(error: BaseException, name: str) -> None:
@@ -156,6 +165,11 @@ def sentence(error: BaseException, name: str) -> str:
         name: the script's.
     """
     text, cause = " ".join(str(error).split()), error.__cause__
+    if _is_full(error):
+        return (
+            f"Expected the GPU's memory to suffice, got: {text.partition(' If reserved')[0]} Lower "
+            "data.device_batch_size (data.val_batch_size in evaluation), or set model.checkpointing=blocks."
+        )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         there = f"{', '.join(error.options)}, or one of yours in --config-dir DIR"
@@ -170,6 +184,12 @@ def sentence(error: BaseException, name: str) -> str:
             f"Expected {found[1]} to be importable, got no such name: give its file with extensions=[FILE.py], or put "
             "its folder on PYTHONPATH."
         )
+    if found := re.match("Could not override '(.*?)'. No match in the defaults list", text):
+        if (config_dir() / found[1]).is_dir():
+            return f"Expected a setting of src/{name}.py, got {found[1]}, which it leaves no choice of."
+        return f"Expected no folder named after a setting in --config-dir, got {found[1]}, which would be its choices."
+    if found := re.match("Multiple values for (.*?)\\.", text):
+        return f"Expected one choice of {found[1]}, got two: leave out the plus before {found[1]}=…"
     if found := re.match("Ambiguous value for argument '(.*?)'", text):
         return f"Expected one value, got {found[1]}: add -m for a run of each, or write a list as KEY=[A,B]."
     if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):

@@ -66,6 +66,30 @@ def test_only_loaders_of_several_epochs_keep_their_processes(nyud):
     assert data.train_dataloader().persistent_workers
 
 
+HELD = """
+import os, signal, subprocess, sys
+from mtmamba.data.datamodule import DenseDataModule
+options = {"crop_size": (24, 32), "tasks": ["edge"], "batch_size": 2, "num_workers": 1}
+data = DenseDataModule(dataset="nyud", root=sys.argv[1], **options)
+data.setup()
+loader = data.val_dataloader()
+batches = iter(loader)
+next(batches)
+(worker,) = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+subprocess.run(["kill", worker], check=True)
+subprocess.run(["kill", worker], check=True)
+print("read", 1 + len([*batches]), flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="a handler cannot know the sender there")
+def test_loading_goes_on_when_others_send_sigterm_and_ends_with_the_program_that_still_holds_it(tmp_path):
+    """As where a cluster asks all processes, and where an error's traceback holds the trainer."""
+    command = [sys.executable, "-c", HELD, str(fake_data.write_nyud(tmp_path / "NYUDv2", train=2, val=9))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert (done.stdout, done.stderr) == ("read 9\n", "")
+
+
 class Recorder(LightningModule):
     """Notes every micro-batch's ids, keys and sum of pixels, under the number of optimiser steps made before it."""
 

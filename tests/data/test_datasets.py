@@ -291,9 +291,14 @@ def test_boundaries_come_from_the_cache(pascal, monkeypatch):
     assert (open_pascal(pascal, ["edge"]).read(0)["edge"] == expected).all()
 
 
+def test_ids_may_hold_folders(nyud):
+    (nyud / "gt_sets/val.txt").write_text("attic/0001\ncellar/00.2\n")
+    assert get_dataset("nyud").read_ids(nyud, "val") == ["attic/0001", "cellar/00.2"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "empty file"), ("0001\n0002\n0001\n", "'0001' twice"), ("0001 0002\n", "'0001 0002'"), ("a/b\n", "'a/b'")],
+    [("", "empty file"), ("0001\n0002\n0001\n", "'0001' twice"), ("0001 0002\n", "'0001 0002'"), ("../b\n", "'../b'")],
 )
 def test_a_malformed_list_is_named(nyud, text, message):
     (nyud / "gt_sets/val.txt").write_text(text)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mtmamba.tasks import all_tasks, get_task, register
+from mtmamba.tasks import Task, all_tasks, get_task, register
 from mtmamba.tasks.pictures import IGNORED_COLOUR, stretched
 from mtmamba.types import IGNORE
 
@@ -25,6 +25,14 @@ def test_records_that_contradict_themselves_are_refused():
     assert all_tasks() == before
     register(before["depth"])  # again, in its old place
     assert list(all_tasks()) == list(before)
+
+
+def test_a_record_of_the_needed_fields_fits_a_map_of_numbers_and_one_of_vectors():
+    for channels in (None, 3):
+        task = Task("heat", "Heat", lambda x, y: x, torch.exp, lambda n: None, "MAE", {"MAE": ""}, channels=channels)
+        target = torch.rand(2, *([channels] if channels else []), 4, 5)
+        prediction = task.predict(target.log().reshape(2, -1, 4, 5))
+        torch.testing.assert_close(prediction, target)
 
 
 def test_the_picture_of_any_numbers_goes_from_black_to_white():

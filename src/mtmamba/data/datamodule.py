@@ -4,6 +4,7 @@ import copy
 import logging
 import os
 import signal
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -278,11 +279,19 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
 def _begin_worker(_: int) -> None:
     """Keep a loading process to one core, there is a process for each already; to stop is the training process's.
 
-    What asks it to may be sent to all its processes: Ctrl-C is, and so is a cluster's first SIGTERM. A later SIGTERM is
-    the training process's own.
+    What asks it to may be sent to all its processes: Ctrl-C is, and so is a cluster's SIGTERM. A SIGTERM of the
+    training process itself ends this one, or a program that still holds a loader as it exits would wait for ever.
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    if hasattr(signal, "sigwaitinfo"):  # else PyTorch's own handler stays, which ends it for every SIGTERM
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_asked, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_asked(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -11,7 +11,6 @@ TASK = Task(
     title="Depth",
     loss=depth_l1,
     activate=depth_metres,
-    decide=lambda maps: maps[:, 0],  # (B, 1, H, W) → (B, H, W)
     metric=lambda _: DepthError(),
     headline="RMSE",
     units={"RMSE": "m"},

@@ -13,7 +13,6 @@ TASK = Task(
     loss=edge_cross_entropy,
     loss_weight=50.0,
     activate=edge_probability,
-    decide=lambda maps: maps[:, 0],  # (B, 1, H, W) → (B, H, W)
     metric=lambda _: EdgeLoss(),
     headline="loss",
     units={"loss": ""},

@@ -43,7 +43,8 @@ class Task:
         headline: the value of the metric that stands for the task in summaries.
         units: every value of the metric with its unit.
         lower_is_better: the values of the metric that fall as the model improves.
-        decide: maps of ``activate`` or their average → what metric, picture and file take, on the target's grid.
+        decide: maps of ``activate`` or their average → what metric, picture and file take, on the target's grid. By
+            default the maps ``(B, m, H, W)``; a single one is ``(B, H, W)``.
         loss_weight: in ``loss=weighted``, where that names no other.
         protocol: of the metric.
         file: the format of predictions in files.
@@ -71,7 +72,7 @@ class Task:
     headline: str
     units: Mapping[str, str]
     lower_is_better: frozenset[str] = frozenset()
-    decide: Callable[[Tensor], Tensor] = lambda maps: maps
+    decide: Callable[[Tensor], Tensor] = lambda maps: maps.squeeze(1)
     loss_weight: float = 1.0
     protocol: Protocol = POOLED
     file: PredictionFile = field(default_factory=ArrayFile)

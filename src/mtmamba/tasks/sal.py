@@ -13,7 +13,6 @@ TASK = Task(
     loss=balanced_cross_entropy,
     loss_weight=5.0,
     activate=saliency_probability,
-    decide=lambda maps: maps[:, 0],  # (B, 1, H, W) → (B, H, W)
     metric=lambda _: SaliencyFMeasure(),
     headline="maxF",
     units={"maxF": "%", "maxF_published": "%"},

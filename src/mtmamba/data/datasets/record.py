@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -118,7 +118,7 @@ class DatasetRecord:
 
         Raises:
             DatasetError: there is no such split; its list is missing, empty, repeats an id or holds something that is
-                no single name.
+                no id.
         """
         if split not in SPLITS:
             raise DatasetError(
@@ -127,11 +127,13 @@ class DatasetRecord:
             )
         if self.find_ids is not None:
             return self.find_ids(root, split)
-        return read_list(self.layout.list_path(root, split), self.remedy, _is_plain)
+        return read_list(self.layout.list_path(root, split), self.remedy, lambda x: is_id(x) and len(x.split()) == 1)
 
 
-def _is_plain(name: str) -> bool:
-    return len(name.split()) == 1 and "/" not in name and "." not in name
+def is_id(name: str) -> bool:
+    """Return whether a line of a list can be an id: a path below the folder, without an ending."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
 
 
 def read_list(path: Path, remedy: str, is_id: Callable[[str], bool]) -> list[str]:
@@ -156,7 +158,9 @@ def read_list(path: Path, remedy: str, is_id: Callable[[str], bool]) -> list[str
     if not ids:
         raise DatasetError(f"Expected {path.stem} ids in {path}, one per line, got an empty file. {remedy}")
     if malformed:
-        raise DatasetError(f"Expected one plain id per line in {path}, got {malformed[0]!r}. {remedy}")
+        raise DatasetError(
+            f"Expected an id such as 0001 or attic/0001 a line in {path}, got {malformed[0]!r}. {remedy}"
+        )
     if repeated:
         raise DatasetError(f"Expected each id once in {path}, got {repeated[0]!r} twice. {remedy}")
     return ids

@@ -4,10 +4,10 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from mtmamba.data.datasets.record import SPLITS, read_list
+from mtmamba.data.datasets.record import SPLITS, is_id, read_list
 from mtmamba.data.layouts import Alternatives, DatasetError
 
 REMEDY = "Correct the files, or dataset.yaml in data.root; docs/data.md explains its keys."
@@ -18,12 +18,6 @@ _DEEPEST = 32
 def patterns_of(value: str | list[str]) -> Alternatives:
     """Return the alternatives that dataset.yaml names, one or a list."""
     return (value,) if isinstance(value, str) else tuple(value)
-
-
-def is_id(name: str) -> bool:
-    """Return whether a line of a list can be an id: a path below the folder, without an ending."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
 
 
 def find_ids(description: Mapping[str, Any], root: Path, split: str) -> list[str]:
