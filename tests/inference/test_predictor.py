@@ -19,7 +19,7 @@ from mtmamba.command import config_dir
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.evaluation.folder import evaluate_predictions
 from mtmamba.inference import network as networks
-from mtmamba.inference.images import SourceError
+from mtmamba.inference.images import SourceError, read_photo
 from mtmamba.inference.network import Network, plan
 from mtmamba.inference.predict import predict, side_by_side
 from mtmamba.inference.predictor import Predictor
@@ -130,9 +130,17 @@ def test_bands_are_the_whole(monkeypatch, predictor):
     monkeypatch.setattr(networks, "VALUES_AT_ONCE", 40 * 333 * 7)
     banded = predictor(image)
     for name, values in whole.values.items():
-        assert (values == banded[name]).mean() > 0.999
         if values.dtype == np.float32:
             np.testing.assert_allclose(values, banded[name], atol=1e-4)
+        else:
+            assert (values == banded[name]).mean() > 0.999
+
+
+def test_images_of_one_size_are_finished_together():
+    a, b = ((448, 576), (10, 20)), ((448, 576), (40, 10))
+    assert list(networks.runs_of_one_size([a, a, a, b, a], 2 * 200)) == [(0, 2), (2, 3), (3, 4), (4, 5)]
+    assert list(networks.runs_of_one_size([a, a], 0)) == [(0, 1), (1, 2)]
+    assert list(networks.runs_of_one_size([], 0)) == []
 
 
 def test_of_a_large_image_one_task_is_held_at_a_time(monkeypatch, predictor, tmp_path):
@@ -354,3 +362,12 @@ def test_damaged_models(checkpoint, tmp_path):
         restore.load_model("hf://nonsense")
     with pytest.raises(FileNotFoundError, match="got no_such_model"):
         restore.load_model("no_such_model")
+
+
+def test_a_batch_that_is_finished_together_is_as_image_by_image(monkeypatch, predictor):
+    photos = [(f"{i}", read_photo(photo((60 + 10 * (i == 2), 80)))) for i in range(4)]
+    apart = list(predictor.photos(photos, 4))
+    monkeypatch.setattr(networks, "TOGETHER", {"cpu": 2**27})
+    for one, other in zip(apart, predictor.photos(photos, 4), strict=True):
+        for name, values in one.values.items():
+            assert np.array_equal(values, other[name])

@@ -16,7 +16,7 @@ from torch import Tensor
 from mtmamba.evaluation.views import Views
 from mtmamba.inference.images import SourceError
 from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.padding import crop, pad
+from mtmamba.padding import crop, pad, resized
 from mtmamba.tasks import Task
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
 
@@ -25,6 +25,8 @@ TILE, OVERLAP = 1024, 256
 """Side and overlap, in pixels, of the tiles that a larger image is cut into at ``native`` size."""
 VALUES_AT_ONCE = 2**24
 """How many values of maps are held at an image's own size at once; beyond, the image is finished in bands of rows."""
+TOGETHER = {"cuda": 2**27}
+"""How many values of images of one size are finished together, by device; elsewhere image by image."""
 LARGE = 2**24
 """Pixels beyond which an image's predictions are held for one task at a time."""
 
@@ -136,16 +138,17 @@ class Network:
         inputs = (normalised(_resized(x, p.size), self.device) for x, p in zip(images, plans, strict=True))
         batch = torch.stack([pad(x, p.grid) for x, p in zip(inputs, plans, strict=True)])
         maps = self._maps(batch)
-        for index, (image, one) in enumerate(zip(images, plans, strict=True)):
-            own = {name: crop(x[index], one.size) for name, x in maps.items()}
-            yield self._all_finished(own, image.shape[:2])
+        sizes = [(one.size, image.shape[:2]) for image, one in zip(images, plans, strict=True)]
+        for start, stop in runs_of_one_size(sizes, TOGETHER.get(self.device.type, 0) // _channels(maps)):
+            own, full = sizes[start]
+            yield from self._finished({name: crop(x[start:stop], own) for name, x in maps.items()}, full)
 
     def maps_of(self, image: NDArray[np.uint8], one: Plan, task: str) -> NDArray[np.float32]:
         """Return the maps that a task's decision is made from, at the image's own size: ``(m, h, w)`` float32."""
-        resized = _resized(image, one.size)
         if one.tiled:
             raise SourceError("Expected an image that is predicted at once, got one in tiles: use a smaller size.")
-        maps = self._maps(pad(normalised(resized, self.device), one.grid)[None])[task][0]
+        scaled = _resized(image, one.size)
+        maps = self._maps(pad(normalised(scaled, self.device), one.grid)[None])[task][0]
         size = image.shape[:2]
         with torch.inference_mode():
             return _band(crop(maps, one.size), size, 0, size[0]).numpy(force=True)
@@ -177,7 +180,9 @@ class Network:
                 band = x[:-1, :done] / x[-1:, :done]
                 bands[task.name].append(torch.from_numpy(_array(task.decide(band[None])[0])) if native else band)
         maps = {name: torch.cat(parts, dim=-2) for name, parts in bands.items()}
-        return {task.name: _array(maps[task.name]) for task in self.tasks} if native else self._all_finished(maps, full)
+        if native:
+            return {task.name: _array(maps[task.name]) for task in self.tasks}
+        return next(self._finished({name: x[None] for name, x in maps.items()}, full))
 
     def _row_of_tiles(self, band: NDArray[np.uint8]) -> dict[str, Tensor]:
         """Return the weighted sums of a row of tiles, and as a last channel those of the weights: ``(m + 1, h, w)``."""
@@ -195,9 +200,18 @@ class Network:
                 total[-1, :, left : left + size[1]] += weights
         return sums
 
-    def _all_finished(self, maps: Mapping[str, Tensor], size: Sequence[int]) -> Mapping[str, NDArray[Any]]:
-        large = Large(self.tasks, maps, (size[0], size[1]))
-        return large if size[0] * size[1] > LARGE else dict(large)
+    def _finished(self, maps: Mapping[str, Tensor], size: Sequence[int]) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """Bring maps ``(B, m, h, w)`` to the images' own size and decide; yield each image's predictions."""
+        height, width = size
+        if height * width > min(LARGE, VALUES_AT_ONCE // _channels(maps)):
+            for index in range(len(next(iter(maps.values())))):
+                large = Large(self.tasks, {name: x[index] for name, x in maps.items()}, (height, width))
+                yield large if height * width > LARGE else dict(large)
+            return
+        with torch.inference_mode():
+            decided = {task.name: task.decide(resized(maps[task.name].float(), size)) for task in self.tasks}
+        for index in range(len(next(iter(decided.values())))):
+            yield {name: _array(x[index].cpu()) for name, x in decided.items()}
 
 
 class Large(Mapping[str, NDArray[Any]]):
@@ -224,16 +238,30 @@ class Large(Mapping[str, NDArray[Any]]):
         """Resize a task's maps, a band of rows at a time where they are large, and decide."""
         task, x, size = self.tasks[name], self.maps[name], self.size
         rows = max(1, VALUES_AT_ONCE // (len(x) * size[1]))
-        tops = range(0, size[0], rows)
-        for top in tops:
+        if rows >= size[0]:
+            return _array(task.decide(resized(x[None].float(), size))[0].cpu())
+        for top in range(0, size[0], rows):
             bottom = min(top + rows, size[0])
             part = _array(task.decide(_band(x, size, top, bottom)[None])[0].cpu())
-            if rows >= size[0]:
-                return part
             if top == 0:
                 whole = np.empty((*part.shape[:-2], *size), part.dtype)
             whole[..., top:bottom, :] = part
         return whole
+
+
+def _channels(maps: Mapping[str, Tensor]) -> int:
+    return max(x.shape[1] for x in maps.values())
+
+
+def runs_of_one_size(sizes: Sequence[tuple[Sequence[int], tuple[int, int]]], pixels: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of each run of equal sizes, inner and full, of at most so many full pixels, or of one."""
+    start = 0
+    for stop in range(1, len(sizes) + 1):
+        height, width = sizes[start][1]
+        full = (stop - start + 1) * height * width > pixels
+        if stop == len(sizes) or full or sizes[stop] != sizes[start]:
+            yield start, stop
+            start = stop
 
 
 def _array(prediction: Tensor) -> NDArray[Any]:
