@@ -17,7 +17,7 @@ SIZES = [(1, 1), (1, 7), (5, 1), (2, 500), (31, 33), (64, 48), (96, 64), (97, 65
 SIZES += [(640, 480)]
 """Width and height."""
 HUGE = (12000, 9000)
-MEMORY = 6e9
+MEMORY = 5e9
 """Bytes that the process may take."""
 
 MEASURED = """
