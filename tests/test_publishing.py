@@ -113,6 +113,7 @@ def test_a_model_arrives_whole(hub, model):
     assert hub.stored[digest] == weights
     card = base64.b64decode(files["README.md"]["value"]["content"]).decode()
     assert "Trained on dreams." in card
+    assert "trained on 480 synthetic scenes in the layout of NYUDv2" in card
 
 
 def test_who_may_not_is_told(hub, model):

@@ -38,7 +38,8 @@ def test_the_wheel_is_whole(tmp_path):
         assert {path for path in wanted if not (installed / inside / path).is_file()} == set()
     commands = {path.name for path in (ROOT / "src").glob("*.py")} - {f"{name}.py" for name in OF_THE_REPOSITORY}
     assert {path.name for path in (installed / "mtmamba/scripts").iterdir()} == commands
-    assert (installed / "mtmamba/released_models/nyud_lite/model.safetensors").is_file()
+    for name in ("nyud_lite", "rooms_micro"):
+        assert (installed / f"mtmamba/released_models/{name}/model.safetensors").is_file()
     environment = os.environ | {"PYTHONPATH": str(installed)}
     done = subprocess.run(
         [sys.executable, "-c", USE], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True

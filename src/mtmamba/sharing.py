@@ -169,6 +169,8 @@ def card(
     choices, values = description["choices"], description["values"]
     data = all_datasets().get(values["data"].get("dataset", ""))
     title = data.title if data else choices["data"]
+    if scenes := values["data"].get("scenes"):
+        title = f"{scenes['train']:,} synthetic scenes in the layout of {title}"
     tasks = [get_task(task) for task in values["tasks"]]
     rows = []
     for task in tasks:
