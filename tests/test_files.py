@@ -1,12 +1,14 @@
 """Files that are written whole: by writers of one number in two containers, by killed ones, beside living ones."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mtmamba.files import remove_partial, replacing
 
@@ -89,3 +91,31 @@ def test_a_folder_replaces_none_that_holds_something(tmp_path):
         make("second")
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert (tmp_path / "made/file").read_text() == "first"
+
+
+def test_a_full_disk_is_said_whoever_writes(tmp_path):
+    """Real writes to a device that has no room: by Python, by PyTorch's writer, by a copy of a folder."""
+    full = Path("/dev/full")
+
+    def by_pytorch(_: Path) -> None:
+        with full.open("wb") as file:
+            torch.save({"weight": torch.ones(10**6)}, file)
+
+    def by_a_copy(partial: Path) -> None:
+        raise shutil.Error([("a", str(partial), f"[Errno 28] {os.strerror(28)}")])  # how copytree gathers its errors
+
+    path = tmp_path / "last.ckpt"
+    path.write_text("old")
+    for write in (lambda _: full.write_bytes(b"x"), by_pytorch, by_a_copy):
+        with (
+            pytest.raises(OSError, match=rf"Expected room for {path}, got a full disk: make room"),
+            replacing(path) as partial,
+        ):
+            write(partial)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="no weights"), replacing(tmp_path / "file"):
+        raise RuntimeError("no weights")

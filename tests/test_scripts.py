@@ -97,3 +97,25 @@ def test_two_processes_evaluate_as_one(folder):
     assert len(files) == 20
     for file in files:
         assert (folder / "devices1" / file).read_bytes() == (folder / "devices2" / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_check_of_every_image_and_stop_together(tmp_path):
+    """One broken image in each share, neither among the samples; the error is said once."""
+    root = write_nyud(tmp_path / "NYUDv2", train=20, val=9)
+    (root / "images/0002.png").write_bytes((root / "images/0002.png").read_bytes()[:-40])
+    (root / "edge/0005.png").write_bytes((root / "edge/0005.png").read_bytes()[:-40])
+    options = [*dataset(tmp_path), "data.check=all", "logger=csv", "trainer.accelerator=cpu", "trainer.devices=2"]
+    command = [
+        sys.executable,
+        str(ROOT / "src/train.py"),
+        *options,
+        "trainer.strategy=ddp",
+        f"cache_dir={tmp_path}/cache",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600)
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert done.returncode == 1
+    assert "images/0002.png" in error
+    assert "edge/0005.png" in error
+    assert not (tmp_path / "logs").exists()

@@ -25,7 +25,7 @@ from mtmamba.extensions import load_extensions
 from mtmamba.losses import LogTotal, WeightedTotal
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.settings import check_settings
+from mtmamba.settings import check_settings, settings_of
 from mtmamba.signatures import check_types
 from mtmamba.tasks import select_tasks
 
@@ -173,7 +173,8 @@ def build_decoder(cfg: DictConfig, channels: Sequence[int]) -> Decoder:
         )
     check_types(plain(cfg.model.decoder), "decoder")
     factory = hydra.utils.instantiate(cfg.model.decoder, _convert_="all")
-    return factory(channels=list(channels), num_outputs=num_outputs(cfg))
+    with settings_of("decoder"):
+        return factory(channels=list(channels), num_outputs=num_outputs(cfg))
 
 
 def build_model(cfg: DictConfig) -> MultiTaskModel:
@@ -188,7 +189,8 @@ def build_model(cfg: DictConfig) -> MultiTaskModel:
     check_types(plain(cfg.model.encoder), "encoder")
     # Called here rather than by Hydra, which would wrap its errors into one of its own.
     settings = {key: value for key, value in cfg.model.encoder.items() if key not in TRAINING_OF_ENCODER}
-    encoder = hydra.utils.instantiate(settings, _convert_="all", _partial_=True)()
+    with settings_of("encoder"):
+        encoder = hydra.utils.instantiate(settings, _convert_="all", _partial_=True)()
     model = MultiTaskModel(encoder, build_decoder(cfg, encoder.channels))
     if (frozen := cfg.model.encoder.get("freeze")) is not None:
         model.freeze_encoder(frozen)

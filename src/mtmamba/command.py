@@ -13,8 +13,8 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from mtmamba.files import full_disk, is_full_disk
 from mtmamba.settings import check_given, check_settings
 from mtmamba.trainer_arguments import refusal
 
@@ -32,6 +33,9 @@ DEBUG = "HYDRA_FULL_ERROR"
 
 QUIET = {"PYTHONWARNINGS": "ignore", "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_SILENT": "true"}
 """So that loading processes and those of other devices say nothing either that a user can do nothing about."""
+
+RECORDS = {".hydra", "config.yaml", "environment.json", "run.log"}
+"""What is written down of every run when it begins, and not kept of one that an error of the user's ends at once."""
 
 FLAGS_WITH_VALUE = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
 
@@ -84,8 +88,11 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
                 else:
                     work(cfg, folder)
         except Exception as error:
-            remove_unused(folder)
-            if debug or not is_answer(error):
+            if is_full_disk(error) and not str(error).startswith("Expected "):
+                error = OSError(full_disk(folder))
+            answer = is_answer(error)
+            remove_unused(folder, RECORDS if answer else {".hydra"})
+            if debug or not answer:
                 raise
             tell(error, name)
         else:
@@ -107,12 +114,18 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
                 raise
             tell(error, name)
             sys.exit(1)
+        except OSError as error:  # the job has answered its own
+            if debug:
+                raise
+            tell(OSError(f"Expected a folder for runs, got {error}: set log_dir=FOLDER."), name)
+            sys.exit(1)
 
 
 def hush() -> None:
     """Silence what other libraries say that a user can do nothing about, here and in processes to come."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
+    logging.raiseExceptions = False  # such as tracebacks of a log on a full disk
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     package = str(Path(__file__).parent)
@@ -190,6 +203,9 @@ def sentence(error: BaseException, name: str) -> str:
         return f"Expected no folder named after a setting in --config-dir, got {found[1]}, which would be its choices."
     if found := re.match("Multiple values for (.*?)\\.", text):
         return f"Expected one choice of {found[1]}, got two: leave out the plus before {found[1]}=…"
+    if found := re.match("Error in call to target '(.*?)'", text):
+        key = text.partition("full_key: ")[2]
+        return f"Expected settings of {key} that {found[1]} takes, got {str(cause).rstrip('.')}: correct {key}."
     if found := re.match("Ambiguous value for argument '(.*?)'", text):
         return f"Expected one value, got {found[1]}: add -m for a run of each, or write a list as KEY=[A,B]."
     if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):
@@ -244,12 +260,18 @@ def run_alone(folder: Path) -> None:
         raise JobError(f"Expected the run in {folder} to end well, got exit status {status}: see above.")
 
 
-def remove_unused(folder: Path) -> None:
-    """Remove a run's folder that holds nothing but Hydra's record of the call, and parents that are then empty."""
-    if folder.resolve() == Path.cwd() or not folder.is_dir() or {p.name for p in folder.iterdir()} - {".hydra"}:
+def remove_unused(folder: Path, records: Set[str]) -> None:
+    """Remove a run's folder that holds nothing but records of the call, and parents that are then empty.
+
+    Args:
+        folder: the run's.
+        records: names of what counts as such.
+    """
+    if folder.resolve() == Path.cwd() or not folder.is_dir() or {p.name for p in folder.iterdir()} - records:
         return
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # another device's process may be at it
     for parent in list(folder.parents)[:2]:
-        if parent.resolve() == Path.cwd() or any(parent.iterdir()):
+        if parent.resolve() == Path.cwd() or not parent.is_dir() or any(parent.iterdir()):
             break
-        parent.rmdir()
+        with suppress(OSError):
+            parent.rmdir()

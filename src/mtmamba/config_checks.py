@@ -25,8 +25,9 @@ ALONE = ("tasks", "seed", "init", "ema_decay")
 """The settings outside of groups that do."""
 
 INDIFFERENT = {
-    "data.root", "data.cache_dir", "data.num_workers", "data.val_batch_size", "data.delta_m_base", "data.dataset",
-    "data.tasks", "data.seed", "encoder.pretrained", "encoder.weights", "encoder.name", "decoder.backend",
+    "data.root", "data.cache_dir", "data.check", "data.num_workers", "data.val_batch_size", "data.delta_m_base",
+    "data.dataset", "data.tasks", "data.seed", "encoder.pretrained", "encoder.weights", "encoder.name",
+    "decoder.backend",
 }  # fmt: skip
 """What is another's choice (a machine's, a validation's), or says again what another key says."""
 

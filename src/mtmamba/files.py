@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -7,10 +8,13 @@ import math
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -29,6 +33,10 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # PyTorch's writer makes a RuntimeError of what the disk said
+        if is_full_disk(error):
+            raise OSError(full_disk(path)) from error
+        raise
     finally:
         os.close(held)
         if folder:
@@ -93,6 +101,30 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in one step; NaN and infinity become null."""
     write_text(path, json.dumps(_finite(value), indent=2) + "\n")
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it came from, is that of a full disk or quota."""
+    while error is not None and not any(os.strerror(number) in str(error) for number in _FULL):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def full_disk(path: Path) -> str:
+    """Return what is said where there is no room for a path."""
+    return f"Expected room for {path}, got a full disk: make room, or choose a folder on another disk."
+
+
+def what_is(path: Path) -> str:
+    """Say in words what lies at a path: a pipe or a device is never read, which might not end."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        if path.is_symlink():
+            return f"a link to {os.readlink(path)} that leads nowhere"
+        return "no such file" if isinstance(error, FileNotFoundError) else str(error)
+    kinds = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mtmamba.build import MODEL_GROUPS, build_model, compose
-from mtmamba.checkpoints import require_weights_of
+from mtmamba.checkpoints import CheckpointError, require_weights_of
 from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.extensions import load_extensions
@@ -100,9 +100,17 @@ def restore_model(cfg: DictConfig, checkpoint: Mapping[str, Any], path: Path) ->
         path: of the checkpoint, for errors.
 
     Raises:
-        CheckpointError: the weights are another network's.
+        CheckpointError: the weights are another network's, or the settings none's.
     """
-    model = build_model(cfg)
+    try:
+        model = build_model(cfg)
+    except Exception as error:
+        if str(error).startswith("Expected "):
+            raise
+        raise CheckpointError(
+            f"Expected settings of a network in the checkpoint {path}, got some that none can be built of ({error!r}): "
+            "use another checkpoint."
+        ) from error
     load_weights(model, checkpoint, path)
     model.description = copy.deepcopy(dict(checkpoint["mtmamba"]))
     if OmegaConf.select(cfg, "encoder.lora.rank") is not None:

@@ -1,7 +1,8 @@
 """Settings checked by type and range before anything is read or imported: a sentence for each that cannot work."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +12,26 @@ from mtmamba.trainer_arguments import refusal
 
 class ConfigError(ValueError):
     """A configuration that makes no sense; the message names the keys and the remedy."""
+
+
+@contextmanager
+def settings_of(group: str) -> Iterator[None]:
+    """Say in a sentence what a class finds wrong with the settings that it is built from.
+
+    Args:
+        group: of the configuration, where the settings stand.
+
+    Raises:
+        ConfigError: the class has no such argument, or refuses a value without a sentence of ours.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if str(error).startswith("Expected "):
+            raise
+        raise ConfigError(
+            f"Expected settings of {group} that its class takes, got {error}: correct {group}."
+        ) from error
 
 
 class Rule(NamedTuple):
@@ -93,6 +114,7 @@ RULES: Mapping[str, Rule] = {
         lambda v: isinstance(v, bool) or re.fullmatch(r"one_label|random:[\d.]+", str(v)) is not None,
         "random:0.5",
     ),
+    "data.check": Rule("samples or all", lambda v: v in ("samples", "all"), "all"),
     "encoder.lr_scale": NOT_NEGATIVE._replace(example="0.1"),
     "encoder.layer_decay": Rule("a number above 0 and up to 1", lambda v: is_number(v) and 0 < v <= 1, "0.75"),
     "encoder.lora.rank": or_null(whole(1, 8)),

@@ -361,3 +361,31 @@ def test_batches_that_do_not_divide_are_refused(nyud):
 def test_importing_the_package_is_light():
     code = "import sys, mtmamba.data; sys.exit(any(name in sys.modules for name in ('torch', 'cv2', 'albumentations')))"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": "src"}).returncode == 0
+
+
+def test_every_image_is_read_where_asked_for(nyud):
+    """Of 11 training images the check of samples leaves some out; number 4 is one."""
+    sound = open_nyud(nyud, check="all")
+    sound.prepare_data()
+    sound.setup()
+    fake_data.write_png(nyud / "edge/0004.png", np.full(fake_data.SIZE, 9, np.uint8))
+    sampled, whole = open_nyud(nyud), open_nyud(nyud, check="all")
+    for data in (sampled, whole):
+        data.prepare_data()
+    sampled.setup()
+    with pytest.raises(DatasetError, match=r"edge/0004\.png, got the values \[9\]"):
+        whole.setup()
+
+
+def test_fewer_validation_images_than_devices_are_refused_by_all(nyud):
+    data = open_nyud(nyud)
+    data.setup()
+    data.trainer = SimpleNamespace(global_rank=0, world_size=4, num_devices=4)
+    with pytest.raises(DatasetError, match=r"a val image for each of 4 devices, got 3 .* trainer\.devices=3"):
+        data.val_dataloader()
+    data.trainer.global_rank = 3
+    with pytest.raises(SystemExit):
+        data.val_dataloader()
+    data.trainer.world_size = 3
+    data.trainer.global_rank = 2
+    assert [batch["id"] for batch in data.val_dataloader()] == [["0014"]]

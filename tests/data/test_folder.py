@@ -173,7 +173,7 @@ WRONG = {
     ),
     "splits that overlap": (
         lambda root: fake_data.write_list(root / "lists/val.txt", ["hall/1", "attic/0"]),
-        "both train.txt and lists/val.txt .* 1 such as attic/0",
+        "both training and validation .* 1 such as attic/0",
     ),
     "a missing file": (lambda root: (root / "depth/hall/2.png").unlink(), r"depth/hall/2.png: missing \(val"),
     "a missing list": (lambda root: (root / "lists/val.txt").unlink(), "ids in .*lists/val.txt, got no such file"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import fake_data
 from mtmamba.data.datasets import get_dataset
@@ -220,3 +221,29 @@ def test_unknown_names_are_refused(nyud):
     for tasks in (["sal"], [], ["depth", "depth"]):
         with pytest.raises(ValueError, match="Expected distinct tasks"):
             check_nyud(nyud, tasks)
+
+
+def test_lists_from_other_systems_are_read(nyud):
+    names = (nyud / "gt_sets/train.txt").read_text().split()
+    for text in ("\r\n".join(names), "\r".join(names), "\ufeff" + " \r\n".join(names) + "\r\n\r\n"):
+        (nyud / "gt_sets/train.txt").write_bytes(text.encode())
+        assert get_dataset("nyud").read_ids(nyud, "train") == names
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_may_be_either_format_whatever_its_suffix(nyud, pascal, kind):
+    for path in (nyud / "images/0001.png", pascal / "JPEGImages/2008_000000.jpg"):
+        with Image.open(path) as image:
+            image.convert("RGB").save(path, format=kind)
+    check_nyud(nyud)
+    check_pascal(pascal)
+
+
+def test_a_label_behind_a_broken_link_is_no_missing_label(nyud):
+    """Where labels may be missing, too: a disk that is not mounted is not ten thousand images without labels."""
+    path = nyud / "depth/0002.npy"
+    path.unlink()
+    validate(nyud, "nyud", NYUD_TASKS, cache_dir=nyud.parent / "cache", counts=COUNTS, partial=True)
+    path.symlink_to("elsewhere/0002.npy")
+    with pytest.raises(DatasetError, match=r"depth/0002\.npy: expected a file, got a link to elsewhere/0002\.npy"):
+        validate(nyud, "nyud", NYUD_TASKS, cache_dir=nyud.parent / "cache", counts=COUNTS, partial=True)

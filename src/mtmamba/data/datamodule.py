@@ -4,10 +4,11 @@ import copy
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import torch
@@ -17,9 +18,10 @@ from torch.utils.data import DataLoader
 from mtmamba.data.datasets import open_dataset
 from mtmamba.data.dense import DenseDataset, Transform
 from mtmamba.data.layouts import DatasetError
+from mtmamba.data.preparation.inspection import inspect
 from mtmamba.data.sampler import GlobalBatchSampler, accumulation, evaluation_batches
 from mtmamba.data.transforms import SCALE, ResizeTransform, TrainTransform, ValTransform
-from mtmamba.data.validation import validate
+from mtmamba.data.validation import listed_problems, validate
 
 _log = logging.getLogger(__name__)
 _MAX_WORKERS = 16
@@ -52,9 +54,12 @@ class DenseDataModule(LightningDataModule):
         resize: whether images, all of one size, are resized instead, in training without augmentation; targets keep
             their size.
         invalid: what pixels without truth hold: `mtmamba.data.datasets.Source`.
+        check: what is decoded before anything is computed: ``samples``, eight images of each split with their targets;
+            ``all`` in ``setup``, shared out among the devices' processes, which stop together.
 
     Raises:
-        DatasetError: from ``prepare_data`` and ``setup``, when the folder is not what it should be.
+        DatasetError: from ``prepare_data`` and ``setup``, when the folder is not what it should be; there are fewer
+            validation images than devices.
         ValueError: sizes of batches that do not divide; a crop smaller than the images; a checkpoint that cannot be
             resumed exactly.
     """
@@ -78,6 +83,7 @@ class DenseDataModule(LightningDataModule):
         description: Mapping[str, Any] | None = None,
         resize: bool = False,
         invalid: str = "ignored",
+        check: str = "samples",
     ) -> None:
         super().__init__()
         self.record = open_dataset(dataset, description)  # an unknown dataset or task is refused before all else
@@ -92,7 +98,7 @@ class DenseDataModule(LightningDataModule):
         self.train_dataset: DenseDataset | None = None
         self.val_dataset: DenseDataset | None = None
         self._test: tuple[str, tuple[str, ...] | None] = ("val", None)
-        self._prepared = False
+        self._prepared, self._unchecked = False, check == "all"
 
     def accumulate_grad_batches(self, world_size: int) -> int:
         """Return the micro-batches of each of ``world_size`` devices in a global batch."""
@@ -135,6 +141,23 @@ class DenseDataModule(LightningDataModule):
             DenseDataset(self.record, self.root, split, self.tasks, transform, **settings)
             for split, transform in transforms.items()
         )
+        if self._unchecked:
+            self._check_all()
+
+    def _check_all(self) -> None:
+        """Read this process's share of all images and targets, and stop where any process found one broken."""
+        rank, world_size = self._place()
+        workers = self.loading()["num_workers"]
+        share = {"workers": workers, "rank": rank, "world_size": world_size}
+        found = inspect(self.record, self.root, self.tasks, cache_dir=self.cache_dir, **share)
+        mine = [line for parts in found.values() for part in parts.values() for line in part.broken]
+        every = [mine] * world_size
+        if world_size > 1:
+            torch.distributed.all_gather_object(every, mine)
+        if problems := [line for lines in every for line in lines]:
+            _stop_all(listed_problems(self.record, self.root, problems), rank)
+        self._unchecked = False
+        _log.info("Every image and target of %s was read.", self.record.title)
 
     def train_dataloader(self) -> "ResumableLoader":
         """Return the loader of this process's micro-batches, beginning at the trainer's ``global_step``."""
@@ -212,6 +235,12 @@ class DenseDataModule(LightningDataModule):
 
     def _shared_loader(self, dataset: DenseDataset, keep: bool = False) -> DataLoader[dict[str, Any]]:
         rank, world_size = self._place()
+        if len(dataset) < world_size:
+            too_few = DatasetError(
+                f"Expected a {dataset.split} image for each of {world_size} devices, got {len(dataset)} in "
+                f"{self.root}: set trainer.devices={len(dataset)} or less."
+            )
+            _stop_all(too_few, rank)
         batches = evaluation_batches(len(dataset), self.val_batch_size, rank=rank, world_size=world_size)
         return DataLoader(dataset, batch_sampler=batches, **self.loading(keep))
 
@@ -274,6 +303,13 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
                 f"Expected to go on with the checkpoint's training images and batches, {dict(state)}, got {mine}: "
                 "choose data, data.batch_size, data.device_batch_size, seed and devices as they were."
             )
+
+
+def _stop_all(error: DatasetError, rank: int) -> NoReturn:
+    """End what every process has found alike: the first says why."""
+    if rank:
+        sys.exit(1)
+    raise error
 
 
 def _begin_worker(_: int) -> None:

@@ -1,5 +1,6 @@
 """Where a dataset's files lie in its folder."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Layout:
 
     def exists(self, root: Path, task: str, name: str) -> bool:
         """Return whether an image has every file that a task's target is computed from."""
-        return all(any((root / x.format(id=name)).exists() for x in patterns) for patterns in self.tasks[task])
+        return all(os.path.lexists(find_file(root, patterns, name)) for patterns in self.tasks[task])
 
     def list_path(self, root: Path, split: str) -> Path:
         """Return the text file with a split's ids, one per line."""
@@ -62,6 +63,6 @@ class Layout:
 
 
 def find_file(root: Path, patterns: Alternatives, name: str) -> Path:
-    """Return the first alternative that exists, else the last."""
+    """Return the first alternative that exists, if only as a link that leads nowhere, else the last."""
     paths = [root / pattern.format(id=name) for pattern in patterns]
-    return next((path for path in paths if path.exists()), paths[-1])
+    return next((path for path in paths if os.path.lexists(path)), paths[-1])

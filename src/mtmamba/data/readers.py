@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from mtmamba.data.layouts import DatasetError
+from mtmamba.files import what_is
 from mtmamba.types import IGNORE
 
-_PNG, _PNG_END, _JPEG_END = b"\x89PNG", b"IEND", b"\xff\xd9"
+PNG, _PNG_END, _JPEG_END = b"\x89PNG", b"IEND", b"\xff\xd9"
 _PALETTE = 3  # the colour type in a PNG's header whose pixels are indices, as in VOC's labels
 MAX_DEPTH = 100.0
 """Metres; a larger depth means another unit."""
@@ -26,17 +27,22 @@ def fail(path: Path, expected: str, got: str) -> NoReturn:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's content; DatasetError when there is no such file."""
+    """Return a file's content; DatasetError where there is none, or something else, which might not end."""
+    if not path.is_file():
+        fail(path, "a file", what_is(path))
     try:
         return path.read_bytes()
-    except FileNotFoundError:
-        fail(path, "a file", "none")
+    except OSError as error:
+        fail(path, "a readable file", str(error.strerror))
 
 
 def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
     # OpenCV decodes a truncated file to an image with an empty part, so the end is looked for first.
-    complete = _PNG_END in data[-16:] if data.startswith(_PNG) else _JPEG_END in data[-1024:]
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if complete else None
+    complete = _PNG_END in data[-16:] if data.startswith(PNG) else _JPEG_END in data[-1024:]
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if complete else None
+    except cv2.error:  # such as a header of more pixels than OpenCV takes
+        image = None
     if image is None:
         fail(path, "a complete PNG or JPEG image", f"{len(data)} bytes that are not one")
     return image
@@ -55,11 +61,11 @@ def read_stored(path: Path) -> np.ndarray:
     """
     data = read_bytes(path)
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-        if path.suffix in (".tif", ".tiff") or (data.startswith(_PNG) and data[25:26] == bytes([_PALETTE])):
+        if path.suffix.lower() in (".tif", ".tiff") or (data.startswith(PNG) and data[25:26] == bytes([_PALETTE])):
             return np.array(Image.open(io.BytesIO(data)))
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         fail(path, f"a complete {path.suffix[1:]} file", str(error))
     image = _decode(path, data, cv2.IMREAD_UNCHANGED)
     return image if image.ndim == 2 else np.ascontiguousarray(image[..., [2, 1, 0, *range(3, image.shape[2])]])
@@ -116,7 +122,7 @@ def read_depth(path: Path) -> np.ndarray:
         depth = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except (ValueError, EOFError) as error:
         fail(path, "a complete .npy array", str(error))
-    if not isinstance(depth, np.ndarray) or depth.ndim != 2 or depth.dtype.kind != "f":
+    if not isinstance(depth, np.ndarray) or depth.ndim != 2 or depth.dtype.kind != "f" or not depth.size:
         fail(path, "a float array (h, w)", f"{getattr(depth, 'dtype', type(depth))} {getattr(depth, 'shape', '')}")
     depth = depth.astype(np.float32, copy=False)
     low, high = float(depth.min()), float(depth.max())

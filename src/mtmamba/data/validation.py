@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mtmamba.data.datasets import SPLITS, DatasetRecord, all_datasets, get_dataset
 from mtmamba.data.dense import DenseDataset
 from mtmamba.data.layouts import Alternatives, DatasetError, find_file
+from mtmamba.data.readers import PNG
+from mtmamba.files import what_is
 from mtmamba.tasks.files import npy_header
 
 _log = logging.getLogger(__name__)
@@ -25,8 +27,14 @@ MAX_LINES = 10
 """How many problems a report lists; the rest are counted."""
 SAMPLES = 8
 """How many images of a split, evenly spaced, are decoded."""
-SIZED = (".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-"""Files whose headers say what size they have."""
+FORMATS = {".npy": "NPY", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
+FORMATS |= {".bmp": "BMP", ".webp": "WEBP"}
+"""Of files whose headers say what size they have, by suffix."""
+IMAGES = ("PNG", "JPEG", "MPO")
+"""What images may be, whatever their suffix; MPO is the JPEG of some cameras."""
+MAX_PIXELS = 178_956_970
+"""Of a file, Pillow's own limit: a small one can claim more than memory holds."""
+_PNG_HEADER = struct.Struct(">16xII")
 _THREADS = 16  # headers are many small reads, which a network's file system answers slowly, one by one
 
 
@@ -37,7 +45,9 @@ class Report:
     dataset: DatasetRecord
     root: Path
     counts: dict[str, int] = field(default_factory=dict)
-    sizes: set[tuple[int, int]] = field(default_factory=set)  # of the images, height and width; 0 where not `SIZED`
+    sizes: set[tuple[int, int]] = field(
+        default_factory=set
+    )  # of the images, height and width; 0 where not in `FORMATS`
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -54,10 +64,15 @@ class Report:
 
     def error(self) -> DatasetError:
         """Return the exception that lists the problems, at most ten, and the remedy."""
-        listed, more = self.problems[:MAX_LINES], len(self.problems) - MAX_LINES
-        lines = [f"  - {problem}" for problem in listed] + ([f"  … and {more} more"] if more > 0 else [])
-        head = f"Expected a complete {self.dataset.title} in {self.root}, got {len(self.problems)} problem(s):"
-        return DatasetError("\n".join([head, *lines, self.dataset.remedy]))
+        return listed_problems(self.dataset, self.root, self.problems)
+
+
+def listed_problems(record: DatasetRecord, root: Path, problems: Sequence[str]) -> DatasetError:
+    """Return the exception that lists a dataset's problems, at most ten, and the remedy."""
+    listed, more = problems[:MAX_LINES], len(problems) - MAX_LINES
+    lines = [f"  - {problem}" for problem in listed] + ([f"  … and {more} more"] if more > 0 else [])
+    head = f"Expected a complete {record.title} in {root}, got {len(problems)} problem(s):"
+    return DatasetError("\n".join([head, *lines, record.remedy]))
 
 
 def validate(
@@ -93,6 +108,11 @@ def validate(
     _require_layout(root, record)
     report = Report(record, root)
     ids = {split: record.read_ids(root, split) for split in SPLITS}
+    if both := sorted(set(ids["train"]) & set(ids["val"])):
+        raise DatasetError(
+            f"Expected no id in both training and validation of {record.title} in {root}, got {len(both)} such as "
+            f"{both[0]}: take them out of one of the two lists."
+        )
     report.counts = {split: len(names) for split, names in ids.items()}
     report.problems += _find_missing(root, ids, record.layout.files([]) if partial is True else needed)
     if not report.problems:
@@ -169,36 +189,54 @@ def _compare_sizes(
 
     def check(name: str) -> tuple[tuple[int, int], list[str]]:
         found: list[str] = []
-        sizes = {}
+        sizes, image = {}, find_file(root, needed[0], name)
         for path in (find_file(root, patterns, name) for patterns in needed):
-            if not path.exists() or path.suffix.lower() not in SIZED:
-                continue  # a label that may be missing; one whose size takes reading it
-            try:
-                sizes[path] = _read_size(path)
-            except (OSError, ValueError, KeyError, struct.error) as error:
-                found.append(f"{path.relative_to(root)}: expected a readable file, got {error}")
-        image = find_file(root, needed[0], name)
-        if image in sizes:
-            wrong = [(path.relative_to(root), size) for path, size in sizes.items() if size != sizes[image]]
-            found += [f"{path}: expected the image's size {sizes[image]}, got {size}" for path, size in wrong]
-        return sizes.get(image, (0, 0)), found
+            if not os.path.lexists(path):
+                continue  # a label that may be missing
+            if not path.is_file():
+                found.append(f"{path.relative_to(root)}: expected a file, got {what_is(path)}")
+            elif path.suffix.lower() in FORMATS:
+                try:
+                    sizes[path] = _read_shape(path, path == image)
+                except (OSError, ValueError, KeyError, Image.DecompressionBombError) as error:
+                    found.append(f"{path.relative_to(root)}: expected a readable file, got {error}")
+        if image not in sizes:
+            return (0, 0), found
+        size = sizes[image][0], sizes[image][1]
+        wrong = [(path.relative_to(root), shape) for path, shape in sizes.items() if shape[:2] != size]
+        return size, [*found, *(f"{path}: expected the image's size {size}, got {shape}" for path, shape in wrong)]
 
     with ThreadPoolExecutor(_THREADS) as pool:
         sizes, lines = zip(*(pair for names in ids.values() for pair in pool.map(check, names)), strict=True)
     return set(sizes), list(itertools.chain(*lines))
 
 
-def _read_size(path: Path) -> tuple[int, int]:
-    """Return height and width of a PNG, JPEG or ``.npy`` from its header."""
-    if path.suffix.lower() == ".npy":
-        height, width = npy_header(path)[1][:2]
-        return height, width
+def _read_shape(path: Path, is_image: bool) -> tuple[int, ...]:
+    """Return height and width from a file's header, of an ``.npy`` the whole shape.
+
+    Raises:
+        OSError, ValueError, KeyError, DecompressionBombError: it is none of its suffix's format, which of PNG and JPEG
+            only a target must be, or of too many pixels.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return npy_header(path)[1]
     with path.open("rb") as file:
-        if path.suffix.lower() == ".png":
-            width, height = struct.unpack(">16xII", file.read(24))
-            return height, width
-        with Image.open(file) as image:
-            return image.height, image.width
+        start = file.read(_PNG_HEADER.size)
+        if len(start) == _PNG_HEADER.size and start.startswith(PNG):
+            kind, (width, height) = "PNG", _PNG_HEADER.unpack(start)
+        else:
+            try:
+                with Image.open(file) as image:
+                    kind, width, height = str(image.format), image.width, image.height
+            except UnidentifiedImageError:
+                raise ValueError("no image") from None
+    expected = IMAGES if is_image else (FORMATS[suffix],)
+    if kind not in expected:
+        raise ValueError(f"{kind} and not {' or '.join(expected)}: convert it, or give it the name of what it is")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{height} x {width} pixels, more than {MAX_PIXELS}")
+    return height, width
 
 
 def _count_labels(dataset: DenseDataset, report: Report) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtmamba.data.datasets import DatasetRecord
+from mtmamba.data.datasets.record import read_lines
 from mtmamba.data.dense import DenseDataset
 from mtmamba.data.layouts import DatasetError
 from mtmamba.evaluation.formats import prediction_path
@@ -124,9 +125,7 @@ def read_id_list(path: str | None, known: Sequence[str]) -> list[str]:
     """
     if path is None:
         return list(known)
-    if not Path(path).is_file():
-        raise DatasetError(f"Expected a file of ids, one a line, got no {path}: correct the path.")
-    named = {line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()} - {""}
+    named = set(read_lines(Path(path), "Correct the path."))
     unknown = sorted(named - set(known))
     if unknown or not named:
         raise DatasetError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtmamba.data.dense import DenseDataset
 from mtmamba.evaluation.statistics import Assessment
-from mtmamba.tasks import Task, picture_row
+from mtmamba.tasks import Task, picture_keys, picture_row
 from mtmamba.tasks.panels import IMAGE, panel
 from mtmamba.tasks.pictures import Picture, save_png
 
@@ -59,14 +59,14 @@ def save_worst(
             text = f"{found['id']}  {metric} {found['score']:.4g} {task.unit(metric)}"
             rows.append({title: _captioned(p, text) if title == IMAGE else p for title, p in row.items()})
         if rows:
-            save_png(folder / f"worst_{task.name}.png", panel(rows))
+            save_png(folder / f"worst_{task.name}.png", _panel([task], dataset, rows))
 
 
 def save_overview(path: Path, tasks: Sequence[Task], dataset: DenseDataset, predict: Predict, count: int) -> None:
     """Write one panel of evenly spaced images with every task's prediction and truth."""
     indices = sorted({i * len(dataset) // count for i in range(count)})
     if indices:
-        save_png(path, panel([_row(tasks, dataset, i, predict) for i in indices]))
+        save_png(path, _panel(tasks, dataset, [_row(tasks, dataset, i, predict) for i in indices]))
 
 
 def _row(tasks: Sequence[Task], dataset: DenseDataset, index: int, predict: Predict) -> dict[str, Picture]:
@@ -76,6 +76,10 @@ def _row(tasks: Sequence[Task], dataset: DenseDataset, index: int, predict: Pred
     with torch.no_grad():
         predictions = {name: value[None] for name, value in predict(sample).items()}
     return picture_row(tasks, batch, predictions, 0, dataset.record.pictures)
+
+
+def _panel(tasks: Sequence[Task], dataset: DenseDataset, rows: Sequence[Mapping[str, Picture]]) -> Picture:
+    return panel(rows, keys=picture_keys(tasks, rows, dataset.record.classes, dataset.record.pictures))
 
 
 def _captioned(picture: Picture, text: str) -> Picture:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from mtmamba.inference.result import Result
 from mtmamba.tasks import Task
-from mtmamba.tasks.pictures import Legend, Picture
+from mtmamba.tasks.legends import Legend
+from mtmamba.tasks.pictures import Picture
 
 LONGER_SIDE = 640
 """Of what the page shows, in pixels; downloads have the image's own size."""

@@ -15,7 +15,8 @@ from mtmamba.files import replacing
 from mtmamba.inference.images import Photo, SourceError
 from mtmamba.inference.sheets import WIDTH, Tile, sheet
 from mtmamba.tasks import Task
-from mtmamba.tasks.pictures import Draw, Legend, Picture, save_png
+from mtmamba.tasks.legends import Legend
+from mtmamba.tasks.pictures import Draw, Picture, save_png
 
 KINDS = ("raw", "picture", "sheet")
 """What `Result.save` can write."""

@@ -3,7 +3,8 @@
 from mtmamba.losses import depth_l1
 from mtmamba.metrics.depth import DepthError, depth_metres, depth_sums, mean_depth
 from mtmamba.tasks.files import MetresFile
-from mtmamba.tasks.pictures import depth_colours, depth_legend
+from mtmamba.tasks.legends import depth_legend
+from mtmamba.tasks.pictures import depth_colours
 from mtmamba.tasks.record import Protocol, Task
 
 TASK = Task(

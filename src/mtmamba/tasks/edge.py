@@ -4,7 +4,8 @@ from mtmamba.losses import edge_cross_entropy
 from mtmamba.metrics.edge import EdgeLoss, edge_base_rate, edge_probability
 from mtmamba.metrics.segmentation import class_counts
 from mtmamba.tasks.files import ProbabilityFile
-from mtmamba.tasks.pictures import greys, share_legend
+from mtmamba.tasks.legends import share_legend
+from mtmamba.tasks.pictures import greys
 from mtmamba.tasks.record import Protocol, Task
 
 TASK = Task(

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from mtmamba.files import what_is
+
 _NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -115,6 +117,8 @@ class ArrayFile(PredictionFile):
     suffix = ".npy"
     kinds = ("float32 array", "float64 array")
     values = "values"
+    axes: ClassVar[tuple[int, ...]] = (2, 3)
+    """How many a file may have."""
 
     def encode(self, prediction: NDArray[Any]) -> bytes:
         """Encode real numbers."""
@@ -128,6 +132,9 @@ class ArrayFile(PredictionFile):
             array: NDArray[Any] = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise PredictionsError(f"Expected a complete file {path}, got {error}: write it again.") from error
+        if array.ndim not in self.axes or array.shape[:-2] not in ((), (num_outputs,)):
+            shapes = "(h, w)" if num_outputs == 1 or 3 not in self.axes else f"({num_outputs}, h, w)"
+            raise PredictionsError(f"Expected an array {shapes} in {path}, got {array.shape}: write it again.")
         if not np.isfinite(array).all():
             raise PredictionsError(f"Expected finite {self.values} in {path}, got NaN or infinity: write it again.")
         return torch.from_numpy(array.astype(np.float32))
@@ -137,6 +144,7 @@ class MetresFile(ArrayFile):
     """`ArrayFile` of metres ``(h, w)``; what is negative becomes 0."""
 
     values = "metres"
+    axes = (2,)
 
     def decode(self, path: Path, num_outputs: int) -> Tensor:
         """Read metres ``(h, w)`` float32."""
@@ -156,6 +164,8 @@ def npy_header(path: Path) -> tuple[np.dtype[Any], tuple[int, ...]]:
 
 def header(path: Path) -> tuple[str, tuple[int, ...]]:
     """Return what a file's header says it is, and its height and width."""
+    if not path.is_file():
+        return f"no file but {what_is(path)}", ()
     try:
         if path.suffix == ArrayFile.suffix:
             dtype, shape = npy_header(path)
@@ -164,7 +174,7 @@ def header(path: Path) -> tuple[str, tuple[int, ...]]:
             names = {"L": "8-bit PNG of one channel", "RGB": "8-bit RGB PNG", "P": "PNG with a palette"}
             kind = names.get(image.mode, f"{image.format} of mode {image.mode}") if image.format == "PNG" else None
             return kind or str(image.format), (image.height, image.width)
-    except (OSError, ValueError, KeyError, SyntaxError) as error:
+    except (OSError, ValueError, KeyError, SyntaxError, Image.DecompressionBombError) as error:
         return f"no readable file ({error})", ()
 
 

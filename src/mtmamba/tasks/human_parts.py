@@ -14,7 +14,8 @@ from mtmamba.metrics.segmentation import (
     majority_class,
 )
 from mtmamba.tasks.files import ClassFile
-from mtmamba.tasks.pictures import class_colours, class_legend
+from mtmamba.tasks.legends import class_legend
+from mtmamba.tasks.pictures import class_colours
 from mtmamba.tasks.record import Protocol, Task
 from mtmamba.types import IGNORE
 

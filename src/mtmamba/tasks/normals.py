@@ -3,7 +3,8 @@
 from mtmamba.losses import normals_l1
 from mtmamba.metrics.normals import NormalsError, mean_normal, normal_sums, unit_normals
 from mtmamba.tasks.files import NormalsFile
-from mtmamba.tasks.pictures import normal_colours, normal_legend
+from mtmamba.tasks.legends import normal_legend
+from mtmamba.tasks.pictures import normal_colours
 from mtmamba.tasks.record import Protocol, Task
 
 TASK = Task(

@@ -1,6 +1,7 @@
 """Panels: pictures of several images and tasks side by side, under titles."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -14,12 +15,17 @@ TITLE_HEIGHT, GAP = 44, 4
 _TEXT: dict[str, Any] = {"fontFace": cv2.FONT_HERSHEY_SIMPLEX, "fontScale": 0.45, "thickness": 1}
 
 
-def panel(rows: Sequence[Mapping[str, Picture]], tile_width: int = 208) -> Picture:
+def panel(
+    rows: Sequence[Mapping[str, Picture]],
+    tile_width: int = 208,
+    keys: Mapping[str, Callable[[int], Picture]] | None = None,
+) -> Picture:
     """A grid with one row per image and one titled column per kind of picture.
 
     Args:
         rows: pictures by title, the same titles in each row. A title has one or two lines.
         tile_width: width in pixels to which each picture is scaled, keeping its proportions.
+        keys: by the first line of titles, what draws in a given width the key to their colours, below the columns.
 
     Raises:
         ValueError: there is no row, or the rows' titles differ.
@@ -29,6 +35,11 @@ def panel(rows: Sequence[Mapping[str, Picture]], tile_width: int = 208) -> Pictu
         raise ValueError(f"Expected rows of the same titled pictures, got {titles}: show the same tasks in each row.")
     bands = [np.hstack([_title(title, tile_width) for title in rows[0]])]
     bands += [_band([_scaled(picture, tile_width) for picture in row.values()]) for row in rows]
+    if keys:
+        spans = Counter(title.partition("\n")[0] for title in rows[0])
+        widths = {title: count * (tile_width + GAP) - GAP for title, count in spans.items()}
+        empty = {title: np.full((1, width, 3), BACKGROUND, np.uint8) for title, width in widths.items()}
+        bands.append(_band([keys[title](width) if title in keys else empty[title] for title, width in widths.items()]))
     return np.vstack(bands)
 
 

@@ -6,12 +6,12 @@ A picture is an RGB array ``(H, W, 3)`` of uint8. Pixels without truth are dark 
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, from_numpy
+from torch import Tensor
 
 from mtmamba.files import replacing
 from mtmamba.padding import centre
@@ -122,61 +122,6 @@ def palette() -> Picture:
     table = np.roll(colours, -1, axis=0)
     table.setflags(write=False)
     return table
-
-
-class Legend(NamedTuple):
-    """What the colours of a kind of picture mean.
-
-    Attributes:
-        entries: words and their colours; of a bar, evenly spaced along it.
-        bar: whether colours change steadily from entry to entry.
-    """
-
-    entries: tuple[tuple[str, tuple[int, int, int]], ...]
-    bar: bool = False
-
-
-NO_LEGEND = Legend(())
-
-
-def class_legend(names: Sequence[str], draw: Draw) -> Legend:
-    """Names of the classes and their colours."""
-    colours = draw(from_numpy(np.arange(len(names), dtype=np.uint8)[None]))[0]
-    return Legend(tuple((name.replace("_", " "), _rgb(colour)) for name, colour in zip(names, colours, strict=True)))
-
-
-def depth_legend(_: Sequence[str], draw: Draw) -> Legend:
-    """Metres where colours change, from 0.125 m to 128 m, each word twice as far as the one before."""
-    metres = 0.125 * 2 ** (np.arange(31, dtype=np.float32) / 3)
-    colours = draw(from_numpy(metres[None]))[0]
-    changes = np.flatnonzero((colours[1:] != colours[:-1]).any(-1))
-    shown = range(changes[0], changes[-1] + 2)
-    return Legend(tuple((f"{metres[i]:g} m" if i % 3 == 0 else "", _rgb(colours[i])) for i in shown), True)
-
-
-def normal_legend(_: Sequence[str], draw: Draw) -> Legend:
-    """Where a surface faces: x right, y down, z away from the viewer."""
-    faces = {"right": (1, 0, 0), "left": (-1, 0, 0), "up": (0, -1, 0), "down": (0, 1, 0), "to the viewer": (0, 0, -1)}
-    vectors = from_numpy(np.array(list(faces.values()), np.float32).T[:, None])  # (3, 1, 5)
-    return Legend(tuple((name, _rgb(colour)) for name, colour in zip(faces, draw(vectors)[0], strict=True)))
-
-
-def share_legend(_: Sequence[str], draw: Draw) -> Legend:
-    """Probabilities from 0 to 1."""
-    shares = np.linspace(0, 1, 5, dtype=np.float32)
-    return Legend(
-        tuple((f"{x:g}", _rgb(c)) for x, c in zip(shares, draw(from_numpy(shares[None]))[0], strict=True)), True
-    )
-
-
-def no_legend(_: Sequence[str], __: Draw) -> Legend:
-    """Colours that mean nothing in particular."""
-    return NO_LEGEND
-
-
-def _rgb(colour: NDArray[np.uint8]) -> tuple[int, int, int]:
-    red, green, blue = (int(x) for x in colour)
-    return red, green, blue
 
 
 def without_padding(picture: Picture, size: tuple[int, int]) -> Picture:

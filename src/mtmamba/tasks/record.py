@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mtmamba.metrics import delta_m
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.padding import resized
-from mtmamba.tasks import panels, pictures
+from mtmamba.tasks import legends, panels, pictures
 from mtmamba.tasks.files import ArrayFile, PredictionFile
 from mtmamba.types import Images
 
@@ -77,7 +77,7 @@ class Task:
     protocol: Protocol = POOLED
     file: PredictionFile = field(default_factory=ArrayFile)
     picture: Callable[[Tensor], pictures.Picture] = pictures.stretched
-    legend: Callable[[Sequence[str], pictures.Draw], pictures.Legend] = pictures.no_legend
+    legend: Callable[[Sequence[str], pictures.Draw], legends.Legend] = legends.no_legend
     dtype: Literal["uint8", "float32"] = "float32"
     channels: int | None = None
     outputs: int | None = None
@@ -230,3 +230,28 @@ def picture_row(
         row[task.title + panels.TRUTH] = draw(batch[task.name][index])
     height, width = batch["size"][index].tolist()
     return {title: pictures.without_padding(picture, (height, width)) for title, picture in row.items()}
+
+
+def picture_keys(
+    tasks: Sequence[Task],
+    rows: Sequence[Mapping[str, pictures.Picture]],
+    classes: Mapping[str, Sequence[str]],
+    own: Mapping[str, Callable[[Tensor], pictures.Picture]],
+) -> dict[str, Callable[[int], pictures.Picture]]:
+    """What draws the key to each task's colours, for `pictures.panel`; of classes, to those that the rows show.
+
+    Args:
+        tasks: the tasks of the rows.
+        rows: of `picture_row`.
+        classes: the dataset's names by task (`DatasetRecord.classes`).
+        own: see `picture_row`.
+    """
+    keys: dict[str, Callable[[int], pictures.Picture]] = {}
+    for task in tasks:
+        legend = task.legend(classes.get(task.name, ()), own.get(task.name, task.picture))
+        if task.dtype == "uint8" and not legend.bar:
+            legend = legend.of_shown(
+                p for row in rows for title, p in row.items() if title.startswith(f"{task.title}\n")
+            )
+        keys[task.title] = legend.drawn
+    return keys

@@ -4,7 +4,8 @@ from mtmamba.losses import balanced_cross_entropy
 from mtmamba.metrics.saliency import SaliencyFMeasure, all_foreground, saliency_probability
 from mtmamba.metrics.segmentation import class_counts
 from mtmamba.tasks.files import ProbabilityFile
-from mtmamba.tasks.pictures import greys, share_legend
+from mtmamba.tasks.legends import share_legend
+from mtmamba.tasks.pictures import greys
 from mtmamba.tasks.record import Protocol, Task
 
 TASK = Task(

@@ -3,7 +3,8 @@
 from mtmamba.losses import cross_entropy
 from mtmamba.metrics.segmentation import MeanIoU, class_counts, class_probabilities, likeliest_class, majority_class
 from mtmamba.tasks.files import ClassFile
-from mtmamba.tasks.pictures import class_colours, class_legend
+from mtmamba.tasks.legends import class_legend
+from mtmamba.tasks.pictures import class_colours
 from mtmamba.tasks.record import Protocol, Task
 
 TASK = Task(

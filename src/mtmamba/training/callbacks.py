@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from mtmamba.tasks import picture_row
+from mtmamba.tasks import picture_keys, picture_row
 from mtmamba.tasks.panels import before_and_after, panel
 from mtmamba.tasks.pictures import Picture, save_png
 from mtmamba.training.checkpointing import epoch_of
@@ -71,7 +71,8 @@ class PicturePanel(Callback):
         """Write the panel."""
         if not self._rows:
             return
-        picture = panel(self._rows)
+        record = trainer.datamodule.record  # type: ignore[attr-defined]
+        picture = panel(self._rows, keys=picture_keys(pl_module.tasks, self._rows, record.classes, record.pictures))
         step = trainer.global_step if self.step is None else self.step
         folder = Path(trainer.default_root_dir) / "pictures"
         save_png(folder / f"{self.name or f'step_{step:06d}'}.png", picture)

@@ -17,6 +17,7 @@ from mtmamba.models.encoders import by_depth
 from mtmamba.models.layers import seed_drop_path
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.padding import resized
+from mtmamba.settings import settings_of
 from mtmamba.tasks import Task, relative_gain, select_tasks
 from mtmamba.types import Batch, Logits
 
@@ -116,14 +117,16 @@ class MultiTaskModule(LightningModule):
         """Return the optimiser, and its schedule by optimiser step.
 
         Raises:
-            ValueError: the schedule waits for a score.
+            ValueError: the schedule waits for a score, or settings are none of the classes'.
         """
-        optimizer = self.optimizer(self.parameter_groups())
+        with settings_of("optimizer"):
+            optimizer = self.optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             group["lr"] *= group.pop("lr_scale", 1.0)
         if self.schedule is None:
             return {"optimizer": optimizer}
-        schedule = self.schedule(optimizer)
+        with settings_of("optimizer.schedule"):
+            schedule = self.schedule(optimizer)
         if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
             raise ValueError(
                 "Expected a schedule by optimiser step, got ReduceLROnPlateau, which goes by a score: choose another "

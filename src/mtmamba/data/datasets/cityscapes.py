@@ -129,7 +129,7 @@ def adapt(task: "Task") -> "Task":
     if task.name != "depth":
         return task
     from mtmamba.metrics.depth import DisparityError
-    from mtmamba.tasks.pictures import no_legend
+    from mtmamba.tasks.legends import no_legend
     from mtmamba.tasks.record import Protocol
 
     return replace(

@@ -53,7 +53,7 @@ def _load(path: Path, data: bytes, key: str) -> Any:
 def label_map(path: Path, data: bytes) -> np.ndarray:
     """Return the ``LabelMap`` of PASCAL-Context's 459 classes as ``(h, w)`` uint16."""
     labels = _load(path, data, "LabelMap")
-    if not isinstance(labels, np.ndarray) or labels.ndim != 2 or labels.dtype.kind not in "uif":
+    if not isinstance(labels, np.ndarray) or labels.ndim != 2 or labels.dtype.kind not in "uif" or not labels.size:
         fail(path, "a LabelMap (h, w)", f"{getattr(labels, 'dtype', type(labels))} {getattr(labels, 'shape', '')}")
     low, high = labels.min(), labels.max()
     if not 0 <= low <= high <= NUM_CONTEXT_CLASSES:
@@ -78,12 +78,15 @@ def human_parts(path: Path, data: bytes, size: tuple[int, int]) -> np.ndarray:
     """
     annotation = _load(path, data, "anno")
     target = np.zeros(size, np.uint8)
-    for thing in np.atleast_1d(annotation.objects):
-        parts = np.atleast_1d(thing.parts) if thing.class_ind == _PERSON else ()
-        for part in parts:
-            if part.part_name not in PART_CLASSES:
-                fail(path, f"parts out of {sorted(PART_CLASSES)}", repr(part.part_name))
-            if part.mask.shape != size:
-                fail(path, f"part masks of the image's size {size}", str(part.mask.shape))
-            target[part.mask > 0] = PART_CLASSES[part.part_name]
+    try:
+        things = [thing for thing in np.atleast_1d(annotation.objects) if thing.class_ind == _PERSON]
+        parts = [(str(part.part_name), part.mask) for thing in things for part in np.atleast_1d(thing.parts)]
+    except (AttributeError, ValueError) as error:
+        fail(path, "objects with class_ind and parts, these with part_name and mask, in anno", str(error))
+    for name, mask in parts:
+        if name not in PART_CLASSES:
+            fail(path, f"parts out of {sorted(PART_CLASSES)}", repr(name))
+        if np.shape(mask) != size or mask.dtype.kind not in "uifb":
+            fail(path, f"part masks of the image's size {size}", f"{type(mask).__name__} {np.shape(mask)}")
+        target[mask > 0] = PART_CLASSES[name]
     return target if target.any() else np.full(size, IGNORE, np.uint8)

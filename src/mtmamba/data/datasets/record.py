@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtmamba.data.layouts import DatasetError, Layout
+from mtmamba.files import what_is
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,7 +134,7 @@ class DatasetRecord:
 def is_id(name: str) -> bool:
     """Return whether a line of a list can be an id: a path below the folder, without an ending."""
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
+    return name.isprintable() and not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
 
 
 def read_list(path: Path, remedy: str, is_id: Callable[[str], bool]) -> list[str]:
@@ -147,12 +148,7 @@ def read_list(path: Path, remedy: str, is_id: Callable[[str], bool]) -> list[str
     Raises:
         DatasetError: it is missing, empty, no UTF-8, repeats an id or holds something that is none.
     """
-    if not path.is_file():
-        raise DatasetError(f"Expected the {path.stem} ids in {path}, got no such file. {remedy}")
-    try:
-        ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"Expected ids in UTF-8 in {path}, got {error}: save the list as UTF-8.") from error
+    ids = read_lines(path, remedy)
     malformed = [name for name in ids if not is_id(name)]
     repeated = [name for name, times in Counter(ids).items() if times > 1]
     if not ids:
@@ -164,6 +160,24 @@ def read_list(path: Path, remedy: str, is_id: Callable[[str], bool]) -> list[str
     if repeated:
         raise DatasetError(f"Expected each id once in {path}, got {repeated[0]!r} twice. {remedy}")
     return ids
+
+
+def read_lines(path: Path, remedy: str) -> list[str]:
+    """Return a text's lines, with or without a byte-order mark and CRLF, but for empty ones.
+
+    Args:
+        path: of the text.
+        remedy: a sentence for errors.
+
+    Raises:
+        DatasetError: there is none, or it is no UTF-8.
+    """
+    if not path.is_file():
+        raise DatasetError(f"Expected a list of ids in {path}, got {what_is(path)}. {remedy}")
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"Expected ids in UTF-8 in {path}, got {error}: save the list as UTF-8.") from error
 
 
 def archive_remedy(archive: str) -> str:

@@ -1,5 +1,6 @@
 """Every file of a dataset read, in parallel: what is missing, what is broken, and what the rest holds."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,7 @@ class _Images(Dataset[dict[str, Found]]):
     def __getitem__(self, index: int) -> dict[str, Found]:
         name, found = self.ids[index], {key: Found() for key in (IMAGE, *self.tasks)}
         path = self.record.layout.image_path(self.source.root, name)
-        if not path.exists():
+        if not os.path.lexists(path):
             found[IMAGE].missing.append(name)
             return found
         try:
@@ -108,7 +109,14 @@ def _require_fitting(target: NDArray[Any], task: str, size: tuple[int, ...], pat
 
 
 def inspect(
-    record: DatasetRecord, root: Path, tasks: Sequence[str], *, cache_dir: Path, workers: int
+    record: DatasetRecord,
+    root: Path,
+    tasks: Sequence[str],
+    *,
+    cache_dir: Path,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Mapping[str, Mapping[str, Found]]:
     """Read every image and target of both splits: ``{split: {"image" or task: Found}}``.
 
@@ -118,12 +126,14 @@ def inspect(
         tasks: whose targets to read.
         cache_dir: where results too slow to compute each time are kept.
         workers: reading processes; 0 to read in this one.
+        rank: of this process among those that share the images.
+        world_size: how many they are.
     """
     source = Source(root, record.layout, cache_dir)
     whole: dict[str, dict[str, Found]] = {}
     for split in SPLITS:
         whole[split] = {key: Found() for key in (IMAGE, *tasks)}
-        images = _Images(record, source, record.read_ids(root, split), tasks)
+        images = _Images(record, source, record.read_ids(root, split)[rank::world_size], tasks)
         for found in DataLoader(images, batch_size=None, num_workers=workers):
             for key, part in found.items():
                 whole[split][key].merge(part)

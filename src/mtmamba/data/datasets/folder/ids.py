@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from mtmamba.data.datasets.record import SPLITS, is_id, read_list
+from mtmamba.data.datasets.record import is_id, read_list
 from mtmamba.data.layouts import Alternatives, DatasetError
 
 REMEDY = "Correct the files, or dataset.yaml in data.root; docs/data.md explains its keys."
@@ -24,17 +24,11 @@ def find_ids(description: Mapping[str, Any], root: Path, split: str) -> list[str
     """Return a split's ids: those of its list, or its share of the images by a hash of the id.
 
     Raises:
-        DatasetError: a list is missing or wrong; an id is in both lists; no image falls to the split.
+        DatasetError: a list is missing or wrong; no image falls to the split.
     """
     splits = description["splits"]
     if isinstance(splits["train"], str):
-        lists = {name: read_list(root / splits[name], REMEDY, is_id) for name in SPLITS}
-        if both := sorted(set(lists["train"]) & set(lists["val"])):
-            raise DatasetError(
-                f"Expected no id in both {splits['train']} and {splits['val']} of {root}, got {len(both)} such as "
-                f"{both[0]}: take them out of one of the two."
-            )
-        return lists[split]
+        return read_list(root / splits[split], REMEDY, is_id)
     images = find_images(root, patterns_of(description["images"]))
     low = 0.0 if split == "train" else splits["train"]
     ids = [name for name in images if low <= _place(name, splits.get("seed", 0)) < low + splits[split]]

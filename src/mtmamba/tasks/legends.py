@@ -1,0 +1,125 @@
+"""What the colours of pictures mean: names or numbers, and how they are drawn."""
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import from_numpy
+
+from mtmamba.tasks.pictures import BACKGROUND, INK, Draw, Picture
+
+LINE, SWATCH, BAR = 18, 12, 14
+_PLACES = np.array([1 << 16, 1 << 8, 1])
+"""Of red, green and blue in one whole number."""
+
+
+class Legend(NamedTuple):
+    """What the colours of a kind of picture mean.
+
+    Attributes:
+        entries: words and their colours; of a bar, evenly spaced along it.
+        bar: whether colours change steadily from entry to entry.
+    """
+
+    entries: tuple[tuple[str, tuple[int, int, int]], ...]
+    bar: bool = False
+
+    def drawn(self, width: int) -> Picture:
+        """Return it as a picture ``(h, width, 3)``, of no height where there are no entries."""
+        if not self.entries:
+            return np.empty((0, width, 3), np.uint8)
+        return np.asarray(_bar(self, width) if self.bar else _swatches(self, width), np.uint8)
+
+    def of_shown(self, pictures: Iterable[Picture]) -> "Legend":
+        """Return the entries whose colours some of these pictures have."""
+        shown: set[int] = set()
+        for picture in pictures:
+            shown.update(np.unique(picture.astype(np.int32) @ _PLACES).tolist())
+        return self._replace(entries=tuple(entry for entry in self.entries if int(entry[1] @ _PLACES) in shown))
+
+
+NO_LEGEND = Legend(())
+
+
+def class_legend(names: Sequence[str], draw: Draw) -> Legend:
+    """Names of the classes and their colours."""
+    colours = draw(from_numpy(np.arange(len(names), dtype=np.uint8)[None]))[0]
+    return Legend(tuple((name.replace("_", " "), _rgb(colour)) for name, colour in zip(names, colours, strict=True)))
+
+
+def depth_legend(_: Sequence[str], draw: Draw) -> Legend:
+    """Metres where colours change, from 0.125 m to 128 m, each word twice as far as the one before."""
+    metres = 0.125 * 2 ** (np.arange(31, dtype=np.float32) / 3)
+    colours = draw(from_numpy(metres[None]))[0]
+    changes = np.flatnonzero((colours[1:] != colours[:-1]).any(-1))
+    shown = range(changes[0], changes[-1] + 2)
+    return Legend(tuple((f"{metres[i]:g} m" if i % 3 == 0 else "", _rgb(colours[i])) for i in shown), True)
+
+
+def normal_legend(_: Sequence[str], draw: Draw) -> Legend:
+    """Where a surface faces: x right, y down, z away from the viewer."""
+    faces = {"right": (1, 0, 0), "left": (-1, 0, 0), "up": (0, -1, 0), "down": (0, 1, 0), "to the viewer": (0, 0, -1)}
+    vectors = from_numpy(np.array(list(faces.values()), np.float32).T[:, None])  # (3, 1, 5)
+    return Legend(tuple((name, _rgb(colour)) for name, colour in zip(faces, draw(vectors)[0], strict=True)))
+
+
+def share_legend(_: Sequence[str], draw: Draw) -> Legend:
+    """Probabilities from 0 to 1."""
+    shares = np.linspace(0, 1, 5, dtype=np.float32)
+    return Legend(
+        tuple((f"{x:g}", _rgb(c)) for x, c in zip(shares, draw(from_numpy(shares[None]))[0], strict=True)), True
+    )
+
+
+def no_legend(_: Sequence[str], __: Draw) -> Legend:
+    """Colours that mean nothing in particular."""
+    return NO_LEGEND
+
+
+def _rgb(colour: NDArray[np.uint8]) -> tuple[int, int, int]:
+    red, green, blue = (int(x) for x in colour)
+    return red, green, blue
+
+
+@lru_cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font of a size in pixels."""
+    return ImageFont.load_default(size)
+
+
+def _swatches(legend: Legend, width: int) -> Image.Image:
+    """A small square of each colour with its word, in as many lines as they take."""
+    small = font(12)
+    places, left, line = [], 0, 0
+    for word, colour in legend.entries:
+        length = SWATCH + 5 + math.ceil(small.getlength(word)) + 12
+        if left and left + length > width:
+            left, line = 0, line + 1
+        places.append((left, line * LINE + 6, word, colour))
+        left += length
+    image = Image.new("RGB", (width, (line + 1) * LINE + 8), (BACKGROUND,) * 3)
+    draw = ImageDraw.Draw(image)
+    for left, top, word, colour in places:
+        draw.rectangle((left, top + 1, left + SWATCH, top + 1 + SWATCH), colour, INK)
+        draw.text((left + SWATCH + 5, top), word, INK, small)
+    return image
+
+
+@lru_cache(maxsize=16)  # the same on every sheet
+def _bar(legend: Legend, width: int) -> Image.Image:
+    """A bar along which the colours change, with the words below."""
+    colours = np.array([colour for _, colour in legend.entries], np.float64)
+    places = np.linspace(0, len(colours) - 1, width)
+    strip = np.stack([np.interp(places, np.arange(len(colours)), colours[:, i]) for i in range(3)], axis=-1)
+    image = Image.new("RGB", (width, BAR + LINE + 12), (BACKGROUND,) * 3)
+    image.paste(Image.fromarray(np.rint(np.tile(strip[None], (BAR, 1, 1))).astype(np.uint8)), (0, 6))
+    draw, small = ImageDraw.Draw(image), font(12)
+    for index, (word, _) in enumerate(legend.entries):
+        length = small.getlength(word)
+        middle = (width - 1) * index / (len(legend.entries) - 1)
+        draw.text((min(max(middle - length / 2, 0), width - length), BAR + 8), word, INK, small)
+    return image

@@ -1,0 +1,58 @@
+"""Keys to colours, below the columns of a panel."""
+
+import numpy as np
+import torch
+
+from mtmamba.tasks import picture_keys, select_tasks
+from mtmamba.tasks.legends import Legend
+from mtmamba.tasks.panels import GAP, panel
+from mtmamba.tasks.pictures import depth_colours, palette
+
+SEMSEG, DEPTH = select_tasks(["semseg", "depth"])
+NAMES = [f"class {i}" for i in range(40)]
+
+
+def rows(classes):
+    """A panel's row with a map of classes as prediction and truth."""
+    drawn = SEMSEG.picture(torch.tensor(classes, dtype=torch.uint8))
+    grey = np.full((*drawn.shape[:2], 3), 99, np.uint8)
+    titles = (f"{task.title}\n{kind}" for task in (SEMSEG, DEPTH) for kind in ("prediction", "truth"))
+    return [{"Image": grey, **{title: drawn if SEMSEG.title in title else grey for title in titles}}]
+
+
+def colours(picture):
+    return {tuple(colour) for colour in picture.reshape(-1, 3).tolist()}
+
+
+def test_classes_have_a_key_to_those_that_are_shown():
+    shown = rows([[3, 7], [7, 255]])
+    key = picture_keys([SEMSEG, DEPTH], shown, {"semseg": NAMES}, {})[SEMSEG.title](300)
+    found = [i for i in range(40) if tuple(palette()[i].tolist()) in colours(key)]
+    assert found == [3, 7]
+    assert key.shape[1:] == (300, 3)
+
+
+def test_depth_has_a_bar_of_the_colours_that_metres_have():
+    key = picture_keys([SEMSEG, DEPTH], rows([[0]]), {"semseg": NAMES}, {})[DEPTH.title](400)
+    bar = key[10].astype(int)  # a row through the bar
+    nearest, farthest = depth_colours(torch.tensor([[0.1, 20.0]]))[0].astype(int)
+    assert abs(bar[0] - nearest).max() <= 4
+    assert abs(bar[-1] - farthest).max() <= 4
+    (word,) = [i for i, (text, _) in enumerate(DEPTH.legend((), DEPTH.picture).entries) if text == "2 m"]
+    place = round(399 * word / (len(DEPTH.legend((), DEPTH.picture).entries) - 1))
+    assert abs(bar[place] - depth_colours(torch.tensor([[2.0]]))[0, 0].astype(int)).max() <= 6
+
+
+def test_keys_stand_below_both_columns_of_their_task():
+    shown = rows([[3, 7], [7, 255]])
+    plain = panel(shown, tile_width=100)
+    key = np.full((30, 204, 3), 7, np.uint8)
+    marked = panel(shown, tile_width=100, keys={DEPTH.title: lambda width: key[:, :width]})
+    assert (marked[: len(plain)] == plain).all()
+    left = 3 * (100 + GAP)
+    assert (marked[len(plain) : len(plain) + 30, left : left + 204] == 7).all()
+    assert (marked[len(plain) :, :left] == 245).all()
+
+
+def test_what_has_no_entries_takes_no_room():
+    assert Legend(()).drawn(80).shape == (0, 80, 3)
