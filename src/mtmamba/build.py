@@ -282,10 +282,10 @@ def build_schedule(cfg: DictConfig) -> Callable[[Optimizer], Any] | None:
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
     """Build the callbacks that the configuration names, and the averaging of weights that ``ema_decay`` asks for."""
-    from lightning.pytorch.callbacks import EMAWeightAveraging
+    from mtmamba.training.averaging import EMAWeightAveraging
 
     found = [hydra.utils.instantiate(node, _convert_="all") for node in _targets(cfg.callbacks)]
-    return found if cfg.ema_decay is None else [*found, EMAWeightAveraging(decay=cfg.ema_decay)]
+    return found if cfg.ema_decay is None else [*found, EMAWeightAveraging(cfg.ema_decay)]
 
 
 def build_loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:

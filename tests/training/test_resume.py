@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 import mtmamba
+import toy_network  # noqa: F401 - registers encoder=toy
 from fake_data import write_nyud
 from fake_training import overrides, rows, run
 from mtmamba.build import describe
@@ -112,6 +113,26 @@ def test_an_exception_leaves_the_last_complete_step(dataset, tmp_path, monkeypat
     run(dataset, tmp_path / "new", *options, f"resume={broken}")
     ours, theirs = (read_checkpoint(folder / LAST)["state_dict"] for folder in (broken, whole))
     assert all(torch.equal(x, theirs[name]) for name, x in ours.items())
+
+
+@pytest.mark.parametrize("stop", [2, 3])
+def test_an_averaged_run_at_a_constant_rate_goes_on_as_if_nothing_had_happened(dataset, tmp_path, stop):
+    """Stopped where a validation was due, or between two: by the end of a shorter run, which makes the same updates."""
+    options = [
+        "trainer.max_steps=5", "trainer.val_check_interval=2", "tasks=[depth]", "encoder=toy", "decoder=toy",
+        "pictures=0", "ema_decay=0.9", "optimizer.schedule=null", "optimizer.lr=0.01",
+    ]  # fmt: skip
+    whole = run(dataset, tmp_path / "whole", *options)
+    run(dataset, tmp_path / "parts", *options, f"trainer.max_steps={stop}")
+    resumed = run(dataset, tmp_path / "parts", *options, f"resume={tmp_path}/parts")
+    ours, theirs = (read_checkpoint(tmp_path / name / LAST) for name in ("parts", "whole"))
+    moved = "model.encoder.layers.0.weight"
+    assert not torch.equal(ours["state_dict"][moved], ours["current_model_state"][moved])
+    for part in ("state_dict", "current_model_state", "averaging_state"):
+        assert ours[part].keys() == theirs[part].keys()
+        assert all(torch.equal(x, theirs[part][name]) for name, x in ours[part].items()), part
+    assert resumed["tasks"] == whole["tasks"]
+    assert resumed["step"] == whole["step"]
 
 
 def test_best_weights_that_are_gone_are_said_to_be(dataset, finished, tmp_path, caplog):
