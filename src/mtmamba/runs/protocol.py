@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mtmamba.config_checks import ConfigError
 from mtmamba.files import replacing, write_json
@@ -80,8 +80,7 @@ def work(cfg: DictConfig) -> None:
 
 def missing_rows(cfg: DictConfig) -> list[Row]:
     """Return the rows that have no results yet: seed by seed, in the order asked for."""
-    rows = OmegaConf.to_container(cfg.protocol.rows)
-    assert isinstance(rows, dict)
+    rows = {str(name): str(overrides) for name, overrides in cfg.protocol.rows.items()}
     names = list(rows) if cfg.rows is None else [cfg.rows] if isinstance(cfg.rows, str) else list(cfg.rows)
     if unknown := [name for name in names if name not in rows]:
         raise ConfigError(f"Expected rows among {', '.join(rows)}, got {unknown[0]}.")
@@ -91,7 +90,7 @@ def missing_rows(cfg: DictConfig) -> list[Row]:
         for name in names:
             result = Path(cfg.results, place, name)
             if not (result / "metrics.json").is_file():
-                overrides = (*cfg.protocol.train, *str(rows[name]).split(), f"seed={seed}")
+                overrides = (*cfg.protocol.train, *rows[name].split(), f"seed={seed}")
                 found.append(Row(name, seed, overrides, Path(cfg.log_dir, "evidence", place, name), result))
     return found
 
