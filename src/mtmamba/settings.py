@@ -131,6 +131,7 @@ RULES: Mapping[str, Rule] = {
     "trainer.val_check_interval": whole(1, 500)._replace(words="optimiser steps, a whole number of at least 1"),
     "trainer.log_every_n_steps": whole(1, 50),
     "trainer.num_sanity_val_steps": whole(0, 0),
+    "logger.keep_checkpoint": SWITCH,
     "callbacks.checkpoint_every": whole(1, 500),
     "callbacks.progress_refresh": whole(0, 10),
     "boundary_workers": or_null(whole(1, 2)),

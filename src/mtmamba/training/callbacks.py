@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
+from mtmamba.metrics.segmentation import MeanIoU
 from mtmamba.tasks import picture_keys, picture_row
-from mtmamba.tasks.panels import before_and_after, panel
+from mtmamba.tasks.panels import IMAGE, before_and_after, panel
 from mtmamba.tasks.pictures import Picture, save_png
 from mtmamba.training.checkpointing import epoch_of
 from mtmamba.training.lit_module import MultiTaskModule
+from mtmamba.training.wandb_run import Masks, WandbRun, masks
 from mtmamba.types import Batch
 
 log = logging.getLogger(__name__)
@@ -32,8 +34,9 @@ START, BEST = "start", "best"
 class PicturePanel(Callback):
     """Show a fixed set of validation images with every task's prediction beside its truth.
 
-    Each validation writes ``step_NNNNNN.png``, and the same picture to Weights & Biases. That of the best weights also
-    writes ``before_and_after.png`` in a run that showed those it began from.
+    Each validation writes ``step_NNNNNN.png``, and the same picture to Weights & Biases, where predicted and true
+    classes are masks over the images, too. That of the best weights also writes ``before_and_after.png`` in a run that
+    showed those it began from.
 
     They are written below ``pictures`` in the trainer's ``default_root_dir``.
 
@@ -47,6 +50,7 @@ class PicturePanel(Callback):
         self.step: int | None = None  # instead of the trainer's
         self._rows: list[Mapping[str, Picture]] = []
         self._start: list[Mapping[str, Picture]] = []
+        self._masks: list[Masks] = []
         self._seen = 0
         self._chosen: set[int] = set()
 
@@ -54,7 +58,7 @@ class PicturePanel(Callback):
         """Choose the images."""
         total = len(trainer.datamodule.dataset_of("val"))  # type: ignore[attr-defined]
         mine = -(-total // trainer.world_size)
-        self._rows, self._seen = [], 0
+        self._rows, self._masks, self._seen = [], [], 0
         self._chosen = {i * mine // self.count for i in range(self.count)} if trainer.is_global_zero else set()
 
     def on_validation_batch_end(  # type: ignore[override]
@@ -64,7 +68,10 @@ class PicturePanel(Callback):
         own = trainer.datamodule.record.pictures  # type: ignore[attr-defined]
         for index in range(len(batch["id"])):
             if self._seen in self._chosen:
-                self._rows.append(picture_row(pl_module.tasks, batch, outputs, index, own))
+                row = picture_row(pl_module.tasks, batch, outputs, index, own)
+                self._rows.append(row)
+                maps = {name: (outputs[name][index], batch[name][index]) for name in class_metrics(pl_module)}  # type: ignore[literal-required]
+                self._masks.append(masks(row[IMAGE], maps, batch["size"][index].tolist()))
             self._seen += 1
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]
@@ -83,6 +90,38 @@ class PicturePanel(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("pictures", [picture], step=step)
+            if isinstance(logger, WandbRun) and class_metrics(pl_module):
+                logger.log_masks(self._masks, class_names(trainer, pl_module), step)
+
+
+class ClassTables(Callback):
+    """Give Weights & Biases a table of each class's score, of every task that has classes, after each validation."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]
+        """Log the tables, before the module scores and resets its metrics."""
+        pages = [logger for logger in trainer.loggers if isinstance(logger, WandbRun)]
+        if not pages or trainer.sanity_checking:
+            return
+        names = class_names(trainer, pl_module)
+        for task, metric in class_metrics(pl_module).items():
+            with metric.sync_context():  # every process takes part
+                counts = metric.counts.cpu()
+            for page in pages:
+                page.log_classes(task, names[task], counts, trainer.global_step)
+
+
+def class_metrics(module: MultiTaskModule) -> dict[str, MeanIoU]:
+    """Return the metrics of the tasks that have classes, by task."""
+    return {name: metric for name, metric in module.metrics.items() if isinstance(metric, MeanIoU)}
+
+
+def class_names(trainer: Trainer, module: MultiTaskModule) -> dict[str, Sequence[str]]:
+    """Return names of the classes by task: the dataset's, or numbers where it has none."""
+    named = trainer.datamodule.record.classes  # type: ignore[attr-defined]
+    return {
+        task: named.get(task) or [str(number) for number in range(metric.num_classes)]
+        for task, metric in class_metrics(module).items()
+    }
 
 
 def name_pictures(trainer: Trainer, name: str | None, step: int | None = None) -> None:

@@ -16,15 +16,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 
+from mtmamba.config_checks import ALONE, INDIFFERENT, UPDATES
 from mtmamba.files import write_text
+from mtmamba.training.wandb_run import WandbRun
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 4
 """Seconds to wait for Weights & Biases before a run goes on without."""
+LONGEST, LONGEST_TAG = 128, 64
+"""Characters that Weights & Biases takes of a group's name and of a tag."""
 
 
 class CSVLogger(Logger):
@@ -121,16 +126,27 @@ def answers(url: str, seconds: float = PATIENCE) -> bool:
     return answered.is_set()
 
 
-def wandb_logger(save_dir: Path, project: str, label: str | None, choices: Mapping[str, str]) -> WandbLogger:
+def wandb_logger(
+    save_dir: Path,
+    project: str,
+    label: str | None,
+    choices: Mapping[str, str],
+    seed: int = 0,
+    keep_checkpoint: bool = False,
+) -> WandbRun:
     """Return a Weights & Biases logger that never prompts: online where you are logged in, offline elsewhere.
 
-    A resumed run goes on with its own page, since the id follows from the run's folder.
+    A resumed run goes on with its own page, since the id follows from the run's folder. The seeds of a configuration
+    are one group, and the runs of a sweep have its folder's name as a tag.
 
     Args:
         save_dir: the run's folder.
         project: where the run is shown.
-        label: the run's name; data, encoder, decoder and ablation where it is None.
-        choices: by group; a sweep's runs are shown together.
+        label: what the run's name begins with, before what it was called with and the seed; data, encoder, decoder and
+            ablation where it is None.
+        choices: by group.
+        seed: of the run.
+        keep_checkpoint: whether the scored checkpoint becomes an artifact.
     """
     import wandb  # a second to import, and logger=csv does without it
 
@@ -147,17 +163,36 @@ def wandb_logger(save_dir: Path, project: str, label: str | None, choices: Mappi
     if trouble:
         mode = "offline"
         log.warning("Expected %s: Weights & Biases goes on offline; upload the run later with `wandb sync`.", trouble)
-    sweep = save_dir.parent.name if save_dir.parent.name.endswith("_sweep") else None
-    group = f"{choices['experiment']}/{sweep}" if sweep else choices["experiment"]
     parts = [choices.get(group, "none") for group in ("data", "encoder", "decoder", "ablation")]
+    parts = [part for part in parts if part != "none"]
+    tags = [*parts, *([save_dir.parent.name] if save_dir.parent.name.endswith("_sweep") else [])]
+    settled = decisive_settings(save_dir)
     run_id = hashlib.blake2b(str(save_dir.resolve()).encode(), digest_size=8).hexdigest()
-    return WandbLogger(
+    return WandbRun(
         project=project,
-        name=label or "-".join(part for part in parts if part != "none"),
-        group=group,
+        name=" ".join([label or "-".join(parts), *settled, f"seed={seed}"]),
+        group="/".join([choices["experiment"], label or "-".join(parts), *settled])[:LONGEST],
+        job_type="train",
+        tags=[tag[:LONGEST_TAG] for tag in dict.fromkeys(tags)],
         id=run_id,
         resume="allow",
         save_dir=save_dir,
         offline=mode == "offline",
+        keep_checkpoint=keep_checkpoint,
         settings=wandb.Settings(mode=mode, init_timeout=30, silent=True),
     )
+
+
+def decisive_settings(run_dir: Path) -> list[str]:
+    """Return what a run was called with beyond choices of groups, as far as its updates depend on it, without its seed.
+
+    Such as ``["optimizer.lr=0.001"]``, from Hydra's record of the call; nothing where there is no such record.
+    """
+    path = run_dir / ".hydra" / "overrides.yaml"
+    overrides = list(OmegaConf.load(path)) if path.is_file() else []
+    found = []
+    for key, _, value in (str(override).lstrip("+~").partition("=") for override in overrides):
+        decides = (key.partition(".")[0] in UPDATES and "." in key) or key in ALONE
+        if decides and key not in INDIFFERENT and key != "seed":
+            found.append(f"{key}={value}")
+    return sorted(found)

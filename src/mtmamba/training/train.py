@@ -9,7 +9,7 @@ from typing import Any
 from lightning import Trainer, seed_everything
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LambdaCallback
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from torch import nn
@@ -34,6 +34,7 @@ from mtmamba.training.lit_module import MultiTaskModule, NonFiniteLossError
 from mtmamba.training.loggers import CSVLogger
 from mtmamba.training.resume import Resumed, find_resumed, restore_record, validate_due
 from mtmamba.training.validations import Validations, choose_monitor
+from mtmamba.training.wandb_run import WandbRun
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,10 @@ def _train(
     checkpointing = Checkpointing(cfg.callbacks.checkpoint_every, validations)
     starting = LambdaCallback(on_train_start=lambda *_: begin_once())  # a refused resume writes nothing
     loggers = build.build_loggers(cfg, run_dir)
+    pages = [logger for logger in loggers if isinstance(logger, WandbRun)]
     try:
+        for page in pages:
+            page.define(module.tasks)
         trainer = _trainer(
             cfg, run_dir, data, module, [starting, checkpointing, *build.build_callbacks(cfg)], loggers, resumed
         )
@@ -104,7 +108,10 @@ def _train(
             validate_due(trainer, module, data, checkpointing, resumed)
         trainer.fit(module, data, ckpt_path=None if resumed is None else resumed.path)
         begin_once()
-        return _score(cfg, run_dir, trainer, module, data, start_scores, start)
+        record = _score(cfg, run_dir, trainer, module, data, start_scores, start)
+        for page in pages:
+            page.log_row(record, Path(record["checkpoint"]))
+        return record
     except NonFiniteLossError as error:
         found = {"step": error.step, "tasks": error.tasks, "images": error.ids}
         write_json(run_dir / "nonfinite_batch.json", found)
@@ -212,7 +219,7 @@ def _close(loggers: list[Logger]) -> None:
     """Close W&B whatever happened, or the runs of a sweep would merge into one."""
     for logger in loggers:
         logger.finalize("finished")
-        if type(logger).__name__ == "WandbLogger":
+        if isinstance(logger, WandbLogger):
             import wandb
 
             wandb.finish()

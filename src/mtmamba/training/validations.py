@@ -65,6 +65,16 @@ class Validations:
         return score < best if self.mode == "min" else score > best
 
 
+def directions(tasks: Sequence[Task]) -> dict[str, str]:
+    """Return every score of a validation, with whether its ``min`` or ``max`` is best."""
+    known = {"val/loss": "min", "val/delta_m": "max"}
+    for task in tasks:
+        known |= {f"val/{task.name}/loss": "min"}
+        for metric in task.units:
+            known[f"val/{task.name}/{metric}"] = "min" if metric in task.lower_is_better else "max"
+    return known
+
+
 def choose_monitor(name: str, tasks: Sequence[Task], base: Mapping[str, Mapping[str, float]]) -> tuple[str, str]:
     """Return the score that "best" goes by, and whether its ``min`` or ``max`` is best.
 
@@ -79,11 +89,7 @@ def choose_monitor(name: str, tasks: Sequence[Task], base: Mapping[str, Mapping[
     if name == "auto":
         graded = any(base.get(task.name, {}).keys() & task.units.keys() for task in tasks)
         name = "val/delta_m" if graded else "val/loss"
-    known = {"val/loss": "min", "val/delta_m": "max"}
-    for task in tasks:
-        known |= {f"val/{task.name}/loss": "min"}
-        for metric in task.units:
-            known[f"val/{task.name}/{metric}"] = "min" if metric in task.lower_is_better else "max"
+    known = directions(tasks)
     if name not in known:
         raise ConfigError(f"Expected monitor to be auto or one of {', '.join(known)}, got {name}: choose one of those.")
     return name, known[name]
