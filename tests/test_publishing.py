@@ -126,3 +126,7 @@ def test_who_may_not_is_told(hub, model):
 def test_names_that_are_none(model):
     with pytest.raises(PublishError, match="repo=owner/name, got model"):
         publish(model, "model")
+
+
+def test_whoever_may_read_the_card_may_read_the_weights(model):
+    assert len({path.stat().st_mode for path in model.iterdir()}) == 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mtmamba.checkpoints import CheckpointError, find_checkpoint, read_checkpoint
@@ -141,7 +141,8 @@ def save_pretrained(
         raise FileExistsError(f"Expected a new or empty folder, got {folder} with files in it: choose another.")
     weights = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).cpu().contiguous() for k, v in state.items()}
     with replacing(folder, folder=True) as partial:
-        save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})  # more keys would come in any order
+        # More keys would come in any order; `save_file` would let nobody else read the file.
+        (partial / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
         write_json(partial / CONFIG, {"mtmamba": without_places(description), "global_step": step})
         write_text(partial / CARD, card(folder.name, description, step, weights, scores or {}, notes))
     return folder
