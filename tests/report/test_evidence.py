@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mtmamba.report.evidence import EvidenceError, read_results, tables, write_page
+from mtmamba.report.evidence import EvidenceError, gains, read_results, tables, write_page
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +33,16 @@ def test_differences_are_paired_and_delta_m_is_over_the_single_task_rows(tmp_pat
     first = text.split("\n\n")[0]
     assert "| +50.00 | 1,234,567 | 20 | 3.0 |" in first  # (30 - 20) / 20 and (1 - 0.5) / 1, both 50 %
     assert "| +50.00 |" in first.splitlines()[5]  # stm2: 60 % and 40 %
+
+
+def test_the_interval_of_delta_m_pairs_the_resamples_of_both_sides(tmp_path):
+    add(tmp_path, "mtmamba", 0, 30.0, [20, 40, 60])
+    add(tmp_path, "mtmamba", 1, 40.0, [30, 50, 70])
+    add(tmp_path, "single_semseg", 0, 25.0, [10, 20, 30])
+    # means over seeds 25, 45, 65 over 10, 20, 30: gains of 150, 125 and 116.67 %; of the scores, 35 over 25
+    gain = gains(read_results(tmp_path))["mtmamba"]
+    expected = [40, 0.95 * 116.666667 + 0.05 * 125, 0.05 * 125 + 0.95 * 150]  # 2.5 % lie 0.05 of a gap from the end
+    assert list(gain) == pytest.approx(expected, rel=1e-6)
 
 
 def test_several_seeds_show_their_spread(tmp_path):

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,12 +52,24 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
+def svg(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
+    """Return the SVG file of what is drawn into a figure of so many inches: the same text for the same picture."""
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "mtmamba", "font.size": 9, "text.color": GREY}
+    settings |= {f"{key}.color": GREY for key in ("xtick", "ytick")}
+    settings |= {"axes.edgecolor": GREY, "axes.labelcolor": GREY}
+    with mpl.rc_context(settings):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        text = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    return text.getvalue()
+
+
 def line_chart(series: Sequence[Series]) -> Markup:
     """Draw lines over optimiser steps, as an ``svg`` element. Values that cannot be drawn interrupt a line."""
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "mtmamba", "font.size": 9, "text.color": GREY}
-    settings |= {f"{key}.color": GREY for key in ("xtick", "ytick")} | {"axes.edgecolor": GREY}
-    with mpl.rc_context(settings):
-        figure = Figure(figsize=(4, 2.4), layout="constrained")
+
+    def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for points, colour, pale in series:
             steps, values = zip(*thinned(points), strict=True)
@@ -69,11 +81,9 @@ def line_chart(series: Sequence[Series]) -> Markup:
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.grid(axis="y", alpha=0.25, clip_on=False)
         axes.spines[["top", "right"]].set_visible(False)
-        text = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    element = text.getvalue().partition("<svg")
-    return Markup(re.sub(r' id="[a-z0-9_.]+_\d+"', "", "".join(element[1:])))  # numbered ids repeat in every chart
+
+    _, head, body = svg(draw, (4, 2.4)).partition("<svg")
+    return Markup(re.sub(r' id="[a-z0-9_.]+_\d+"', "", head + body))  # numbered ids repeat in every chart
 
 
 def charts(runs: Sequence[Mapping[str, Points]], tasks: Mapping[str, str]) -> list[tuple[str, Markup]]:

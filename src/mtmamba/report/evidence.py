@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +50,14 @@ class Result:
     record: Mapping[str, object]
     images_per_second: float
     memory: float
+
+
+class Gain(NamedTuple):
+    """Delta_m in percent, the mean over seeds, and its 95 % bootstrap interval over the images that all rows share."""
+
+    value: float
+    low: float
+    high: float
 
 
 def read_results(folder: Path) -> dict[str, list[Result]]:
@@ -94,16 +103,15 @@ def tables(rows: Mapping[str, Sequence[Result]], reference: str = "mtmamba") -> 
         rows: from `read_results`.
         reference: the row that the others are compared with, where it is there.
     """
-    tasks = [task for task in METRICS if any(task in r.scores for results in rows.values() for r in results)]
+    tasks = _tasks(rows)
     names = [f"{task} {METRICS[task]} {'↓' if task in LOWER else '↑'}" for task in tasks]
-    base = _single_task(rows, tasks)
+    found = gains(rows)
     head = ["row", "seeds", *names, "Delta_m", "parameters", "images/s", "GiB"]
     lines = [head, ["---"] * len(head)]
     for row, results in rows.items():
         cells = [_score(results, task) for task in tasks]
         first = results[0]
-        gains = [delta_m(r.scores, base, LOWER) for r in results if base and r.scores.keys() == base.keys()]
-        gain = f"{mean(gains):+.2f}" if gains and not row.startswith(SINGLE) else ""
+        gain = f"{found[row].value:+.2f}" if row in found else ""
         cost = [f"{first.record['parameters']:,}", f"{first.images_per_second:.0f}", f"{first.memory:.1f}"]
         lines.append([row, ", ".join(str(r.seed) for r in results), *cells, gain, *cost])
     text = _markdown(lines)
@@ -115,6 +123,34 @@ def tables(rows: Mapping[str, Sequence[Result]], reference: str = "mtmamba") -> 
                 lines.append([row, *(_difference(results, rows[reference], task) for task in tasks)])
         text += "\n\n" + _markdown(lines)
     return text
+
+
+def gains(rows: Mapping[str, Sequence[Result]]) -> dict[str, Gain]:
+    """Return Delta_m of the multi-task rows over the single-task ones; of none unless each task has such a row.
+
+    Args:
+        rows: from `read_results`.
+    """
+    tasks = _tasks(rows)
+    if any(SINGLE + task not in rows for task in tasks):
+        return {}
+    singles = {task: rows[SINGLE + task] for task in tasks}
+    base = {task: mean(r.scores[task] for r in results) for task, results in singles.items()}
+    bases = {task: np.mean([r.resamples[task] for r in results], axis=0) for task, results in singles.items()}
+    found = {}
+    for row, results in rows.items():
+        whole = [r for r in results if r.scores.keys() == base.keys()]
+        if whole and not row.startswith(SINGLE):
+            value = mean(delta_m(r.scores, base, LOWER) for r in whole)
+            samples = [
+                mean(
+                    delta_m({task: r.resamples[task][i] for task in tasks}, {t: bases[t][i] for t in tasks}, LOWER)
+                    for r in whole
+                )
+                for i in range(len(bases[tasks[0]]))
+            ]
+            found[row] = Gain(value, *interval(torch.tensor(samples)))
+    return found
 
 
 def _read(folder: Path) -> Result:
@@ -132,11 +168,8 @@ def _read(folder: Path) -> Result:
     return Result(record["seed"], scores, resamples, record, median(speed), max(memory))
 
 
-def _single_task(rows: Mapping[str, Sequence[Result]], tasks: Sequence[str]) -> dict[str, float] | None:
-    """Return the mean scores of the single-task rows; None unless each task has one."""
-    if any(f"{SINGLE}{task}" not in rows for task in tasks):
-        return None
-    return {task: mean(r.scores[task] for r in rows[f"{SINGLE}{task}"]) for task in tasks}
+def _tasks(rows: Mapping[str, Sequence[Result]]) -> list[str]:
+    return [task for task in METRICS if any(task in r.scores for results in rows.values() for r in results)]
 
 
 def _score(results: Sequence[Result], task: str) -> str:
