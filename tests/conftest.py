@@ -1,5 +1,6 @@
 """Fixtures of several files."""
 
+import socket
 from contextlib import nullcontext
 
 import pytest
@@ -8,6 +9,15 @@ import torch
 from fake_graphs import FakeGraph
 from mtmamba.models import cuda_graphs
 from triton_runs import GPU, INTERPRETED
+
+
+@pytest.fixture
+def silent_server():
+    """The address of a server that takes calls and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture(params=["cpu", GPU])

@@ -41,6 +41,12 @@ PATIENCE = 120
 """Seconds after which a call counts as hanging: every thread's place is printed, and the tests end."""
 OTHERS = r"\d\d:\d\d:\d\d (INFO|WARNING) |libpng (error|warning): "
 """Lines beside the sentence: the log, and what libpng says by itself."""
+CHANGING = {
+    r"\d{4}-\d\d-\d\d_[\d-]+": "TIME",
+    r"(?<=/parts-24x32/)\w+": "KEY",
+    r"(?<=Available names are: )[\w, ]+": "NAMES",
+}
+"""What differs from call to call: Lightning names accelerators in no order."""
 LEFT = r"cache($|/)|results($|/predictions\.json$)"
 """What a call may leave: a cache, and the list of what could not be predicted."""
 
@@ -102,7 +108,9 @@ def answers(said, folder):
         text = line.replace(f"{folder}/", "").replace(str(folder), ".")
         for name in ("nyud", "pascal_context"):
             text = text.replace(get_dataset(name).remedy, "(Where to get it.)")
-        lines[index] = re.sub(r"^(Error|Skipped): ", "", re.sub(r"\d{4}-\d\d-\d\d_[\d-]+", "TIME", text))
+        for changing, word in CHANGING.items():
+            text = re.sub(changing, word, text)
+        lines[index] = re.sub(r"^(Error|Skipped): ", "", text)
     return lines
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import mtmamba
+from mtmamba.command import config_dir
+from mtmamba.config_checks import demo_settings
 from mtmamba.settings import ConfigError, check_settings
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +66,40 @@ def test_a_wrong_call_is_answered_in_a_sentence_before_heavy_imports(arguments, 
     assert ANSWERS[arguments] in line
     assert (done.returncode, done.stdout) == (1, "")
     assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "overrides", "folder"),
+    [
+        ("train", [], "logs/demo"),
+        ("train", ["data=synthetic_pascal"], "logs/demo"),
+        ("train", ["data=my_rooms"], "logs/my_rooms"),
+        ("train", ["data=nyud", "experiment=nyud_mtmamba", "log_dir=there"], "there/nyud_mtmamba"),
+        ("eval", ["ckpt=x", "hydra.job.name=eval"], "logs/eval"),
+    ],
+)
+def test_runs_are_filed_under_what_they_are(script, overrides, folder, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/my_rooms.yaml").write_text("defaults: [folder]\n")
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        own = f"hydra.searchpath=[file://{tmp_path}]"
+        found = compose(script, [own, *overrides], return_hydra_config=True).hydra
+    assert re.fullmatch(rf"{folder}/[\d_-]+", found.run.dir)
+    assert re.fullmatch(rf"{folder}/[\d_-]+_sweep", found.sweep.dir)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], None),
+        (["data=nyud"], "data=nyud, got optimizer=demo trainer=demo, .* choose optimizer=paper trainer=paper"),
+        (["data=nyud", "optimizer=paper"], "data=nyud, got trainer=demo, .* choose trainer=paper"),
+        (["experiment=nyud_mtmamba"], None),
+    ],
+)
+def test_the_demos_settings_are_said_where_they_train_on_anything_else(overrides, said):
+    found = demo_settings(mtmamba.load_config(overrides))
+    assert found is None if said is None else re.search(said, found)
 
 
 def test_the_debug_switch_shows_tracebacks(tmp_path):
@@ -119,7 +156,7 @@ WRONG = """
     data.crop_size=[0,576] data.crop_size=[448] data.crop_size=null data.batch_size=0 data.batch_size=-1
     data.batch_size=2.5 data.batch_size=true data.device_batch_size=0 data.val_batch_size=0
     data.val_batch_size=null data.num_workers=-1 data.scale=[2,1] data.scale=1 data.scale=[0,1]
-    encoder.drop_path=1 encoder.drop_path=-0.1 decoder.drop_path=1.5 optimizer.lr=0 optimizer.lr=null
+    drop_path=1 encoder.drop_path=1 encoder.drop_path=-0.1 decoder.drop_path=1.5 optimizer.lr=0 optimizer.lr=null
     optimizer.lr=fast optimizer.weight_decay=-1 optimizer.betas=[0.9,1] optimizer.betas=0.9 trainer.devices=0
     trainer.devices=-2 trainer.max_steps=-1 callbacks.progress_refresh=-1 trainer.max_steps=0
     trainer.max_steps=null trainer.val_check_interval=0 trainer.val_check_interval=0.5

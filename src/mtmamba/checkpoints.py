@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtmamba.files import replacing
+from mtmamba.files import replacing, what_is
 from mtmamba.models.pretrained import UNREADABLE
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -58,7 +58,9 @@ def glance(path: Path) -> dict[str, Any]:
         CheckpointError: not written by this program.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"Expected a checkpoint at {path}, got none: give a run's folder or a .ckpt file.")
+        raise FileNotFoundError(
+            f"Expected a checkpoint at {path}, got {what_is(path)}: give a run's folder or a .ckpt file."
+        )
     checkpoint = _read(path, mmap=True)
     if not isinstance(checkpoint, dict) or not {"mtmamba", "state_dict"} <= checkpoint.keys():
         raise CheckpointError(
@@ -190,10 +192,11 @@ def find_checkpoint(path: Path, *names: str) -> Path:
     """
     if path.is_dir():
         for name in names or (BEST, LAST):
-            if (found := path / FOLDER / name).is_file():
-                return found
+            if (checkpoint := path / FOLDER / name).is_file():
+                return checkpoint
     elif path.is_file():
         return path
+    found = path if path.is_dir() else f"{path}, {what_is(path)}"
     raise FileNotFoundError(
-        f"Expected a checkpoint, or a run's folder with {FOLDER}/{LAST}, got {path}: check the path."
+        f"Expected a checkpoint, or a run's folder with {FOLDER}/{LAST}, got {found}: check the path."
     )

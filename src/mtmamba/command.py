@@ -21,7 +21,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtmamba.files import full_disk, is_full_disk
@@ -51,6 +51,10 @@ MAIN_KEYS = {
 """What a script is called with first, where there is such a thing."""
 
 
+DEMO = "demo"
+"""The experiment where none is chosen, which is one of synthetic scenes."""
+
+
 class JobError(RuntimeError):
     """A job of a sweep failed and has said why; the others go on."""
 
@@ -60,6 +64,19 @@ def config_dir() -> Path:
     package = Path(__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parents[1] / "configs"
+
+
+def run_group(*, _root_: DictConfig) -> str:
+    """Return the folder in ``log_dir`` for a script's runs: the experiment's name, or the script's where it has none.
+
+    Runs on another dataset than the demo's scenes, with no experiment chosen, lie in one of the dataset's name.
+    """
+    choices = _root_.hydra.runtime.choices
+    experiment = choices.get("experiment") or _root_.hydra.job.name
+    return str(choices.data if experiment == DEMO and not OmegaConf.select(_root_, "data.scenes") else experiment)
+
+
+OmegaConf.register_new_resolver("run_group", run_group, replace=True)
 
 
 def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from mtmamba.command import DEMO
 from mtmamba.scan.registry import BACKENDS
 from mtmamba.settings import ConfigError, is_whole
 from mtmamba.tasks import all_tasks, select_tasks
@@ -67,6 +68,18 @@ def check_config(cfg: DictConfig) -> None:
             raise ConfigError(
                 f"Expected data.num_outputs.{task} to be a whole number of at least 1, got {outputs}: correct it."
             )
+
+
+def demo_settings(cfg: DictConfig) -> str | None:
+    """Say which of the demo's settings a run on another dataset than synthetic scenes has; None where it has none."""
+    kept = [group for group in ("optimizer", "trainer") if cfg.choices.get(group) == DEMO]
+    if not kept or cfg.data.get("scenes"):
+        return None
+    got, paper = (" ".join(f"{group}={choice}" for group in kept) for choice in (DEMO, "paper"))
+    return (
+        f"Expected an experiment, or settings for data={cfg.choices.data}, got {got}, which suit minutes on synthetic "
+        f"scenes: choose {paper}, or set optimizer.lr and trainer.max_steps."
+    )
 
 
 def settle_auto(cfg: DictConfig) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mtmamba import build, restore
 from mtmamba.checkpoints import save_checkpoint
+from mtmamba.files import what_is
 from mtmamba.models.adapters import (
     CheckpointError,
     decoder_views,
@@ -123,7 +124,7 @@ def read_released(path: Path) -> dict[str, Tensor]:
         CheckpointError: it cannot be read, or holds something else.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"Expected an authors' checkpoint at {path}, got none: check source=FILE.")
+        raise FileNotFoundError(f"Expected an authors' checkpoint at {path}, got {what_is(path)}: check source=FILE.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:

@@ -119,6 +119,7 @@ RULES: Mapping[str, Rule] = {
     "encoder.layer_decay": Rule("a number above 0 and up to 1", lambda v: is_number(v) and 0 < v <= 1, "0.75"),
     "encoder.lora.rank": or_null(whole(1, 8)),
     "encoder.lora.alpha": or_null(whole(1, 16)),
+    "drop_path": SHARE,
     "encoder.drop_path": SHARE,
     "decoder.drop_path": SHARE,
     "optimizer.lr": POSITIVE._replace(example="0.0001"),

@@ -2,10 +2,11 @@
 """Checkpoints, the authors' files, and files of weights."""
 
 import pickle
+from os import mkfifo
 
 import torch
 
-from bad_inputs import TRAIN, cases, cut, instead, nothing, pipe, write
+from bad_inputs import TRAIN, cases, cut, device, instead, nothing, pipe, write
 
 CKPT = "tiny.ckpt"
 EVAL = "eval data.num_workers=0 trainer.accelerator=cpu"
@@ -70,7 +71,8 @@ CHECKPOINTS = cases(
         "a pickle that would run code": (lambda f: write(CKPT, pickle.dumps(Payload()))(f), "tiny.ckpt, which holds something else"),
         "a PyTorch file that would run code": (torch_file(CKPT, {"state_dict": Payload()}), "tiny.ckpt, which holds something else"),
         "a folder without checkpoints": (nothing, "got rooms: check the path", "ckpt=rooms"),
-        "a pipe": (pipe(CKPT), "tiny.ckpt"),
+        "a pipe": (pipe(CKPT), "tiny.ckpt, a pipe"),
+        "a device": (instead(CKPT, device), "tiny.ckpt, a device"),
         "a link that leads nowhere": (instead(CKPT, lambda path: path.symlink_to("gone")), "tiny.ckpt"),
         "a bare state dict": (changed(lambda c: c["state_dict"]), "without its description"),
         "a list": (torch_file(CKPT, [1, 2]), "without its description"),
@@ -96,7 +98,7 @@ SOURCE = "released.pth.tar"
 RELEASED = cases(
     f"import_checkpoint source={SOURCE}",
     {
-        "no such file": (nothing, "authors' checkpoint at released.pth.tar, got none"),
+        "no such file": (nothing, "authors' checkpoint at released.pth.tar, got no such file"),
         "an empty file": (write(SOURCE, b""), "released.pth.tar, which cannot be read"),
         "a web page": (write(SOURCE, "<html>Quota exceeded</html>"), "released.pth.tar, which cannot be read"),
         "a pickle that would run code": (lambda f: write(SOURCE, pickle.dumps(Payload()))(f), "released.pth.tar, which cannot be read"),
@@ -106,7 +108,8 @@ RELEASED = cases(
         "a checkpoint of ours": (nothing, "which is one of this program already", "source=tiny.ckpt output=new.ckpt"),
         "an output that is there": (torch_file(SOURCE, {"model": {}}), "Expected no file at tiny.ckpt, got one", "output=tiny.ckpt"),
         "an output that is the source": (torch_file(SOURCE, {"model": {}}), "Expected output to differ from source", f"output={SOURCE}"),
-        "a pipe": (lambda f: pipe(SOURCE)((write(SOURCE, "")(f), f)[1]), "released.pth.tar"),
+        "a pipe": (lambda f: mkfifo(f / SOURCE), "released.pth.tar, got a pipe"),
+        "a device": (lambda f: device(f / SOURCE), "released.pth.tar, got a device"),
     },
 )  # fmt: skip
 
@@ -114,7 +117,7 @@ FILE = "weights.pth"
 WEIGHTS = cases(
     f"{TRAIN} encoder.weights={FILE}",
     {
-        "no such file": (nothing, "a file of weights at weights.pth, got none"),
+        "no such file": (nothing, "a file of weights at weights.pth, got no such file"),
         "an empty file": (write(FILE, b""), "weights.pth cannot be read"),
         "text": (write(FILE, "no weights"), "weights.pth cannot be read"),
         "text as safetensors": (write("weights.safetensors", "no weights"), "weights.safetensors cannot be read", "encoder.weights=weights.safetensors"),
@@ -123,6 +126,7 @@ WEIGHTS = cases(
         "an empty dict": (torch_file(FILE, {}), "dict of tensors in weights.pth"),
         "another network's": (torch_file(FILE, {"model": {"conv1.weight": torch.ones(3, 3)}}), "tensors of this encoder in weights.pth, got 1 of which 0 match by name"),
         "a name that timm does not know": (nothing, "got encoder.name=swin_nano", "encoder.weights=null encoder.pretrained=true encoder.name=swin_nano"),
-        "a pipe": (lambda f: pipe(FILE)((write(FILE, "")(f), f)[1]), "weights.pth"),
+        "a pipe": (lambda f: mkfifo(f / FILE), "weights.pth, got a pipe"),
+        "a device": (lambda f: device(f / FILE), "weights.pth, got a device"),
     },
 )  # fmt: skip

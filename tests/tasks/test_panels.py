@@ -50,3 +50,8 @@ def test_before_after_and_truth_stand_above_one_another():
     assert [tile[-1, -1, 0] for tile in tiles[:, 0]] == [1, 1, 1, 3, 3, 3]  # the photograph, but for a word on it
     words = tiles[:3, 0, :22]
     assert not any(np.array_equal(a, b) for a, b in [words[:2], words[1:], words[::2]])
+
+    keyed = panels.before_and_after([row(1, 2)], [row(1, 5)], tile_width=80, keys={"Depth": lambda w: plain(7, w, 77)})
+    below = keyed[TITLE_HEIGHT + 3 * (60 + GAP) :]
+    assert below.shape == (7 + GAP, 2 * (80 + GAP), 3)
+    assert (below[:7, 80 + GAP : -GAP] == 77).all()  # in the column of depth, below all rows

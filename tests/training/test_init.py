@@ -2,6 +2,8 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from fake_data import write_nyud
 from fake_training import rows, run
 from mtmamba.checkpoints import CheckpointError, read_checkpoint
 from mtmamba.sharing import read_model, save_pretrained
+from mtmamba.tasks.panels import GAP, TITLE_HEIGHT
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +26,10 @@ def first(dataset, tmp_path_factory):
     return run_dir, run(dataset, run_dir, "trainer.max_steps=2")
 
 
-def test_a_run_begins_from_the_weights_and_shows_what_they_were_worth(dataset, first, tmp_path):
+def test_a_run_begins_from_the_weights_and_shows_what_they_were_worth(dataset, first, tmp_path, caplog):
     one_step = [f"init={first[0]}", "seed=1", "optimizer.lr=1e-9", "optimizer.weight_decay=0", "trainer.max_steps=1"]
     record = run(dataset, tmp_path / "second", *one_step)
+    assert "got trainer=demo, which suit minutes on synthetic scenes" in caplog.text
     assert record["start"]["model"] == str(first[0])
     for task, scores in record["start"]["tasks"].items():
         before, after = ({name: found["tasks"][task][name] for name in scores} for found in (first[1], record))
@@ -34,6 +38,9 @@ def test_a_run_begins_from_the_weights_and_shows_what_they_were_worth(dataset, f
     assert json.loads((tmp_path / "second/metrics.json").read_text())["start"] == record["start"]
     found = {path.name for path in (tmp_path / "second/pictures").iterdir()}
     assert found == {"start.png", "step_000001.png", "best.png", "before_and_after.png"}
+    both = cv2.imread(str(tmp_path / "second/pictures/before_and_after.png"))
+    below = both[TITLE_HEIGHT + 3 * 3 * (128 + GAP) :]  # three images of 32x64, in columns 256 wide
+    assert len(np.unique(below.reshape(-1, 3), axis=0)) > 50  # the keys: depth's bar alone has as many colours
     assert {row["step"] for row in rows(tmp_path / "second")} == {"0", "1"}  # the score before is no row of the curve
 
     released = save_pretrained(tmp_path / "second", tmp_path / "released")

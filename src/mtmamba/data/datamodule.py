@@ -1,16 +1,12 @@
-"""The LightningDataModule: checks a dataset, serves it, and resumes it at the very image where training stopped."""
+"""The LightningDataModule: checks a dataset, and serves it from any optimiser step on."""
 
 import copy
 import logging
-import os
-import signal
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import cv2
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -18,13 +14,13 @@ from torch.utils.data import DataLoader
 from mtmamba.data.datasets import open_dataset
 from mtmamba.data.dense import DenseDataset, Transform
 from mtmamba.data.layouts import DatasetError
+from mtmamba.data.loader import ResumableLoader, loading_options
 from mtmamba.data.preparation.inspection import inspect
 from mtmamba.data.sampler import GlobalBatchSampler, accumulation, evaluation_batches
 from mtmamba.data.transforms import SCALE, ResizeTransform, TrainTransform, ValTransform
 from mtmamba.data.validation import listed_problems, validate
 
 _log = logging.getLogger(__name__)
-_MAX_WORKERS = 16
 
 
 class DenseDataModule(LightningDataModule):
@@ -159,7 +155,7 @@ class DenseDataModule(LightningDataModule):
         self._unchecked = False
         _log.info("Every image and target of %s was read.", self.record.title)
 
-    def train_dataloader(self) -> "ResumableLoader":
+    def train_dataloader(self) -> ResumableLoader:
         """Return the loader of this process's micro-batches, beginning at the trainer's ``global_step``."""
         dataset = self.dataset_of("train")
         rank, world_size = self._place()
@@ -255,16 +251,8 @@ class DenseDataModule(LightningDataModule):
 
     def loading(self, keep: bool = False) -> dict[str, Any]:
         """Return the options of every loader: worker processes, which it may keep from epoch to epoch, and memory."""
-        workers = self.num_workers
-        if workers is None:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            workers = min(_MAX_WORKERS, max(1, cores // (self.trainer.num_devices if self.trainer else 1)))
-        return {
-            "num_workers": workers,
-            "persistent_workers": keep and workers > 0,
-            "worker_init_fn": _begin_worker,
-            "pin_memory": torch.cuda.is_available(),
-        }
+        devices = self.trainer.num_devices if self.trainer else 1
+        return loading_options(self.num_workers, devices, keep)
 
     def _check_trainer(self, accumulate: int) -> None:
         """Refuse a trainer, or a checkpoint that it has restored, whose steps are not these global batches."""
@@ -283,51 +271,8 @@ class DenseDataModule(LightningDataModule):
             )
 
 
-class ResumableLoader(DataLoader[dict[str, Any]]):
-    """A training loader that knows which stream of images it serves, and refuses to go on with another one's.
-
-    Its state (which Lightning keeps in checkpoints) says nothing of the position: that is the optimiser step.
-    """
-
-    def state_dict(self) -> dict[str, int]:
-        """Return what the stream's order and Lightning's count of micro-batches depend on."""
-        sampler = self.batch_sampler
-        assert isinstance(sampler, GlobalBatchSampler)
-        return {name: getattr(sampler, name) for name in ("num_samples", "batch_size", "seed", "accumulate")}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Compare with a checkpoint's state; ValueError when it was of another stream."""
-        mine = self.state_dict()
-        if dict(state) != mine:
-            raise ValueError(
-                f"Expected to go on with the checkpoint's training images and batches, {dict(state)}, got {mine}: "
-                "choose data, data.batch_size, data.device_batch_size, seed and devices as they were."
-            )
-
-
 def _stop_all(error: DatasetError, rank: int) -> NoReturn:
     """End what every process has found alike: the first says why."""
     if rank:
         sys.exit(1)
     raise error
-
-
-def _begin_worker(_: int) -> None:
-    """Keep a loading process to one core, there is a process for each already; to stop is the training process's.
-
-    What asks it to may be sent to all its processes: Ctrl-C is, and so is a cluster's SIGTERM. A SIGTERM of the
-    training process itself ends this one, or a program that still holds a loader as it exits would wait for ever.
-    """
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # else PyTorch's own handler stays, which ends it for every SIGTERM
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_asked, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_when_asked(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)

@@ -195,7 +195,8 @@ def _gain_interval(found: Evaluated, assessment: Assessment) -> tuple[float, flo
     columns = {task: {n: v.tolist() for n, v in values.items()} for task, values in assessment.resamples.items()}
     count = len(next(iter(next(iter(columns.values())).values())))
     rows = ({t: {n: v[i] for n, v in values.items()} for t, values in columns.items()} for i in range(count))
-    return interval(torch.tensor([relative_gain(found.tasks, row, found.base) for row in rows], dtype=torch.float64))
+    gains = [relative_gain(found.tasks, row, found.base, partly=True) for row in rows]  # a resample may lack a task
+    return interval(torch.tensor(gains, dtype=torch.float64))
 
 
 def _class_scores(

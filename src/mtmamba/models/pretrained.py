@@ -12,19 +12,27 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mtmamba.connection import answers
+from mtmamba.files import what_is
 from mtmamba.models.adapters.encoder import encoder_part, encoder_views
 from mtmamba.models.adapters.views import Views, fill, mismatches
 
 log = logging.getLogger(__name__)
 
-FROM_SCRATCH = "train from scratch with encoder.pretrained=false."
-REMEDIES = f"Give a file with encoder.weights=FILE (timm's, the Swin authors' or mmsegmentation's), or {FROM_SCRATCH}"
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What timm's weights are called on the hub."""
+
+PATIENCE = 2
+"""Seconds to wait for the hub."""
+
+FROM_SCRATCH = "rain from scratch with encoder.pretrained=false"
+REMEDIES = f"Give a file with encoder.weights=FILE (timm's, the Swin authors' or mmsegmentation's), or t{FROM_SCRATCH}."
 
 UNREADABLE = (
     SafetensorError,
@@ -56,8 +64,8 @@ def load_pretrained(encoder: nn.Module, name: str | None) -> None:
     config = timm.get_pretrained_cfg(name) if name and timm.is_model_pretrained(name) else None
     if config is None or not config.hf_hub_id:
         raise _unknown(name, REMEDIES)
-    with _fetching(name, REMEDIES):
-        path = hf_hub_download(config.hf_hub_id, "model.safetensors")
+    with _fetching(name, config.hf_hub_id):
+        path = hf_hub_download(config.hf_hub_id, HUB_FILES[0])
     load_weights(encoder, Path(path), name)
 
 
@@ -71,10 +79,10 @@ def create_pretrained(name: str, **settings: Any) -> nn.Module:
     Raises:
         WeightsError: timm has no weights by that name, or the download failed.
     """
-    remedies = f"Otherwise, {FROM_SCRATCH}"
-    if not timm.is_model_pretrained(name):
-        raise _unknown(name, remedies)
-    with _fetching(name, remedies):
+    config = timm.get_pretrained_cfg(name) if timm.is_model_pretrained(name) else None
+    if config is None:
+        raise _unknown(name, f"Otherwise, t{FROM_SCRATCH}.")
+    with _fetching(name, config.hf_hub_id):
         return timm.create_model(name, pretrained=True, **settings)
 
 
@@ -83,13 +91,18 @@ def _unknown(name: str | None, remedies: str) -> WeightsError:
 
 
 @contextmanager
-def _fetching(name: str | None, remedies: str) -> Iterator[None]:
+def _fetching(name: str | None, repository: str | None) -> Iterator[None]:
+    """Begin no download where the hub does not answer, which its client would try for a minute."""
+    cached = repository and any(isinstance(try_to_load_from_cache(repository, file), str) for file in HUB_FILES)
     try:
+        if repository and not cached and not answers(constants.ENDPOINT, PATIENCE):
+            raise ConnectionError(f"no answer from {constants.ENDPOINT} within {PATIENCE} s")
         yield
     except (OSError, EntryNotFoundError) as error:
         raise WeightsError(
-            f"The pretrained weights {name} could not be downloaded ({type(error).__name__}). Where only this machine "
-            f"is offline, download them once elsewhere and copy the hub's cache (HF_HOME). {remedies}"
+            f"T{FROM_SCRATCH}, or give a file with encoder.weights=FILE: the pretrained weights {name} could not be "
+            f"downloaded ({type(error).__name__}). Where only this machine is offline, download them once elsewhere "
+            "and copy the hub's cache (HF_HOME)."
         ) from error
 
 
@@ -173,7 +186,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         WeightsError: no such file, or none that holds a state dict.
     """
     if not path.is_file():
-        raise WeightsError(f"Expected a file of weights at {path}, got none. {REMEDIES}")
+        raise WeightsError(f"Expected a file of weights at {path}, got {what_is(path)}. {REMEDIES}")
     try:
         state = (
             load_file(path)

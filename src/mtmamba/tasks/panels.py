@@ -44,7 +44,10 @@ def panel(
 
 
 def before_and_after(
-    before: Sequence[Mapping[str, Picture]], after: Sequence[Mapping[str, Picture]], tile_width: int = 256
+    before: Sequence[Mapping[str, Picture]],
+    after: Sequence[Mapping[str, Picture]],
+    tile_width: int = 256,
+    keys: Mapping[str, Callable[[int], Picture]] | None = None,
 ) -> Picture:
     """A panel of each image's predictions before and after training and of the truth, one above the other.
 
@@ -52,6 +55,7 @@ def before_and_after(
         before: rows of `panel` that hold the photograph, and each task's prediction and truth.
         after: the same images' later.
         tile_width: as in `panel`.
+        keys: as in `panel`.
     """
     rows = []
     for old, new in zip(before, after, strict=True):
@@ -59,7 +63,7 @@ def before_and_after(
         for caption, row, kind in (("before", old, PREDICTION), ("after", new, PREDICTION), ("truth", new, TRUTH)):
             photograph = _captioned(_scaled(new[IMAGE], tile_width), caption)
             rows.append({IMAGE: photograph} | {task: row[task + kind] for task in tasks})
-    return panel(rows, tile_width)
+    return panel(rows, tile_width, keys)
 
 
 def _scaled(picture: Picture, width: int) -> Picture:

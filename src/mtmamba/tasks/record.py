@@ -164,13 +164,16 @@ def relative_gain(
     tasks: Iterable[Task],
     scores: Mapping[str, Mapping[str, float]],
     base: Mapping[str, Mapping[str, float]],
+    *,
+    partly: bool = False,
 ) -> float | None:
-    """Return Delta_m in percent over the tasks that have both a score, not NaN, and a base; None where there is none.
+    """Return Delta_m in percent; None without a base, or where a task of the base has no score, or NaN.
 
     Args:
         tasks: to look at.
         scores: ``{task: {metric: value}}``.
         base: the single-task models' scores, one metric a task.
+        partly: take the tasks that have both; such a figure compares the steps of one training, and with no other.
     """
     pairs = {
         task.name: (scores[task.name][metric], value, metric in task.lower_is_better)
@@ -178,7 +181,7 @@ def relative_gain(
         for metric, value in base.get(task.name, {}).items()
         if metric in scores[task.name] and not math.isnan(scores[task.name][metric])
     }
-    if not pairs:
+    if not pairs or (not partly and pairs.keys() != base.keys()):
         return None
     values, bases, lower = ({name: pair[i] for name, pair in pairs.items()} for i in range(3))
     return delta_m(values, bases, lower)

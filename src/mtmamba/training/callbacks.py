@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,16 @@ class PicturePanel(Callback):
         if not self._rows:
             return
         record = trainer.datamodule.record  # type: ignore[attr-defined]
-        picture = panel(self._rows, keys=picture_keys(pl_module.tasks, self._rows, record.classes, record.pictures))
+        keys = partial(picture_keys, pl_module.tasks, classes=record.classes, own=record.pictures)
+        picture = panel(self._rows, keys=keys(self._rows))
         step = trainer.global_step if self.step is None else self.step
         folder = Path(trainer.default_root_dir) / "pictures"
         save_png(folder / f"{self.name or f'step_{step:06d}'}.png", picture)
         if self.name == START:
             self._start = self._rows
         elif self.name == BEST and self._start:
-            save_png(folder / "before_and_after.png", before_and_after(self._start, self._rows))
+            both = before_and_after(self._start, self._rows, keys=keys([*self._start, *self._rows]))
+            save_png(folder / "before_and_after.png", both)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("pictures", [picture], step=step)

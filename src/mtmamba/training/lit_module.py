@@ -236,7 +236,7 @@ class MultiTaskModule(LightningModule):
 
     def delta_m(self, scores: Mapping[str, Mapping[str, float]]) -> float | None:
         """Return Delta_m in percent over the tasks that have both a metric and a base; None where there is none."""
-        return relative_gain(self.tasks, scores, self.delta_m_base)
+        return relative_gain(self.tasks, scores, self.delta_m_base, partly=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to build the network again."""

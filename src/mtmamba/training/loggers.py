@@ -2,16 +2,12 @@
 
 import csv
 import hashlib
-import http.client
 import io
 import logging
 import math
 import netrc
 import os
-import threading
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from mtmamba.config_checks import ALONE, INDIFFERENT, UPDATES
+from mtmamba.connection import answers
 from mtmamba.files import write_text
 from mtmamba.training.wandb_run import WandbRun
 
@@ -107,25 +104,6 @@ def has_key(url: str) -> bool:
         return False
 
 
-def answers(url: str, seconds: float = PATIENCE) -> bool:
-    """Return whether a server answers within some seconds, through the environment's proxies, whatever it says."""
-    answered = threading.Event()
-
-    def ask() -> None:  # in a thread: looking up a name has no time limit of its own
-        try:
-            urllib.request.urlopen(url, timeout=seconds).close()
-        except urllib.error.HTTPError:
-            pass  # an answer, too
-        except (OSError, ValueError, http.client.HTTPException):
-            return
-        answered.set()
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answered.is_set()
-
-
 def wandb_logger(
     save_dir: Path,
     project: str,
@@ -153,7 +131,7 @@ def wandb_logger(
     settings = wandb.setup().settings  # WANDB_MODE, WANDB_BASE_URL and wandb's own files
     mode, trouble, url = settings.mode, "", settings.base_url
     if mode == "online":
-        if has_key(url) and not answers(url):
+        if has_key(url) and not answers(url, PATIENCE):
             trouble = f"an answer from {url} within {PATIENCE} s, got none"
         else:
             try:

@@ -16,7 +16,7 @@ from torch import nn
 
 from mtmamba import build
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint, require_fitting
-from mtmamba.config_checks import ConfigError, on_gpu, settle_auto
+from mtmamba.config_checks import ConfigError, demo_settings, on_gpu, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.files import remove_partial, write_json
@@ -73,6 +73,8 @@ def _train(
     begin_once = functools.cache(lambda: begin(cfg, run_dir))
     if resumed is None:
         begin_once()
+        if said := demo_settings(cfg):
+            rank_zero_only(log.warning)(said)
     seed_everything(cfg.seed, verbose=False)
     data = build.build_datamodule(cfg)
     rank_zero_only(data.prepare_data)()  # a dataset that is not what it should be stops us before weights are fetched
