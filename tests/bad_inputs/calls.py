@@ -50,7 +50,7 @@ RUNS = [
         f"{TRAIN} resume=run",
         BROKEN
         | {
-            "no such run": (nothing, "got gone: check the path", "resume=gone"),
+            "no such run": (nothing, "got gone, no such file: check the path", "resume=gone"),
             "a run of another learning rate": (nothing, "optimizer.lr=0.5 instead of", "optimizer.lr=0.5"),
             "a run of another network": (nothing, "decoder=stm1 instead of mtmamba", "decoder=stm1"),
             "a run of other tasks": (nothing, "instead of", "tasks=[depth]"),
