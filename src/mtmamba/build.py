@@ -26,7 +26,7 @@ from mtmamba.losses import LogTotal, WeightedTotal
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.settings import check_settings, settings_of
-from mtmamba.signatures import check_types
+from mtmamba.signatures import check_types, takes
 from mtmamba.tasks import select_tasks
 
 if TYPE_CHECKING:
@@ -214,6 +214,9 @@ def build_module(cfg: DictConfig, model: MultiTaskModel | None = None) -> MultiT
     Args:
         cfg: from `load_config`.
         model: the network, where it is built already.
+
+    Raises:
+        ConfigError: labels are partial, and the loss does not take which there are.
     """
     from mtmamba.training.balanced_module import BalancedModule
     from mtmamba.training.lit_module import MultiTaskModule
@@ -221,6 +224,11 @@ def build_module(cfg: DictConfig, model: MultiTaskModel | None = None) -> MultiT
     total = hydra.utils.instantiate(cfg.loss, _convert_="all")
     if isinstance(total, WeightedTotal):
         total.complete({task.name: task.loss_weight for task in select_tasks(cfg.tasks)})
+    if cfg.data.get("partial") and not takes(total, 2):
+        raise ConfigError(
+            f"Expected a loss whose second argument is the labels' weights, {{task: (B,)}}, with data.partial="
+            f"{cfg.data.partial}, got loss={cfg.choices.loss}, which has none: add it, or set data.partial=false."
+        )
     model = build_model(cfg) if model is None else model
     kind = partial(BalancedModule, balancing=build_balancing(cfg, total, model)) if cfg.balancing else MultiTaskModule
     return kind(

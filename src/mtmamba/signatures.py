@@ -1,6 +1,7 @@
-"""Settings of what a ``_target_`` names, checked against the annotations of its parameters before it is built."""
+"""What functions and classes take: settings of a ``_target_`` are checked against it before that is built."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -35,6 +36,19 @@ def check_types(node: Mapping[str, Any], key: str) -> None:
             check_types(value, f"{key}.{name}")
         elif name in hints and not _fits(value, hints[name]):
             raise ConfigError(f"Expected {key}.{name} to be {_words(hints[name])}, got {shown(value)}: correct it.")
+
+
+def takes(function: Callable[..., Any], number: int) -> bool:
+    """Return whether a function can be called with that many arguments by position.
+
+    >>> takes(lambda x, y=0: x, 2), takes(lambda x, *, y=0: x, 2)
+    (True, False)
+    """
+    try:
+        signature(function).bind(*range(number))
+    except TypeError:
+        return False
+    return True
 
 
 def _hints(target: str) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from fake_data import write_nyud
 from mtmamba import build
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import read_checkpoint
+from mtmamba.config_checks import ConfigError
 from mtmamba.losses import LogTotal, WeightedTotal
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.tasks import get_task
@@ -137,6 +138,34 @@ def test_accumulation_makes_the_same_updates(dataset, tmp_path, loss):
     scores = ({row["step"]: row["val/loss"] for row in fake_training.rows(tmp_path / f"{loss}-{m}")} for m in (1, 4))
     first, second = scores
     assert [float(x) for x in first.values() if x] == pytest.approx([float(x) for x in second.values() if x], rel=1e-3)
+
+
+class Total:
+    """A user's loss that takes no labels."""
+
+    def __call__(self, losses):
+        return sum(loss.mean() for loss in losses.values())
+
+
+class LabelledTotal:
+    """One that does."""
+
+    def __call__(self, losses, labels):
+        return sum((labels[name] * loss).mean() for name, loss in losses.items())
+
+
+def test_a_loss_that_takes_no_labels_is_refused_before_anything_is_trained(tmp_path):
+    def built(total, partial):
+        cfg = mtmamba.load_config([*TOY[:2], f"data.partial={partial}"])
+        cfg.loss = {"_target_": f"{__name__}.{total.__name__}"}
+        return build.build_module(cfg)
+
+    with pytest.raises(ConfigError, match=r"Expected a loss whose second .* data\.partial=one_label, .* none: add it"):
+        built(Total, "one_label")
+    assert isinstance(built(Total, "false").total, Total)
+    module = built(LabelledTotal, "true")
+    losses = {"depth": torch.tensor([3.0, 8.0])}
+    assert module.combine(losses, {"depth": torch.tensor([2.0, 0.0])}) == 3
 
 
 @pytest.mark.slow
