@@ -11,16 +11,22 @@ import torch.nn.functional as F
 from PIL import Image
 
 import mtmamba
+import toy_network  # noqa: F401 - registers encoder=toy
 from mtmamba import build
 from mtmamba.data.datasets import Source, get_dataset
 from mtmamba.data.datasets.cityscapes import CLASSES, PALETTE
 from mtmamba.data.layouts import DatasetError
 from mtmamba.data.synthetic import generate
 from mtmamba.data.validation import validate
+from mtmamba.evaluation.checkpoint import evaluate
+from mtmamba.evaluation.folder import evaluate_predictions
 from mtmamba.evaluation.views import Views
+from mtmamba.inference.predictor import Predictor
 from mtmamba.metrics.depth import DisparityError
 from mtmamba.preparation import prepare
+from mtmamba.report.workflow import report
 from mtmamba.tasks import get_task, select_tasks
+from mtmamba.training.train import train
 from mtmamba.types import IGNORE, IMAGENET_MEAN, IMAGENET_STD
 
 RECORD = get_dataset("cityscapes")
@@ -190,6 +196,36 @@ def test_official_files_are_prepared(streets, tmp_path, form):
     kept = {path for path in files if len(path.parts) > 1}
     assert kept == {path.relative_to(streets) for path in streets.glob("*/*/*/*")}
     assert all((root / path).read_bytes() == (streets / path).read_bytes() for path in kept)
+
+
+def test_a_run_is_evaluated_predicted_scored_and_reported(streets, tmp_path):
+    """As a user does it, one command after the other; the RMSE is computed from files alone, too."""
+    small = [
+        "encoder=toy", "decoder=toy", "optimizer=paper", "trainer.max_steps=2", "trainer.val_check_interval=2",
+        "trainer.accelerator=cpu", "logger=csv", "pictures=1", "baseline=false", f"cache_dir={tmp_path}/cache",
+    ]  # fmt: skip
+    trained = train(config(streets, *small), tmp_path / "run")
+    options = [f"ckpt={tmp_path}/run", "save_predictions=true", "bootstrap.resamples=5", f"cache_dir={tmp_path}/cache"]
+    evaluated = evaluate(build.compose([*options, "trainer.accelerator=cpu"], "eval"), tmp_path / "eval")
+    files = tmp_path / "eval/predictions"
+    options = [f"pred={files}", "data=cityscapes", f"data.root={streets}", "data.crop_size=[24,48]"]
+    options += ["data.num_workers=0", "bootstrap.resamples=5", f"cache_dir={tmp_path}/cache"]
+    scored = evaluate_predictions(build.compose(options, "eval_predictions"), tmp_path / "scored")
+    squares = []
+    for name in (names := RECORD.read_ids(streets, "val")):
+        truth = (cv2.imread(str(streets / f"disparity/{name}_disparity.png"), cv2.IMREAD_UNCHANGED) - 1.0) / 256
+        valid = (truth > 0) & (truth < 80)
+        squares.append(((np.load(files / f"depth/{name}.npy") - truth) ** 2)[valid])
+    expected = np.concatenate(squares).mean() ** 0.5
+    for record in (trained, evaluated, scored):
+        assert record["tasks"]["depth"]["RMSE"] == pytest.approx(expected, rel=1e-5)
+        assert record["tasks"]["semseg"]["mIoU"] == trained["tasks"]["semseg"]["mIoU"]
+
+    photograph = streets / f"leftImg8bit/{names[0]}_leftImg8bit.png"
+    result = Predictor.from_pretrained(tmp_path / "run")(photograph)
+    assert result["semseg"].shape == result["depth"].shape == SIZE
+    report(build.compose([f"runs=[{tmp_path}/run,{tmp_path}/eval]", f"out={tmp_path}/report"], "report"))
+    assert f"{expected:.4f}" in (tmp_path / "report/report.md").read_text()
 
 
 @pytest.mark.parametrize(("decoder", "hidden", "count"), [("mtmamba", 192, 252271688), ("mtmamba_plus", 96, 258595976)])

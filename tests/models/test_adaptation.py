@@ -11,6 +11,7 @@ from fake_data import write_nyud
 from mtmamba import build
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import read_checkpoint
+from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError
 from mtmamba.models.encoders import by_depth, pretrained_parameters
 from mtmamba.models.encoders.lora import add_lora, merge_lora
@@ -129,6 +130,50 @@ def test_a_run_with_lora_loads_merged(tmp_path):
     again = mtmamba.load_model(folder).state_dict()
     assert all(torch.equal(x, again[name]) for name, x in model.state_dict().items())
     assert "lora_" not in " ".join(load_file(folder / "model.safetensors"))
+
+
+def small(kind):
+    """What chooses an encoder of every kind, Swin's ones shallow and narrow."""
+    if kind.startswith("swin_"):
+        return [f"encoder={kind}", "encoder.embed_dim=12", "encoder.depths=[1,1,1,1]", "encoder.num_heads=[1,2,3,6]"]
+    if kind.startswith("efficientnet_lite"):
+        return [f"encoder={kind}", "encoder.width=16"]
+    return ["encoder=timm", f"encoder.name={kind}", "encoder.width=16", "encoder.drop_path=0"]
+
+
+CHOICES = sorted(path.stem for path in (config_dir() / "encoder").glob("*_*.yaml"))
+TIMM = [
+    "resnet18", "convnext_atto", "vit_small_patch16_dinov3", "eva02_tiny_patch14_224", "mobilenetv4_conv_small_035",
+    "mambaout_femto", "pvt_v2_b0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*CHOICES, *TIMM])
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_every_encoder_is_adapted_saved_and_merged(kind, tmp_path):
+    choices = [*small(kind), "encoder.pretrained=false", "decoder=fcn", "decoder.neck=[8,8,8,8]", "tasks=[depth]"]
+    cfg = mtmamba.load_config([*choices, "encoder.lora.rank=2"])
+    torch.manual_seed(0)
+    module = build.build_module(cfg).train()
+    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(2):
+        module.training_step(random_batch({"depth": 1}, 2, (64, 96), torch.device("cpu")), 0).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    state = module.state_dict()
+    updates = {name: x for name, x in state.items() if "lora_B" in name}
+    assert updates
+    assert [name for name, x in updates.items() if not x.any()] == []
+    torch.save({"mtmamba": build.describe(cfg), "state_dict": state, "global_step": 2}, tmp_path / "last.ckpt")
+    merged = mtmamba.load_model(tmp_path / "last.ckpt")
+    plain = mtmamba.build_model(mtmamba.load_config(choices))
+    assert merged.state_dict().keys() == plain.state_dict().keys()
+    again = mtmamba.load_model(save_pretrained(merged, tmp_path / "given"))
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected, found = module.eval().model(images)["depth"], merged(images)["depth"]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(again(images)["depth"], found)
 
 
 def test_losses_reach_the_updates_through_the_whole_network():

@@ -1,9 +1,14 @@
 """The table of timm's model families."""
 
+import re
+from pathlib import Path
+
 import pytest
 import timm
 
-from mtmamba.stats.families import attempt, families, row
+from mtmamba.stats.families import attempt, families, row, table
+
+PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -35,3 +40,27 @@ def test_every_model_has_its_family():
     found = families(0)
     assert sorted(name for names in found.values() for name in names) == sorted(timm.list_models())
     assert "vit_tiny_patch16_224" in found["vision_transformer"]
+
+
+def rows_of_the_page():
+    lines = PAGE.partition("| family | work |")[2].partition("\n\n")[0].splitlines()[2:]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+
+
+same_timm = pytest.mark.skipif(f"timm {timm.__version__}," not in PAGE, reason="the page is of another timm")
+
+
+@same_timm
+def test_the_page_has_a_row_of_every_family():
+    found, rows = families(), rows_of_the_page()
+    assert {family: re.search(r"of (\d)", line)[1] for family, line in rows.items()} == {
+        family: str(len(names)) for family, names in found.items()
+    }
+    for family in ("mambaout", "selecsls", "visformer", "xception"):
+        assert row(family, [attempt(name) for name in found[family]]) == rows[family]
+
+
+@same_timm
+@pytest.mark.slow
+def test_the_page_has_the_table():
+    assert list(table())[2:] == list(rows_of_the_page().values())
