@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,13 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#3d8fd1", "#e0662f", "#3a9b4f", "#b65fc9", "#d28b00", "#1593a5", "#d4497a", "#7d68d8")
 """Of the lines, run by run; they read on a light page and on a dark one. More lines begin again."""
 GREY = "#808890"
+SIZE, UNITS = (4, 2.4), 72
+"""Of a chart in inches, and how many units an inch of SVG has."""
 MAX_POINTS = 400
 """Of one line; of more, evenly spaced ones are drawn."""
 
@@ -58,7 +61,7 @@ def svg(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
     settings |= {f"{key}.color": GREY for key in ("xtick", "ytick")}
     settings |= {"axes.edgecolor": GREY, "axes.labelcolor": GREY}
     with mpl.rc_context(settings):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, dpi=UNITS, layout="constrained")
         draw(figure)
         text = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -67,7 +70,11 @@ def svg(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
 
 
 def line_chart(series: Sequence[Series]) -> Markup:
-    """Draw lines over optimiser steps, as an ``svg`` element. Values that cannot be drawn interrupt a line."""
+    """Draw lines over optimiser steps, as an ``svg`` element. Values that cannot be drawn interrupt a line.
+
+    Its ``data-points`` holds of each line the colour and the points: where they lie in the picture, step and value.
+    """
+    placed: list[Any] = []
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -81,9 +88,20 @@ def line_chart(series: Sequence[Series]) -> Markup:
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.grid(axis="y", alpha=0.25, clip_on=False)
         axes.spines[["top", "right"]].set_visible(False)
+        figure.draw_without_rendering()  # which lays it out
+        placed.extend(_placed(line, axes.transData.transform) for line in series)
 
-    _, head, body = svg(draw, (4, 2.4)).partition("<svg")
-    return Markup(re.sub(r' id="[a-z0-9_.]+_\d+"', "", head + body))  # numbered ids repeat in every chart
+    _, head, body = svg(draw, SIZE).partition("<svg")
+    data = f' data-points="{escape(json.dumps(placed, separators=(",", ":")))}"'
+    return Markup(re.sub(r' id="[a-z0-9_.]+_\d+"', "", head + data + body))  # numbered ids repeat in every chart
+
+
+def _placed(line: Series, transform: Callable[[Any], Any]) -> tuple[str, list[tuple[float, float, int, str]]]:
+    """Return a line's colour and its points: x and y in the picture's units, step and value."""
+    drawn = [(step, value) for step, value in thinned(line.points) if is_drawn(value)]
+    places = ((round(float(x), 1), round(SIZE[1] * UNITS - float(y), 1)) for x, y in transform(drawn))
+    points = [(*place, step, f"{value:.5g}") for place, (step, value) in zip(places, drawn, strict=True)]
+    return COLOURS[line.colour % len(COLOURS)], points
 
 
 def charts(runs: Sequence[Mapping[str, Points]], tasks: Mapping[str, str]) -> list[tuple[str, Markup]]:

@@ -63,11 +63,13 @@ def html(
         picture_width: pixels to which wider pictures are scaled down.
         max_megabytes: of pictures in the page; those beyond are only named.
     """
+    sections = _sections(groups, picture_width, max_megabytes)
     return rendered(
         "page.html.jinja",
         paper=paper,
         tables=tables,
-        sections=_sections(groups, picture_width, max_megabytes),
+        sections=sections,
+        comparable=sum(picture.url is not None for section in sections for picture in section.pictures) > 1,
         sources=sources,
         about=about,
         colours=COLOURS,
