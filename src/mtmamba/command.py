@@ -5,6 +5,7 @@ Nothing heavy is imported here: a wrong override is answered before PyTorch is.
 
 import difflib
 import gc
+import itertools
 import logging
 import os
 import re
@@ -13,12 +14,13 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -53,6 +55,8 @@ MAIN_KEYS = {
 
 DEMO = "demo"
 """The experiment where none is chosen, which is one of synthetic scenes."""
+EXTRAS = {"joblib": "mtmamba[joblib]", "submitit_local": "mtmamba[slurm]", "submitit_slurm": "mtmamba[slurm]"}
+"""What brings a launcher of sweeps, where it is missing."""
 
 
 class JobError(RuntimeError):
@@ -100,7 +104,9 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             with without_environment(DEBUG, not debug):
                 check_given(cfg)
                 check_settings(cfg)
-                if swept and takes_several_devices(cfg):
+                if swept and "resume" in cfg:
+                    work_on_row(cfg, folder, work)
+                elif swept and takes_several_devices(cfg):
                     run_alone(folder)
                 else:
                     work(cfg, folder)
@@ -136,6 +142,47 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
                 raise
             tell(OSError(f"Expected a folder for runs, got {error}: set log_dir=FOLDER."), name)
             sys.exit(1)
+
+
+def work_on_row(cfg: DictConfig, folder: Path, work: Callable[[DictConfig, Path], None]) -> None:
+    """Train a row of a sweep unless it is finished, from its last checkpoint where there is one, and show all rows.
+
+    Args:
+        cfg: the row's configuration.
+        folder: the row's.
+        work: trains.
+    """
+    from mtmamba.runs.sweep import is_there, show_rows
+
+    sweep_dir = Path(HydraConfig.get().sweep.dir)
+    overrides = rows_of(sweep_dir)
+    if is_there(cfg, folder):
+        return
+    show_rows(sweep_dir, overrides, folder)
+    again = folder / "checkpoints" / "last.ckpt"
+    if cfg.resume is None and again.is_file():
+        cfg.resume = str(folder)
+    try:
+        if takes_several_devices(cfg):
+            run_alone(folder, [] if cfg.resume is None else [f"resume='{cfg.resume}'"])
+        else:
+            work(cfg, folder)
+    finally:
+        show_rows(sweep_dir, overrides)
+
+
+def rows_of(sweep_dir: Path) -> list[list[str]]:
+    """Return the overrides of a sweep's rows, in the order of their numbers, from Hydra's record of the call."""
+    called = OmegaConf.load(sweep_dir / "multirun.yaml").hydra
+    params = [f"{key}={value}" for key, value in (called.sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*params, *called.overrides.task])
+    values = {
+        override.get_key_element(): list(override.sweep_string_iterator())
+        if override.is_sweep_override()
+        else [override.get_value_element_as_str()]
+        for override in overrides  # of the same key the last one counts
+    }
+    return [[f"{k}={v}" for k, v in zip(values, row, strict=True)] for row in itertools.product(*values.values())]
 
 
 def hush() -> None:
@@ -203,6 +250,8 @@ def sentence(error: BaseException, name: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         there = f"{', '.join(error.options)}, or one of yours in --config-dir DIR"
+        if choice in EXTRAS:
+            return f"Expected {EXTRAS[choice]} for {group}={choice}, got none: pip install '{EXTRAS[choice]}'."
         return f"Expected {group} to be one of {there}, got {choice}{_meant(choice, error.options)}"
     if isinstance(error, OverrideParseException):
         key = MAIN_KEYS.get(name)
@@ -248,7 +297,7 @@ def takes_several_devices(cfg: DictConfig) -> bool:
     return trainer.get("devices", 1) not in (1, "1") or trainer.get("num_nodes", 1) != 1
 
 
-def run_alone(folder: Path) -> None:
+def run_alone(folder: Path, more: Sequence[str] = ()) -> None:
     """Run the present job of a sweep as a command of its own, in the folder that the sweep gave it.
 
     Lightning starts other devices' processes by calling the command line again, which for a sweep would be the sweep.
@@ -264,7 +313,15 @@ def run_alone(folder: Path) -> None:
             flags.append(argument)
     overrides = HydraConfig.get().overrides
     ours = [*overrides.task, *(o for o in overrides.hydra if not o.startswith(("hydra.mode=", "hydra.sweep")))]
-    call = [sys.executable, os.path.abspath(sys.argv[0]), *flags, *ours, "hydra.mode=RUN", f"hydra.run.dir='{folder}'"]
+    call = [
+        sys.executable,
+        os.path.abspath(sys.argv[0]),
+        *flags,
+        *ours,
+        *more,
+        "hydra.mode=RUN",
+        f"hydra.run.dir='{folder}'",
+    ]
     with subprocess.Popen(call) as child:
         before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # a terminal's Ctrl-C reaches the child by itself

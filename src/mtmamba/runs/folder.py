@@ -92,7 +92,7 @@ def find_unfinished(description: Mapping[str, Any], log_dir: Path) -> Path | Non
     nearest: tuple[Path, dict[str, str]] | None = None
     for last in sorted(log_dir.rglob(f"{FOLDER}/{LAST}"), key=lambda p: p.stat().st_mtime, reverse=True):
         run = last.parents[1]
-        if (run / "metrics.json").exists() or _is_at_work(run):
+        if (run / "metrics.json").exists() or is_at_work(run):
             continue
         try:
             config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
@@ -110,8 +110,8 @@ def find_unfinished(description: Mapping[str, Any], log_dir: Path) -> Path | Non
     return None
 
 
-def _is_at_work(run: Path) -> bool:
-    """Whether another process holds the run's lock."""
+def is_at_work(run: Path) -> bool:
+    """Return whether another process holds the run's lock. Not to be asked of a run of this process's own."""
     if not (run / LOCK).is_file():
         return False
     with (run / LOCK).open("a") as file:

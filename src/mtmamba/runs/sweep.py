@@ -1,0 +1,120 @@
+"""The rows of a sweep: which are finished, and how far the others have come, from their folders alone."""
+
+import csv
+import json
+import logging
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from mtmamba import build
+from mtmamba.config_checks import ConfigError, differences
+from mtmamba.runs.folder import is_at_work, speak
+from mtmamba.runs.table import show
+from mtmamba.tasks import get_task
+
+log = logging.getLogger(__name__)
+
+
+class Progress(NamedTuple):
+    """How far a row has come.
+
+    Attributes:
+        state: ``finished``, ``running``, ``stopped`` (with a checkpoint to go on from), ``failed`` or ``waiting``.
+        step: optimiser steps that are logged.
+        steps: of the whole training; None before it begins.
+        scores: the tasks' headlines, in the end.
+        seconds: left of a running row, at the speed that it has had; None where that is not known.
+    """
+
+    state: str
+    step: int = 0
+    steps: int | None = None
+    scores: str = ""
+    seconds: float | None = None
+
+
+def is_there(cfg: DictConfig, folder: Path) -> bool:
+    """Return whether a row is finished, in which case nothing is to be done.
+
+    Raises:
+        ConfigError: what is finished in its folder is another training.
+    """
+    if not (folder / "metrics.json").is_file():
+        return False
+    found: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    mine = build.with_choices(cfg.copy())
+    differing = differences(build.describe(mine), {"choices": found["choices"], "values": found})
+    steps = found["trainer"]["max_steps"]
+    if steps != mine.trainer.max_steps:
+        differing["trainer.max_steps"] = f"trainer.max_steps is {steps} there, {mine.trainer.max_steps} here"
+    if differing:
+        raise ConfigError(
+            f"Expected this row of the sweep in {folder}, got another training: {'; '.join(differing.values())}. Call "
+            "the sweep as before, or leave out hydra.sweep.dir."
+        )
+    speak()
+    log.info("Finished before: %s", folder)
+    return True
+
+
+def progress(folder: Path, mine: bool = False) -> Progress:
+    """Read how far a row has come.
+
+    Args:
+        folder: the row's.
+        mine: whether this process is at it.
+    """
+    steps = _steps(folder)
+    if (folder / "metrics.json").is_file():
+        record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        scores = {task: values.get(get_task(task).headline) for task, values in record["tasks"].items()}
+        shown = [f"{task} {value:.4g}" for task, value in scores.items() if value is not None]
+        return Progress("finished", steps or 0, steps, ", ".join(shown))
+    step = _logged(folder)
+    if mine or (folder.is_dir() and is_at_work(folder)):
+        begun = folder / "environment.json"
+        seconds = time.time() - begun.stat().st_mtime if begun.is_file() else 0.0
+        left = (steps - step) * seconds / step if steps is not None and step else None
+        return Progress("running", step, steps, seconds=None if mine else left)
+    if (folder / "checkpoints" / "last.ckpt").is_file():
+        return Progress("stopped", step, steps)
+    return Progress("failed" if (folder / ".hydra").is_dir() else "waiting", step, steps)
+
+
+def show_rows(sweep_dir: Path, rows: Sequence[Sequence[str]], mine: Path | None = None) -> None:
+    """Print a sweep's rows.
+
+    Args:
+        sweep_dir: the sweep's folder, which holds those of its rows by their numbers.
+        rows: overrides of each.
+        mine: the folder of the row that this process is at.
+    """
+    common = set.intersection(*map(set, rows))
+    table = Table("", "Row", "State", "Step", "Scores", "Left", title=str(sweep_dir))
+    for number, overrides in enumerate(rows):
+        folder = sweep_dir / str(number)
+        state, step, steps, scores, seconds = progress(folder, folder == mine)
+        name = " ".join(override for override in overrides if override not in common) or " ".join(overrides)
+        left = "" if seconds is None else str(timedelta(seconds=round(seconds)))
+        table.add_row(str(number), name, state, "" if steps is None else f"{step} of {steps}", scores, left)
+    show(table)
+
+
+def _logged(folder: Path) -> int:
+    """Return the optimiser steps that a run has logged."""
+    if not (folder / "metrics.csv").is_file():
+        return 0
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return max((int(row["step"]) + 1 for row in csv.DictReader(file)), default=0)
+
+
+def _steps(folder: Path) -> int | None:
+    """Return the length of a run's training."""
+    path = folder / "config.yaml"
+    return int(OmegaConf.load(path).trainer.max_steps) if path.is_file() else None
