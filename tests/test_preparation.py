@@ -256,6 +256,21 @@ def test_a_real_full_disk_leaves_nothing(tmp_path, packed, kind):
     assert "a full disk: make room" in done.stderr
 
 
+def test_a_link_to_its_own_folder_is_named(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/loop").symlink_to(".")
+    with pytest.raises(DatasetError, match=r"Expected files that can be copied in .*Too many levels") as caught:
+        nyud(tmp_path, f"source={tmp_path}/in")
+    assert len(str(caught.value)) < 1000
+    assert leftovers(tmp_path) == []
+
+
+def test_a_target_inside_its_source_is_not_copied_into_itself(tmp_path):
+    fake_data.write_nyud(tmp_path)
+    nyud(tmp_path, f"source={tmp_path}")
+    assert {path.name for path in (tmp_path / "NYUDv2").glob(".*")} == set()
+
+
 def test_a_folder_deep_down_is_lifted(tmp_path):
     (tmp_path / "a/b/c/gt_sets").mkdir(parents=True)
     (tmp_path / "a/b/readme").touch()

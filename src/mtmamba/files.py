@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+LONGEST = 255 - len(f".{'0' * 16}.partial.")
+"""Bytes of a final name in a temporary one, at most: file systems take 255 in all."""
 
 
 @contextmanager
@@ -71,7 +73,10 @@ def remove_partial(folder: Path, pattern: str = "**/*") -> None:
 def _new_partial(path: Path, folder: bool) -> tuple[Path, int]:
     """Make an empty file or folder of a name that nobody else has; its descriptor holds a lock while it is open."""
     while True:
-        partial = path.with_name(f".{secrets.token_hex(8)}.partial.{path.name}")
+        name = path.name
+        while len(os.fsencode(name)) > LONGEST:
+            name = name[1:]
+        partial = path.with_name(f".{secrets.token_hex(8)}.partial.{name}")
         if folder:
             partial.mkdir()
             held = os.open(partial, os.O_RDONLY)

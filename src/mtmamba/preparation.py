@@ -126,7 +126,8 @@ def _make(record: DatasetRecord, source: str, root: Path, tasks: Sequence[str], 
         with replacing(root, folder=True) as partial:
             if not record.convert(path, partial):
                 if path.is_dir():
-                    shutil.copytree(path, partial, dirs_exist_ok=True)
+                    own = shutil.ignore_patterns(partial.name)  # where the target lies inside the source
+                    shutil.copytree(path, partial, dirs_exist_ok=True, ignore=own)
                 else:
                     unpack(path, partial)
                 lists = record.layout.lists or "."
@@ -142,6 +143,9 @@ def _make(record: DatasetRecord, source: str, root: Path, tasks: Sequence[str], 
         if fetched:
             path.unlink()  # another try shall not find it again
         raise
+    except shutil.Error as error:  # of copytree; a full disk has been told apart
+        file, _, reason = error.args[0][0]
+        raise DatasetError(f"Expected files that can be copied in {path}, got {file} ({reason}).") from error
     log.info("%s: %s", record.title, root)
 
 

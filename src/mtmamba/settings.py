@@ -87,6 +87,9 @@ DEVICES = Rule(
     "2",
 )
 
+KINDS = ("raw", "picture", "sheet")
+"""What is written of a prediction."""
+
 RULES: Mapping[str, Rule] = {
     "init": or_null(TEXT._replace(words="a run, a checkpoint or the name of a model", example="nyud_lite")),
     "seed": Rule("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32, "0"),
@@ -141,6 +144,16 @@ RULES: Mapping[str, Rule] = {
     "worst": whole(0, 8),
     "split": Rule("train or val", lambda value: value in ("train", "val"), "val"),
     "save_predictions": SWITCH,
+    "source": Rule(
+        "what to read, or a list of it",
+        lambda v: v is None or (isinstance(v, list) and bool(v)) or (is_whole(v) and v >= 0) or TEXT.holds(v),
+        "PATH",
+    ),
+    "save": Rule(
+        "picture, raw, sheet, or a list of some of them",
+        lambda v: v in KINDS or (isinstance(v, list) and bool(v) and all(kind in KINDS for kind in v)),
+        "[picture,raw,sheet]",
+    ),
     "overwrite": SWITCH,
     "show": SWITCH,
     "check": SWITCH,
@@ -165,6 +178,9 @@ RULES: Mapping[str, Rule] = {
 }
 """By dotted key. Settings of one's own modules are theirs to check."""
 
+NEVER_NULL = {"save", "batch_size"}
+"""Settings that no checkpoint has, so that null cannot mean its own."""
+
 
 def check_settings(cfg: DictConfig) -> None:
     """Refuse settings of a wrong type or range, and Lightning's arguments that would not be carried out.
@@ -188,7 +204,7 @@ def check_settings(cfg: DictConfig) -> None:
             continue
         value = OmegaConf.select(cfg, key)
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        if value is None and (stated_later or (key == "tasks" and "pred" in list(cfg))):
+        if value is None and key not in NEVER_NULL and (stated_later or (key == "tasks" and "pred" in list(cfg))):
             continue
         if not rule.holds(value):
             raise ConfigError(f"Expected {key} to be {rule.words}, got {shown(value)}: write {key}={rule.example}.")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mtmamba.inference.images import SourceError, pixel_count, read_photo
-from mtmamba.inference.sources import find_images, is_video
+from mtmamba.inference.sources import find_images, find_videos, is_video
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8)
 GREY = RGB[..., 0]
@@ -115,6 +115,7 @@ def test_arrays_tensors_and_pil():
         (torch.full((3, 4, 4), float("nan")), r"in 0\.\.1, got nan"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "uint8 or float, got torch.int64"),
         (7, "got int"),
+        (Image.new("RGB", (0, 4)), "in memory, got one without pixels"),
         ("no/such.png", "got no no/such.png"),
     ],
 )
@@ -133,6 +134,32 @@ def test_broken_files(tmp_path):
         with pytest.raises(SourceError, match=rf"whole image that Pillow reads in .*{name}, got"):
             read_photo(tmp_path / name)
     assert pixel_count(tmp_path / "text.jpg") == 0
+    with pytest.raises(SourceError, match="whole image that Pillow reads in memory, got image file is truncated"):
+        read_photo(Image.open(tmp_path / "cut.jpg"))
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of what it mends
+@pytest.mark.parametrize("suffix", ["avif", "bmp", "gif", "png", "tif", "webp"])
+def test_whatever_damage_is_an_answer(tmp_path, suffix):
+    """Pillow's decoders raise IndexError, RuntimeError, TypeError and more: one such file ended a whole folder."""
+    image, whole, path = Image.fromarray(np.tile(RGB, (4, 4, 1))), io.BytesIO(), tmp_path / f"damaged.{suffix}"
+    try:
+        image.save(whole, Image.registered_extensions()[f".{suffix}"])
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow writes no {suffix}")
+    generator, refused = np.random.default_rng(0), 0
+    for _ in range(300):
+        damaged = np.frombuffer(whole.getvalue(), np.uint8).copy()
+        places = generator.integers(0, min(len(damaged), 300), 3)
+        damaged[places] = generator.integers(0, 256, 3, np.uint8)
+        path.write_bytes(damaged.tobytes())
+        if pixel_count(path) > 1e6:
+            continue
+        try:
+            assert read_photo(path).pixels.dtype == np.uint8
+        except SourceError:
+            refused += 1
+    assert refused
 
 
 def test_names_of_results(tmp_path):
@@ -150,6 +177,30 @@ def test_names_of_results(tmp_path):
 def test_sources_that_mean_nothing(source):
     with pytest.raises(SourceError, match=f"got no {source.replace('*', '.')}"):
         find_images(source)
+
+
+def test_no_name_is_no_folder():
+    with pytest.raises(SourceError, match="got an empty name"):
+        find_images("")
+
+
+def test_videos_have_names_of_their_own(tmp_path):
+    for name in ("a/film.mp4", "b/film.mp4", "b/film.mov"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = find_videos([str(tmp_path / "*/film.mp4"), "0", "rtsp://camera/hall"])
+    assert [item.name for item in found] == ["a/film", "b/film", "camera_0", "hall"]
+    twice = find_videos([str(tmp_path / name) for name in ("a/film.mp4", "b/film.mp4", "b/film.mov")])
+    assert [item.name for item in twice] == ["film_mp4", "film_mp4_2", "film_mov"]
+    with pytest.raises(SourceError, match=r"got no .*none.mp4"):
+        find_videos([str(tmp_path / "none.mp4")])
+
+
+def test_a_folder_is_no_video(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("2024", "holiday.ts"):
+        (tmp_path / name).mkdir()
+        assert not is_video(name)
 
 
 def test_what_is_a_video():

@@ -19,10 +19,12 @@ from mtmamba.command import config_dir
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.evaluation.folder import evaluate_predictions
 from mtmamba.inference import network as networks
+from mtmamba.inference import predictor as predictors
 from mtmamba.inference.images import SourceError, read_photo
 from mtmamba.inference.network import Network, plan
 from mtmamba.inference.predict import predict, side_by_side
 from mtmamba.inference.predictor import Predictor
+from mtmamba.settings import ConfigError, check_settings
 from mtmamba.tasks import select_tasks
 
 TRAINED = (64, 96)
@@ -221,6 +223,50 @@ def test_settings_that_cannot_be(model):
         Predictor(model, device="cpu", precision="64")
     with pytest.raises(SourceError, match="device to be auto"):
         Predictor(model, device="abacus")
+    with pytest.raises(SourceError, match="device to be auto"):
+        Predictor(model, device=None)
+
+
+def test_a_stream_of_one_image_is_a_stream(predictor, tmp_path):
+    Image.fromarray(photo((20, 30))).save(tmp_path / "one.png")
+    for source in (tmp_path / "one.png", photo((20, 30)), str(tmp_path / "*.png"), [photo((20, 30))]):
+        assert [result.image.shape for result in predictor(source, stream=True)] == [(20, 30, 3)]
+    assert predictor(tmp_path / "one.png").name == "one"
+    assert [result.name for result in predictor(str(tmp_path / "o*.png"))] == ["one"]  # a pattern means many
+    assert [result.name for result in predictor(tmp_path.glob("*.png"))] == ["one"]
+
+
+def test_images_without_an_end(predictor):
+    given = []
+
+    def camera():
+        while True:
+            given.append(photo((20, 30)))
+            yield given[-1]
+
+    results = predictor(camera(), batch_size=2, stream=True)
+    assert [next(results).name for _ in range(3)] == ["image_0", "image_1", "image_2"]
+    assert len(given) == 4
+
+
+@pytest.mark.parametrize("size", [0, -1, "8", 2.0])
+def test_batches_of_nothing_are_refused(predictor, size):
+    with pytest.raises(SourceError, match="batch_size to be a whole number of at least 1, got"):
+        predictor([photo((20, 30))], batch_size=size)
+
+
+def test_tiny_images_fill_no_endless_batch(monkeypatch, predictor):
+    """Each takes the network a whole grid, 64x96 here, however small it is."""
+    monkeypatch.setattr(predictors, "PIXELS_AHEAD", 4 * 3 * 64 * 96)
+    batches, predict_batch = [], predictor.network.predict
+
+    def counted(images, plans):
+        batches.append(len(images))
+        return predict_batch(images, plans)
+
+    monkeypatch.setattr(predictor.network, "predict", counted)
+    assert len(predictor([np.zeros((1, 1, 3), np.uint8)] * 9, batch_size=1000)) == 9
+    assert batches == [4, 4, 1]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (900, 2), (3, 5000), (400, 1300)])
@@ -303,6 +349,43 @@ def test_bad_files_are_listed_and_the_rest_goes_on(checkpoint, tmp_path):
     with pytest.raises(FileExistsError, match="overwrite=true"):
         predict(cfg)
     assert not predict(OmegaConf.merge(cfg, {"overwrite": True}))
+
+
+def test_long_names_and_what_a_killed_run_left(checkpoint, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    name = "長" * 83  # with .png 253 of the 255 bytes that file systems allow
+    Image.fromarray(photo((20, 30))).save(source / f"{name}.png")
+    (out / "raw/depth").mkdir(parents=True)
+    (out / "raw/depth/.0123456789abcdef.partial.x.npy").write_bytes(b"")
+    cfg = settings("predict", source=str(source), ckpt=str(checkpoint), save_dir=str(out), device="cpu", overwrite=True)
+    assert predict(cfg)
+    assert sorted(path.name for path in (out / "raw/depth").iterdir()) == [f"{name}.npy"]
+
+
+def test_where_nothing_can_be_written_is_known_at_once(tmp_path):
+    (tmp_path / "in.png").write_bytes(b"")
+    cfg = settings("predict", source=str(tmp_path / "in.png"), ckpt="none", save_dir=str(tmp_path / "in.png/out"))
+    with pytest.raises(PermissionError, match=r"save_dir that can be written, got .*in.png/out"):
+        predict(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("source", []),
+        ("source", ""),
+        ("source", {"a": 1}),
+        ("save", []),
+        ("save", None),
+        ("save", 5),
+        ("save", ["raws"]),
+        ("batch_size", None),
+    ],
+)
+def test_nothing_to_read_or_write_is_refused(key, value):
+    with pytest.raises(ConfigError, match=f"Expected {key} to be "):
+        check_settings(settings("predict", **{"source": "a.png", key: value}))
 
 
 def test_a_film_in_and_out(checkpoint, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import urllib.error
 import urllib.request
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,6 @@ from PIL import Image, ImageOps
 
 UPRIGHT = 1
 """EXIF's orientation of an image that is stored the right way up."""
-
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError)
-"""What Pillow raises for files that are no image, damaged, or beyond 179 megapixels."""
 
 WEB = ("http://", "https://")
 TIMEOUT = 20
@@ -53,7 +51,7 @@ def read_photo(source: Any) -> Photo:
         SourceError: it is none of these, or does not decode; the message says what was expected.
     """
     if isinstance(source, Image.Image):
-        return _of_pil(source, "")
+        return _decoded(source, "")
     if isinstance(source, torch.Tensor):
         return Photo(_of_tensor(source))
     if isinstance(source, np.ndarray):
@@ -81,16 +79,17 @@ def pixel_count(path: Path) -> int:
     try:
         with Image.open(path) as image:
             return image.width * image.height
-    except UNREADABLE:
+    except Exception:  # noqa: BLE001 - decoders of damaged files raise anything
         return 0
 
 
-def _decoded(file: Path | io.BytesIO, source: str) -> Photo:
+def _decoded(file: Path | io.BytesIO | Image.Image, source: str) -> Photo:
     try:
-        with Image.open(file) as image:
+        with nullcontext(file) if isinstance(file, Image.Image) else Image.open(file) as image:
             return _of_pil(image, source)
-    except UNREADABLE as error:
-        raise SourceError(f"Expected a whole image that Pillow reads in {source}, got {_reason(error)}.") from error
+    except Exception as error:  # decoders of damaged files raise anything
+        where = source or "memory"
+        raise SourceError(f"Expected a whole image that Pillow reads in {where}, got {_reason(error)}.") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -104,6 +103,8 @@ def _of_pil(image: Image.Image, source: str) -> Photo:
         done.append(f"first of {image.n_frames} frames")  # type: ignore[attr-defined]
         image.seek(0)
     image.load()
+    if not image.width * image.height:
+        raise ValueError("one without pixels")
     if (orientation := image.getexif().get(0x0112, UPRIGHT)) != UPRIGHT:
         image = ImageOps.exif_transpose(image)
         done.append(f"turned by EXIF orientation {orientation}")

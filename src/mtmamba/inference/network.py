@@ -56,7 +56,9 @@ def check_size(size: Size) -> None:
         number = size.removeprefix("max:")
         right = size in ("auto", "native") or (size.startswith("max:") and number.isdigit() and int(number) >= STRIDE)
     else:
-        right = len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size)
+        right = (
+            isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size)
+        )
     if not right:
         raise SourceError(
             f"Expected size to be auto, native, max:PIXELS (at least {STRIDE}) or [HEIGHT,WIDTH], got {size}."
@@ -315,7 +317,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise SourceError(f"Expected device to be auto, cpu or a GPU such as cuda:0, got {name} ({reason}).") from error
     return device

@@ -17,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mtmamba.files import write_json
+from mtmamba.files import remove_partial, write_json
 from mtmamba.inference.images import SourceError
 from mtmamba.inference.predictor import PIXELS_AHEAD, Failure, Predictor
-from mtmamba.inference.result import KINDS, Result
-from mtmamba.inference.sources import find_images, is_video
+from mtmamba.inference.result import Result
+from mtmamba.inference.sources import Item, find_images, find_videos, is_video
 from mtmamba.inference.video import Film, describe_video, frames
 from mtmamba.tasks.pictures import Picture
 
@@ -45,14 +45,11 @@ def predict(cfg: DictConfig) -> bool:
         SourceError: a setting is not what it should be, or nothing was given.
         FileExistsError: the folder holds files and ``overwrite`` is false.
     """
-    sources = OmegaConf.to_container(cfg.source) if OmegaConf.is_config(cfg.source) else [str(cfg.source)]
-    assert isinstance(sources, list)
-    sources = [str(source) for source in sources]
+    sources = [str(source) for source in (cfg.source if OmegaConf.is_list(cfg.source) else [cfg.source])]
     kinds = [cfg.save] if isinstance(cfg.save, str) else list(cfg.save)
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise SourceError(f"Expected save to be some of {', '.join(KINDS)}, got {unknown[0]}.")
-    videos = [source for source in sources if is_video(source)]
-    items = find_images([source for source in sources if not is_video(source)]) if len(videos) < len(sources) else []
+    images = [source for source in sources if not is_video(source)]
+    videos = find_videos(source for source in sources if is_video(source))
+    items = [] if videos and not images else find_images(images)
     folder = _folder(cfg)
     predictor = make_predictor(cfg)
     console = Console()
@@ -68,9 +65,10 @@ def predict(cfg: DictConfig) -> bool:
         write_json(folder / RECORD, {"model": str(cfg.ckpt), "settings": _settings(cfg), "predictions": entries})
     bad = [entry for entry in entries if "error" in entry]
     for entry in bad:
-        console.print(f"Skipped: {entry['error']}", style="red", markup=False)
+        console.print(f"Skipped: {entry['error']}", style="red", markup=False, soft_wrap=True)
     seconds = time.perf_counter() - start
-    console.print(f"{len(entries) - len(bad)} of {len(entries)} inputs in {seconds:.1f} s: {folder}", markup=False)
+    done = f"{len(entries) - len(bad)} of {len(entries)} inputs in {seconds:.1f} s: {folder}"
+    console.print(done, markup=False, soft_wrap=True)
     return not bad
 
 
@@ -94,6 +92,10 @@ def _folder(cfg: DictConfig) -> Path:
         raise FileExistsError(f"Expected a folder in save_dir, got the file {folder}: choose another.")
     if folder.is_dir() and any(folder.iterdir()) and not cfg.overwrite:
         raise FileExistsError(f"Expected a new or empty save_dir, got {folder} with files in it: add overwrite=true.")
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise PermissionError(f"Expected a save_dir that can be written, got {folder}: choose another.")
+    remove_partial(folder)
     return folder
 
 
@@ -156,13 +158,13 @@ def _saved(result: Result, folder: Path, kinds: Sequence[str]) -> dict[str, Any]
 
 
 def _film(
-    predictor: Predictor, source: str, folder: Path, kinds: Sequence[str], batch_size: int, console: Console
+    predictor: Predictor, video: Item, folder: Path, kinds: Sequence[str], batch_size: int, console: Console
 ) -> dict[str, Any]:
     """Predict a video, a camera or a stream into a film of each task and one of all side by side.
 
     Ctrl-C ends a camera or a stream, and the films are whole.
     """
-    name = Path(source).stem if not source.isdigit() else f"camera_{source}"
+    source, name = video.source, video.name
     done, count, stopped = [], 0, False
     try:
         rate, total, sound = describe_video(source)

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import torch
 from PIL import Image
 
 from mtmamba.data.datasets import open_dataset
-from mtmamba.inference.images import Photo, SourceError, pixel_count, read_photo
+from mtmamba.inference.images import WEB, Photo, SourceError, pixel_count, read_photo
 from mtmamba.inference.network import Network, Plan, Size, check_size, plan
 from mtmamba.inference.result import Result
 from mtmamba.inference.sources import Item, find_images, is_video
 from mtmamba.inference.video import frames
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.restore import load_model
+from mtmamba.settings import is_whole
 from mtmamba.tasks import select_tasks
 
 DEFAULT_MODEL = "nyud_lite"
@@ -118,25 +120,31 @@ class Predictor:
             source: one image: a path, an address, a PIL image, a uint8 array ``(H, W, 3)`` RGB, a tensor
                 ``(3, H, W)``; or many: a folder, a pattern, a list of images, a video, a camera's number, a stream.
             batch_size: images at once.
-            stream: give many out one by one as they are ready; videos, cameras and streams always are.
+            stream: give results out one by one as they are ready; those of videos, cameras and streams always are.
 
         Returns:
-            A `Result`; of many a list of them, or an iterator.
+            An iterator of `Result` where they are given out one by one; else a `Result`, or of many a list.
 
         Raises:
             SourceError: an image is not what it should be.
         """
-        if isinstance(source, str) and is_video(source):
-            return self._video(source, batch_size)
-        if isinstance(source, str | Path):
-            items = find_images(source)
-            if len(items) == 1 and not Path(source).expanduser().is_dir():
-                return self._one(read_photo(items[0].source), items[0].name)
-            many = self._checked(self.files(items, batch_size))
-        elif isinstance(source, Iterable) and not isinstance(source, np.ndarray | torch.Tensor | Image.Image):
-            many = self._list(list(source), batch_size)
+        if not is_whole(batch_size) or batch_size < 1:
+            raise SourceError(f"Expected batch_size to be a whole number of at least 1, got {batch_size!r}.")
+        path = isinstance(source, str | Path)
+        if path and is_video(str(source)):
+            return self._video(str(source), batch_size)
+        if path and not str(source).startswith(WEB) and not Path(source).expanduser().is_file():
+            many = self._checked(self.files(find_images(source), batch_size))
+        elif (
+            not path
+            and isinstance(source, Iterable)
+            and not isinstance(source, np.ndarray | torch.Tensor | Image.Image)
+        ):
+            many = self._list(source, batch_size)
         else:
-            return self._one(read_photo(source), "image")
+            name = find_images(source)[0].name if path else "image"
+            many = self.photos([(name, read_photo(source))])
+            return many if stream else next(many)
         return many if stream else list(many)
 
     def files(self, items: Iterable[Item], batch_size: int = 8) -> Iterator[Result | Failure]:
@@ -150,16 +158,19 @@ class Predictor:
         """Predict named images in memory, in order."""
         yield from self._checked(self._batched(((Item(p.source, name), p) for name, p in photos), batch_size))
 
-    def _list(self, source: Sequence[Any], batch_size: int) -> Iterator[Result]:
-        if all(isinstance(one, str | Path) for one in source):
-            return self._checked(self.files(find_images(source), batch_size))
-        return self.photos(((f"image_{i}", read_photo(one)) for i, one in enumerate(source)), batch_size)
+    def _list(self, source: Iterable[Any], batch_size: int) -> Iterator[Result]:
+        """Predict paths under their own names, or images in memory, which may come without an end."""
+        given = iter(source)
+        head = list(islice(given, 1))
+        if all(isinstance(one, str | Path) for one in head):
+            head += given
+            if all(isinstance(one, str | Path) for one in head):
+                return self._checked(self.files(find_images(head), batch_size))
+        photos = ((f"image_{i}", read_photo(one)) for i, one in enumerate(chain(head, given)))
+        return self.photos(photos, batch_size)
 
     def _video(self, source: str, batch_size: int) -> Iterator[Result]:
         yield from self.photos(((f"{i:06d}", photo) for i, photo in enumerate(frames(source))), batch_size)
-
-    def _one(self, photo: Photo, name: str) -> Result:
-        return next(self.photos([(name, photo)]))
 
     @staticmethod
     def _checked(found: Iterable[Result | Failure]) -> Iterator[Result]:
@@ -184,7 +195,8 @@ class Predictor:
                 yield from self._predicted(waiting)
                 waiting = []
             waiting.append((item, photo, one))
-            if len(waiting) == batch_size or sum(p.pixels[..., 0].size for _, p, _ in waiting) > PIXELS_AHEAD // 4:
+            pixels = sum(max(p.pixels[..., 0].size, one.grid[0] * one.grid[1]) for _, p, _ in waiting)
+            if len(waiting) == batch_size or pixels > PIXELS_AHEAD // 4:
                 yield from self._predicted(waiting)
                 waiting = []
         yield from self._predicted(waiting)

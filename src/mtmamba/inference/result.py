@@ -14,12 +14,11 @@ from mtmamba.evaluation.formats import prediction_path, save_prediction
 from mtmamba.files import replacing
 from mtmamba.inference.images import Photo, SourceError
 from mtmamba.inference.sheets import WIDTH, Tile, sheet
+from mtmamba.settings import KINDS
 from mtmamba.tasks import Task
 from mtmamba.tasks.legends import Legend
 from mtmamba.tasks.pictures import Draw, Picture, save_png
 
-KINDS = ("raw", "picture", "sheet")
-"""What `Result.save` can write."""
 SHEET_QUALITY = 92
 
 
@@ -102,7 +101,7 @@ class Result:
         Returns:
             The files.
         """
-        folder, kinds = Path(folder).expanduser(), tuple(what)
+        folder, kinds = Path(folder).expanduser(), (what,) if isinstance(what, str) else tuple(what)
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise SourceError(f"Expected save to be some of {', '.join(KINDS)}, got {unknown[0]}.")
         written, tiles = [], []

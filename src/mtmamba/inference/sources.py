@@ -28,8 +28,25 @@ class Item:
 
 
 def is_video(source: str) -> bool:
-    """Return whether a source is a video, a camera (its number) or a stream."""
+    """Return whether a source is a video or a pattern of them, a camera (its number) or a stream; no folder is."""
+    if Path(source).expanduser().is_dir():
+        return False
     return source.isdigit() or source.startswith(STREAMS) or Path(source).suffix.lower() in VIDEOS
+
+
+def find_videos(sources: Iterable[str]) -> list[Item]:
+    """Return the videos, cameras and streams that sources mean (`is_video`), each with a name of its own.
+
+    Raises:
+        SourceError: there is no such file.
+    """
+    return _distinct([item for source in sources for item in _films(source)])
+
+
+def _films(source: str) -> list[Item]:
+    if source.isdigit():
+        return [Item(source, f"camera_{source}")]
+    return [Item(source, Path(source).stem)] if source.startswith(STREAMS) else _expand(source)
 
 
 def find_images(sources: str | Path | Iterable[str | Path]) -> list[Item]:
@@ -50,6 +67,8 @@ def find_images(sources: str | Path | Iterable[str | Path]) -> list[Item]:
 def _expand(source: str) -> list[Item]:
     if source.startswith(WEB):
         return [Item(source, Path(source.partition("?")[0]).stem)]
+    if not source.strip():
+        raise SourceError("Expected an image, a folder, a pattern or a video, got an empty name: give one.")
     path = Path(source).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in image_suffixes() and file.is_file())

@@ -1,5 +1,6 @@
 """Videos, cameras and streams: frames in, films out, through PyAV (``pip install 'mtmamba[video]'``)."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -28,7 +29,7 @@ def _av() -> Any:
 def _opened(source: str) -> Iterator[Any]:
     av = _av()
     camera = source.isdigit() or source.startswith("/dev/video")
-    device = f"/dev/video{source}" if source.isdigit() else source
+    device = f"/dev/video{source}" if source.isdigit() else os.path.expanduser(source)
     try:
         container = av.open(device, format="v4l2" if camera else None)
     except (OSError, ValueError, av.FFmpegError) as error:

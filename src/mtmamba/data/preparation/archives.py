@@ -114,7 +114,7 @@ def lift(folder: Path, holds: Callable[[Path], bool]) -> bool:
     )
     if found is None:
         return False
-    aside = folder.with_name(f"{folder.name}.lifted")
+    aside = folder.with_name(f".lifted{folder.name}")  # a name that `remove_partial` knows, should this be killed
     os.rename(found, aside)
     shutil.rmtree(folder)
     os.rename(aside, folder)
