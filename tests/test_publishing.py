@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -121,6 +122,16 @@ def test_who_may_not_is_told(hub, model):
     done = call(hub, model)
     assert done.returncode == 1
     assert re.fullmatch(r"Error: Expected to write to me/model on .*401.*`hf auth login`\.\n", done.stderr)
+
+
+def test_without_a_connection_it_is_said(monkeypatch, model):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"  # bound, so that nobody else answers there
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setenv("HF_TOKEN", "hf_any")
+        with pytest.raises(PublishError, match="check name and connection"):
+            publish(model, "somebody/rooms")
 
 
 def test_names_that_are_none(model):

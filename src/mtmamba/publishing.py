@@ -50,7 +50,6 @@ def publish(
         raise PublishError(f"Expected repo=owner/name, got {repo}: correct it.")
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise PublishError("Expected huggingface_hub, got none: pip install 'mtmamba[hub]'.") from error
     load_extensions(extensions)
@@ -61,7 +60,7 @@ def publish(
         try:
             api.create_repo(repo, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repo, folder_path=model, commit_message="Add the model")
-        except (HfHubHTTPError, OSError) as error:
+        except Exception as error:  # refusals, and whatever the hub's HTTP library says of a connection
             reason = str(error).strip().partition("\n")[0]
             raise PublishError(
                 f"Expected to write to {repo} on {api.endpoint}, got {reason}: check name and connection, and log in "
