@@ -106,6 +106,6 @@ DESCRIPTIONS = cases(
         "lists that share an id": (write("rooms/lists/val.txt", "hall/1\nattic/0\n"), "no id in both training and validation of my_rooms"),
         "depth in other units": (edit("scale: 1e-3, ", ""), "depths within 0..20 metres"),
         "classes beyond the list": (png("rooms/labels/attic/0.png", np.full((32, 48), 7, np.uint8)), "got 7"),
-        "a pipe for dataset.yaml": (pipe(YAML), "dataset.yaml"),
+        "a pipe for dataset.yaml": (pipe(YAML), "dataset.yaml, got a pipe: correct data.root"),
     },
 )  # fmt: skip

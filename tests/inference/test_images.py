@@ -175,7 +175,7 @@ def test_names_of_results(tmp_path):
 
 @pytest.mark.parametrize("source", ["nothing/here", "nothing/*.jpg"])
 def test_sources_that_mean_nothing(source):
-    with pytest.raises(SourceError, match=f"got no {source.replace('*', '.')}"):
+    with pytest.raises(SourceError, match=f"got {source.replace('*', '.')}, no such file"):
         find_images(source)
 
 

@@ -194,6 +194,14 @@ def test_second_derivative_is_refused(backend: str, power: int) -> None:
         du.sum().backward()
 
 
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_second_derivative_of_four_directions_is_refused(backend: str) -> None:
+    inputs = [x.float().requires_grad_() for x in make_ss2d(1, 1, 2, 2, 4, 1, 1)]
+    (dx,) = torch.autograd.grad((ss2d(*inputs, backend=backend) ** 2).sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"first derivatives of the scan .*: use backend=reference"):
+        dx.sum().backward()
+
+
 def test_second_derivative_of_the_reference() -> None:
     inputs = make_inputs(1, 1, 2, 4, 2)
     assert torch.autograd.gradgradcheck(lambda *x: selective_scan(*x, backend="reference"), inputs)

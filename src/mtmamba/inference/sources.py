@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from mtmamba.files import what_is
 from mtmamba.inference.images import WEB, SourceError
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
@@ -79,7 +80,9 @@ def _expand(source: str) -> list[Item]:
         return [Item(source, path.stem)]
     files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
     if not files:
-        raise SourceError(f"Expected an image, a folder, a pattern or a video, got no {source}: check the path.")
+        raise SourceError(
+            f"Expected an image, a folder, a pattern or a video, got {source}, {what_is(path)}: check the path."
+        )
     base = _fixed_part(path)
     return [Item(str(file), file.relative_to(base).with_suffix("").as_posix()) for file in files]
 

@@ -22,6 +22,7 @@ from mtmamba.data.datasets.folder.ids import REMEDY, find_ids, patterns_of
 from mtmamba.data.datasets.folder.kinds import Read, class_count, colour, kind_of
 from mtmamba.data.datasets.record import DatasetRecord, Reader, Source, from_file
 from mtmamba.data.layouts import DatasetError, Layout
+from mtmamba.files import what_is
 from mtmamba.metrics.boundary import THRESHOLDS, BoundaryProtocol, segmentation_boundaries
 from mtmamba.metrics.boundary.thinning import thin
 from mtmamba.tasks import Task, select_tasks
@@ -48,9 +49,9 @@ def read_description(root: str | Path | None) -> dict[str, Any]:
         raise DatasetError(f"Expected data.root=FOLDER with data=folder, got none: name the folder with your {FILE}.")
     path = Path(root).expanduser() / FILE
     if not path.is_file():
-        got = "no such file" if path.parent.is_dir() else "no such folder"
+        got = what_is(path) if path.parent.is_dir() else "no such folder"
         remedy = f"python src/prepare_data.py data=folder data.root={root} writes a first one"
-        raise DatasetError(f"Expected {path}, got {got}: {remedy if path.parent.is_dir() else 'correct data.root'}.")
+        raise DatasetError(f"Expected {path}, got {got}: {remedy if got == 'no such file' else 'correct data.root'}.")
     try:
         text = path.read_text(encoding="utf-8-sig").replace("{id}", _ID)
         found = _with_ids(OmegaConf.to_container(OmegaConf.create(text)))
