@@ -69,7 +69,7 @@ PHOTOS = cases(
     "predict ckpt=tiny.ckpt device=cpu save_dir=results source=photo.png",
     {
         "no such file": (remove("photo.png"), "Expected an image, a folder, a pattern or a video, got photo.png, no such file"),
-        "a pattern that matches nothing": (nothing, "got no nothing*.png", "source=nothing*.png"),
+        "a pattern that matches nothing": (nothing, "got nothing*.png, no such file", "source=nothing*.png"),
         "a folder without images": (nothing, "Expected images in the folder rooms/lists, got none", "source=rooms/lists"),
         "a pipe": (pipe("photo.png"), "got photo.png, a pipe"),
         "a link that leads nowhere": (link("photo.png", "gone.png"), "photo.png"),
