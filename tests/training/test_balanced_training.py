@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from lightning.pytorch.utilities import rank_zero_only
 from torch import distributed, nn
 from torchjd import aggregation
 
@@ -239,3 +241,27 @@ def test_two_processes_equal_one(tmp_path):
         torch.testing.assert_close(
             two[name], expected, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def ddp_runs(rank, port, dataset, folder, choices):
+    """Whole runs, one after the other, in one of two processes as a launcher such as torchrun starts them."""
+    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
+    rank_zero_only.rank = rank  # which it had read as it was imported
+    for choice in choices:
+        options = [*RUN, f"balancing={choice}", "trainer.devices=2", "trainer.strategy=ddp"]
+        fake_training.run(dataset, folder / f"two/{choice}", *options)
+
+
+RUN = ["encoder=swin_micro", "decoder=stm1", *TOY[2:], "data.partial=random:0.6", "trainer.max_steps=3", "pictures=0"]
+
+
+@pytest.mark.slow
+def test_a_whole_run_in_two_processes_equals_one(dataset, tmp_path):
+    choices = ["famo", "upgrad"]
+    torch.multiprocessing.spawn(ddp_runs, (find_free_network_port(), dataset, tmp_path, choices), nprocs=2)
+    for choice in choices:
+        fake_training.run(dataset, tmp_path / f"one/{choice}", *RUN, f"balancing={choice}")
+        one, two = (weights(tmp_path / place / choice) for place in ("one", "two"))
+        assert one.keys() == two.keys()
+        ours, theirs = (torch.cat([x.double().flatten() for x in found.values()]) for found in (one, two))
+        assert (ours - theirs).norm() / ours.norm() < 1e-4, choice
