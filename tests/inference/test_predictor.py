@@ -16,6 +16,7 @@ from fake_training import overrides
 from mtmamba import build, restore
 from mtmamba.checkpoints import save_checkpoint
 from mtmamba.command import config_dir
+from mtmamba.data.transforms import ResizeTransform
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.evaluation.folder import evaluate_predictions
 from mtmamba.inference import network as networks
@@ -454,3 +455,16 @@ def test_a_batch_that_is_finished_together_is_as_image_by_image(monkeypatch, pre
     for one, other in zip(apart, predictor.photos(photos, 4), strict=True):
         for name, values in one.values.items():
             assert np.array_equal(values, other[name])
+
+
+@pytest.mark.parametrize("size", [(100, 180), (40, 50)])
+def test_a_network_of_resized_images_is_given_them_as_in_training(size):
+    """Larger and smaller images alike, by Pillow as in training, and brought back to their own size."""
+    cfg = build.load_config(["data=synthetic_cityscapes", "data.crop_size=[64,96]", "encoder.pretrained=false"])
+    model = build.build_model(cfg).eval()
+    image = photo(size)
+    given = ResizeTransform((64, 96))({"image": image}, np.random.default_rng(0))["image"]
+    with torch.no_grad():
+        logits = model(given[None])["depth"]
+    wanted = F.interpolate(select_tasks(["depth"])[0].activate(logits), size, mode="bilinear")[0, 0]
+    np.testing.assert_allclose(Predictor(model, precision="32")(image)["depth"], wanted, rtol=1e-5, atol=1e-6)

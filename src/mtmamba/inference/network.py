@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from mtmamba.evaluation.views import Views
@@ -42,12 +43,14 @@ class Plan:
         grid: height and width of what the network is given, the image in its centre.
         tiled: whether it is cut into tiles instead.
         done: the same in words, for people; empty where the image is as it was.
+        as_trained: whether it is resized as in training with ``data.resize``.
     """
 
     size: tuple[int, int]
     grid: tuple[int, int]
     tiled: bool = False
     done: tuple[str, ...] = ()
+    as_trained: bool = False
 
 
 def check_size(size: Size) -> None:
@@ -65,18 +68,23 @@ def check_size(size: Size) -> None:
         )
 
 
-def plan(image: Sequence[int], size: Size, trained: Sequence[int]) -> Plan:
+def plan(image: Sequence[int], size: Size, trained: Sequence[int], resize: bool = False) -> Plan:
     """Decide how an image is brought to the network.
 
-    An image that fits into the grid that the network was trained and evaluated on lies in its centre, as there. A
-    larger one is scaled down to as many pixels (``auto``), or predicted as it is (``native``), if need be in tiles.
+    A network of resized images (``data.resize``) is given such. With others, an image that fits into the grid that
+    the network was trained and evaluated on lies in its centre, as there. A larger one is scaled down to as many
+    pixels (``auto``), or predicted as it is (``native``), if need be in tiles.
 
     Args:
         image: its height and width.
         size: ``auto``, ``native``, ``max:N`` for a longer side of at most N, or height and width.
         trained: height and width of the grid.
+        resize: whether images were resized to it in training.
     """
     height, width = image
+    if resize and size == "auto":
+        grid = (trained[0], trained[1])
+        return Plan(grid, grid, False, (f"scaled to {grid[1]}x{grid[0]}",) if grid != (height, width) else (), True)
     if isinstance(size, str) and height <= trained[0] and width <= trained[1]:
         return Plan((height, width), (trained[0], trained[1]))
     if not isinstance(size, str):
@@ -135,9 +143,9 @@ class Network:
             plans: from `plan`, all of one grid, or one that is tiled.
         """
         if plans[0].tiled:
-            yield self._in_tiles(_resized(images[0], plans[0].size), images[0].shape[:2])
+            yield self._in_tiles(_resized(images[0], plans[0]), images[0].shape[:2])
             return
-        inputs = (normalised(_resized(x, p.size), self.device) for x, p in zip(images, plans, strict=True))
+        inputs = (normalised(_resized(x, p), self.device) for x, p in zip(images, plans, strict=True))
         batch = torch.stack([pad(x, p.grid) for x, p in zip(inputs, plans, strict=True)])
         maps = self._maps(batch)
         sizes = [(one.size, image.shape[:2]) for image, one in zip(images, plans, strict=True)]
@@ -149,7 +157,7 @@ class Network:
         """Return the maps that a task's decision is made from, at the image's own size: ``(m, h, w)`` float32."""
         if one.tiled:
             raise SourceError("Expected an image that is predicted at once, got one in tiles: use a smaller size.")
-        scaled = _resized(image, one.size)
+        scaled = _resized(image, one)
         maps = self._maps(pad(normalised(scaled, self.device), one.grid)[None])[task][0]
         size = image.shape[:2]
         with torch.inference_mode():
@@ -277,9 +285,12 @@ def normalised(image: NDArray[np.uint8], device: torch.device | str = "cpu") -> 
     return ((torch.from_numpy(np.array(image)).to(device).float() - mean) * (1 / scale)).movedim(-1, 0)
 
 
-def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _resized(image: NDArray[np.uint8], one: Plan) -> NDArray[np.uint8]:
+    size = one.size
     if image.shape[:2] == size:
         return image
+    if one.as_trained:
+        return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
     method = cv2.INTER_AREA if size[0] < image.shape[0] else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, size[::-1], interpolation=method), np.uint8)
 

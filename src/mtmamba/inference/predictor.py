@@ -80,6 +80,7 @@ class Predictor:
         check_size(size)
         self.tasks = select_tasks(values["tasks"] if tasks is None else tasks)
         self.size, self.trained_size = size, tuple(values["data"]["crop_size"])
+        self.resizes = bool(values["data"].get("resize", False))
         try:
             dataset = open_dataset(values["data"]["dataset"], values["data"].get("description"))
         except ValueError:  # one of somebody's own: its classes have numbers
@@ -190,7 +191,7 @@ class Predictor:
                 waiting = []
                 yield Failure(item, str(photo))
                 continue
-            one = plan(photo.pixels.shape[:2], self.size, self.trained_size)
+            one = plan(photo.pixels.shape[:2], self.size, self.trained_size, self.resizes)
             if waiting and (waiting[0][2].grid != one.grid or one.tiled or waiting[0][2].tiled):
                 yield from self._predicted(waiting)
                 waiting = []
