@@ -132,7 +132,7 @@ def test_a_loaded_model_predicts_any_size(finished):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("step", "micro", "workers"), [(1, 4, 0), (3, 2, 2)])
+@pytest.mark.parametrize(("step", "micro", "workers"), [(1, 4, 0), pytest.param(3, 2, 2, marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_equals_uninterrupted(dataset, finished, tmp_path, monkeypatch, step, micro, workers):
     """Stopped in the middle of an epoch; accumulating, the weights agree with the whole batch's up to rounding."""
     options = [f"data.device_batch_size={micro}", f"data.num_workers={workers}"]

@@ -99,7 +99,8 @@ def test_the_row_of_the_table_is_the_runs_summary(page):
         for metric, value in values.items():
             if metric != "protocol":
                 assert summary[f"row/{task}/{metric}"] == pytest.approx(value)
-    assert summary["row/delta_m"] == pytest.approx(record["delta_m"])
+    assert record["delta_m"] is None  # training does not measure odsF, which the base has
+    assert "row/delta_m" not in summary
     assert (summary["row/parameters"], summary["row/step"]) == (record["parameters"], record["step"])
 
 
