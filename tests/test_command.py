@@ -234,3 +234,23 @@ def test_the_terminal_holds_what_matters_and_a_file_no_bar(tmp_path):
     assert [line.split()[3] for line in steps] == ["2", "4"]
     assert done.stdout.startswith("┏")
     assert "\r" not in done.stdout
+
+
+def test_whoever_reads_the_output_may_go(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, str(ROOT / "src/doctor.py"), "--help"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_ctrl_c_ends_a_command_in_a_word(tmp_path):
+    """Within work that has no answer of its own to it, such as predict's."""
+    script = tmp_path / "doctor.py"
+    script.write_text(
+        "from mtmamba.command import command\ndef work(*_): raise KeyboardInterrupt\ncommand('doctor', work)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (130, "Stopped by Ctrl-C.\n")

@@ -132,6 +132,14 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             main()
         except JobError:
             sys.exit(1)
+        except KeyboardInterrupt:
+            if debug:
+                raise
+            print("Stopped by Ctrl-C.", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
+            sys.exit(130)
+        except BrokenPipeError:  # whoever read the output has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except (HydraException, OmegaConfBaseException) as error:
             if debug:
                 raise
