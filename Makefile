@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo test test-all: export OMP_NUM_THREADS := 1  # with tensors this small, threads that wait for one another cost minutes
 demo: $(STAMP)  ## a small model sees synthetic rooms, is fine-tuned on them, and is scored: minutes on a CPU
-	@echo "Scenes, training and scores: about five minutes on two CPU cores. Results go to logs/demo_fine_tune/."
+	@echo "Scenes, training and scores: four minutes on two CPU cores. Results go to logs/demo_fine_tune/."
 	$(BIN)/python src/train.py experiment=demo_fine_tune
 
 test: $(STAMP)  ## lint, types and the fast tests
