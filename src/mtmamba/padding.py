@@ -6,7 +6,10 @@ maps are brought to the targets' grid.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 
@@ -32,3 +35,11 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     if maps.shape[-2:] == tuple(size):
         return maps
     return F.interpolate(maps.float(), tuple(size), mode="bilinear", align_corners=False)
+
+
+def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize RGB ``(h, w, 3)`` to a height and width, bilinearly as Pillow does it: over all pixels that one covers.
+
+    This is what a network of ``data.resize`` sees in training, evaluation and prediction.
+    """
+    return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))

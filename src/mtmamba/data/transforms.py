@@ -18,9 +18,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 
 from mtmamba.data.photometric import Array, Distortion, distort, draw_distortion
+from mtmamba.padding import resize_image
 from mtmamba.tasks import all_tasks
 from mtmamba.types import IGNORE, IMAGENET_MEAN, IMAGENET_STD
 
@@ -134,7 +134,7 @@ class ResizedImage(A.ImageOnlyTransform):
 
     def apply(self, img: Array, **_: Any) -> Array:
         """Resize the image."""
-        return np.array(Image.fromarray(img).resize(self.size[::-1], Image.Resampling.BILINEAR))
+        return resize_image(img, self.size)
 
 
 class ValTransform:

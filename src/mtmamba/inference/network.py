@@ -11,13 +11,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from mtmamba.evaluation.views import Views
 from mtmamba.inference.images import SourceError
 from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.padding import crop, pad, resized
+from mtmamba.padding import crop, pad, resize_image, resized
 from mtmamba.tasks import Task
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
 
@@ -290,7 +289,7 @@ def _resized(image: NDArray[np.uint8], one: Plan) -> NDArray[np.uint8]:
     if image.shape[:2] == size:
         return image
     if one.as_trained:
-        return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+        return resize_image(image, size)
     method = cv2.INTER_AREA if size[0] < image.shape[0] else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, size[::-1], interpolation=method), np.uint8)
 
