@@ -99,6 +99,17 @@ def test_rows_without_results_are_run_and_finished_ones_skipped(cfg, tmp_path):
     assert all(path.stat().st_mtime_ns < before for path in (tmp_path / "results").rglob("*.json"))
 
 
+def test_results_that_cannot_be_kept_are_a_failure(cfg, tmp_path, capfd):
+    """Such as those of an evaluation that left no bootstrap samples: it runs in a thread that nobody waits for."""
+    script = tmp_path / "scripts/eval.py"
+    script.write_text(script.read_text().replace('(run / "resamples.csv").write_text("depth\\n1\\n")', ""))
+    cfg.rows, cfg.seeds = ["a"], [0]
+    with pytest.raises(RuntimeError, match=r"got failures in a, seed 0: see"):
+        protocol.work(cfg)
+    assert "a, seed 0: its results could not be kept" in capfd.readouterr().err
+    assert not (tmp_path / "results/p/seed0/a").exists()
+
+
 def test_what_was_cut_goes_on_from_its_checkpoint(cfg, tmp_path):
     cfg.rows, cfg.seeds, cfg.minutes = ["slow", "a"], [0], 1.5 / 60
     protocol.work(cfg)

@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from mtmamba.config_checks import ConfigError
 from mtmamba.files import replacing, write_json
 from mtmamba.runs.bundle import gather, pack, packed_revision
+from mtmamba.runs.folder import speak
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def work(cfg: DictConfig) -> None:
         ConfigError: a setting is not what it should be.
         RuntimeError: rows failed; the others are finished.
     """
+    speak()
     if cfg.gather is not None:
         found = gather(Path(cfg.gather).expanduser(), Path(cfg.results))
         log.info("%d new rows in %s: %s", len(found), cfg.results, ", ".join(found) or "none")
@@ -173,8 +175,13 @@ def _evaluated(
         if deadline is None or time.monotonic() < deadline:
             failed.append(row.title)
         return
-    keep(row)
-    log.info("%s: results in %s", row.title, row.result)
+    try:
+        keep(row)
+    except (OSError, ValueError, KeyError) as error:  # nobody waits for this thread's errors
+        log.error("%s: its results could not be kept: %s", row.title, error)
+        failed.append(row.title)
+    else:
+        log.info("%s: results in %s", row.title, row.result)
 
 
 def keep(row: Row) -> None:
