@@ -158,6 +158,18 @@ def test_stretches_change_nothing(dtype: torch.dtype, monkeypatch: pytest.Monkey
     assert_close(eight, expected, dtype)
 
 
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("shape", cuda_operators.FORWARD)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_segments_side_by_side(shape: Shape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halves of 160 steps in segments of 64, 64 and 32: the recurrence, and the states that the gradients need."""
+    monkeypatch.setattr(cuda_operators, "FORWARD", (shape,))
+    monkeypatch.setattr(cuda_operators, "SEGMENT_STEPS", 50)
+    inputs = make(1, 1, 16, 20, 8)
+    assert Walk(inputs[0].to(dtype), 4).segment == 64
+    assert_close(*both(inputs, dtype), dtype)
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 7), (8, 8), (13, 37)])
 def test_order_of_steps(height: int, width: int) -> None:
     """As the reference walks; a direction and its reverse visit different pixels in the same half of their steps."""

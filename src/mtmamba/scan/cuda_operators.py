@@ -33,6 +33,8 @@ SATURATED = 2.5 * 4 * 132
 """Warps that keep a large GPU busy: some for each of the four schedulers of 132 multiprocessors."""
 STRETCH_STEPS, STRETCH_BYTES = 2**11, 2**25
 """Where sequences are longer and the map of their time steps is larger, one more launch of the backward pass pays."""
+SEGMENT_STEPS = 128
+"""Of a segment, at least: below, its first and last steps cost more than its neighbours spare."""
 
 
 class Shape(NamedTuple):
@@ -71,11 +73,13 @@ def source(name: str) -> str:
 
 
 @cache
-def options(dtype: torch.dtype, directions: int, shape: Shape, stride: int = 16) -> tuple[str, ...]:
+def options(
+    dtype: torch.dtype, directions: int, shape: Shape, stride: int = 16, *, summary: bool = False
+) -> tuple[str, ...]:
     """What the compiler is told for maps of a precision, so many directions and states saved every ``stride`` steps."""
     real = "bf16" if dtype == torch.bfloat16 else "float"
     sizes = {"REAL": real, "DIRECTIONS": directions, "CHANNELS": shape.channels, "PARTS": shape.parts}
-    sizes |= {"THREADS": THREADS, "STRIDE": stride}
+    sizes |= {"THREADS": THREADS, "STRIDE": stride, "SUMMARY": int(summary)}
     return ("--std=c++17", *(f"-D{name}={value}" for name, value in sizes.items()))
 
 
@@ -91,6 +95,15 @@ class Walk:
         """Of a sequence, filled up."""
         self.stride = 32 if self.backward.channels == 1 and x.element_size() == 2 else 16
         """Steps from one saved state to the next: what the backward pass's shared memory has room for."""
+        self.segment = self._segment(tasks * batch * directions * e)
+        """Steps that the forward kernel walks one after another: half of a sequence's, or fewer where that many
+        sequences leave a GPU idle."""
+
+    def _segment(self, channels: int) -> int:
+        half, unit = self.steps // 2, PAD // 2
+        warps = channels / self.forward.channels * self.forward.parts / 32
+        segments = max(1, min(int(SATURATED / warps), half // SEGMENT_STEPS))
+        return -(-half // (segments * unit)) * unit
 
     def per_sequence(self, *more: int) -> tuple[int, ...]:
         """Shape of what each sequence has: ``(T, K, B, more...)``."""
@@ -133,7 +146,16 @@ class Stretch(NamedTuple):
         """Of this stretch, ``(K, steps)``."""
         return self.order[:, self.first : self.first + self.steps]
 
-    def scan(self, kernel: str, sharing: Shape, dt: Tensor, bc: Tensor, *arguments: Tensor | None) -> None:
+    def scan(
+        self,
+        kernel: str,
+        sharing: Shape,
+        dt: Tensor,
+        bc: Tensor,
+        *arguments: Tensor | int | None,
+        segments: int = 1,
+        summary: bool = False,
+    ) -> None:
         """Launch a scan kernel, which takes ``arguments`` after the maps, their time steps, B and C."""
         tasks, batch, pixels, e = self.walk.sizes
         directions, stride, x = self.walk.directions, self.walk.stride, self.walk.x
@@ -141,8 +163,8 @@ class Stretch(NamedTuple):
         nvrtc.launch(
             source(kernel),
             kernel,
-            options(x.dtype, directions, sharing, stride),
-            (sharing.blocks(e), batch * directions, tasks),
+            options(x.dtype, directions, sharing, stride, summary=summary),
+            (sharing.blocks(e), batch * directions, tasks * segments),
             THREADS,
             (x, dt, bc, *arguments, *steps, tasks, batch, pixels, e),
         )
@@ -182,14 +204,18 @@ def ss2d_forward(
     walk = Walk(x, directions)
     states = x.new_empty(walk.states_shape(save))
     rows, columns = torch.empty_like(x), torch.empty_like(x) if directions > 1 else None
-    carry = A.new_zeros(walk.per_sequence(x.shape[4], STATES))
+    segments = -(-walk.steps // 2 // walk.segment)  # of a half
+    ends = A.new_empty(2 * segments, *walk.per_sequence(x.shape[4], STATES))
+    lapses = A.new_empty(ends.shape[:-1]) if segments > 1 else None
     with torch.autocast(x.device.type, enabled=False):
         low, bc = _split(projected, directions)
         inputs = A * math.log2(math.e), dt_bias, D
-        results = rows, columns, states if save else None, carry
-        for stretch in walk.stretches():
+        results = rows, columns, states if save else None, ends, lapses
+        for number, stretch in zip((0, segments), walk.stretches(), strict=True):
             dt, _ = widen(low, dt_weight, stretch.pixels)
-            stretch.scan("ss2d_forward", walk.forward, dt, bc, *inputs, *results)
+            for summary in (True, False) if segments > 1 else (False,):
+                arguments = dt, bc, *inputs, *results, number, walk.segment
+                stretch.scan("ss2d_forward", walk.forward, *arguments, segments=segments, summary=summary)
             del dt  # before there is the next
     return (rows if columns is None else rows.add_(columns)), states
 
