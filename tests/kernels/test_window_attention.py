@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from mtmamba.benchmarks.timing import tf32
 from mtmamba.kernels.dispatch import triton_products
 from mtmamba.kernels.window_attention import torch_window_attention, window_attention
+from mtmamba.models.drop_path import DropPath
 from mtmamba.models.encoders import SwinEncoder
 from mtmamba.models.encoders.swin_blocks import Residual, SwinBlock
-from mtmamba.models.layers import DropPath
 from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
 
 pytestmark = pytest.mark.usefixtures("loop_bounds_for_the_interpreter")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mtmamba.benchmarks.timing import tf32
 from mtmamba.models.decoders.mtmamba.blocks import CTM, SCTM, STM, OwnCTM, SharedCTM, stm_stack, swin_pair
 from mtmamba.models.decoders.mtmamba.extractors import MFE, AttentionGate, AttentionMFE, LinearGate
-from mtmamba.models.layers import seed_drop_path
+from mtmamba.models.drop_path import seed_drop_path
 from mtmamba.models.ss2d import SS2D
 from triton_runs import gpu
 

@@ -19,9 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 import mtmamba
 from mtmamba.models.adapters import CheckpointError, load_released_encoder
+from mtmamba.models.drop_path import DropPath
 from mtmamba.models.encoders import SwinEncoder, TimmEncoder
 from mtmamba.models.encoders.swin_blocks import PatchMerging, Residual
-from mtmamba.models.layers import DropPath
 from mtmamba.models.pretrained import PATIENCE, WeightsError
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "swin_tiny.safetensors"

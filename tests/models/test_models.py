@@ -8,7 +8,7 @@ import torch
 import mtmamba
 from mtmamba.losses import LogTotal
 from mtmamba.models.decoders.mtmamba.decoder import MTMambaDecoder
-from mtmamba.models.layers import seed_drop_path
+from mtmamba.models.drop_path import seed_drop_path
 from mtmamba.tasks import select_tasks
 from mtmamba.types import IGNORE
 

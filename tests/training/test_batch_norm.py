@@ -10,7 +10,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from mtmamba.models.decoders.astmt import ASTMTDecoder
-from mtmamba.models.layers import recomputed
+from mtmamba.models.recomputation import recomputed
 from mtmamba.training.batch_norm import SyncBatchNorm, SyncBatchNorms
 
 

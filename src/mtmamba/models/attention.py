@@ -5,7 +5,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtmamba.models.layers import DropPath, TaskLayerNorm, TaskLinear
+from mtmamba.models.drop_path import DropPath
+from mtmamba.models.layers import TaskLayerNorm, TaskLinear
 
 
 def relative_position_index(window: int) -> Tensor:

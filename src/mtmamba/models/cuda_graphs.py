@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
-from mtmamba.models.layers import DropPath
+from mtmamba.models.drop_path import DropPath
 
 WARM_UP = 2
 """Runs before a capture, in which kernels are compiled and loaded."""

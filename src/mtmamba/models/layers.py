@@ -4,18 +4,13 @@ Feature maps are ``(T, B, H, W, C)``, channels last. A first axis of 1 means one
 Parameters start as PyTorch's own ``Linear``, ``Conv2d`` and ``LayerNorm`` would start for each task.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.depthwise import depthwise_silu
-from mtmamba.kernels.norm import joint_layer_norm, layer_norm, scale_samples
+from mtmamba.kernels.norm import joint_layer_norm, layer_norm
 from mtmamba.kernels.products import fuse, project, project_twice
 
 
@@ -197,85 +192,3 @@ class SkipFuse(TaskLinear):
         """Fuse each task's map with the shared one."""
         assert self.bias is not None
         return fuse(expanded, skip, self.weight, self.bias)
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: in training, drop a residual branch for a whole sample with probability ``rate``.
-
-    Args:
-        rate: probability of dropping, in [0, 1).
-        tasks: None for maps ``(B, ...)``; T for maps ``(T, B, ...)``, whose tasks draw independently.
-
-    The draws are PyTorch's unless `seed_drop_path` has made them for the batch at hand.
-    """
-
-    def __init__(self, rate: float = 0.0, tasks: int | None = None) -> None:
-        super().__init__()
-        self.rate = rate
-        self.tasks = tasks
-        self.seeded: Tensor | None = None
-
-    def factor(self, x: Tensor) -> Tensor | None:
-        """Return what to multiply each sample of ``x`` by, ``(B,)`` or ``(T, B)``; None where nothing is dropped.
-
-        Dropped samples have 0, and the others more than 1, so that the mean is kept.
-        """
-        if not self.training:
-            return None
-        if self.seeded is not None:  # asked before the rate, which a compiler would compile each block for
-            return self.seeded
-        if self.rate == 0:
-            return None
-        return _keep(torch.rand(x.shape[: 1 if self.tasks is None else 2], device=x.device), self.rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Zero dropped samples and scale up the others."""
-        return scale_samples(x, self.factor(x))
-
-
-def _keep(draws: Tensor, rate: Tensor | float) -> Tensor:
-    """Return 0 for draws, uniform in [0, 1), below the rate, and 1 / (1 - rate) for the others."""
-    return (draws >= rate) / (1 - rate)
-
-
-def seed_drop_path(model: nn.Module, keys: Sequence[int], device: torch.device) -> None:
-    """Give every `DropPath` of a model its factors for the next batch, sample b's depending on ``keys[b]`` alone.
-
-    So a sample is treated alike wherever in a batch, and on whichever device, it is seen. The factors stay until the
-    next call (recomputation during the backward pass needs them).
-    """
-    drops = [m for m in model.modules() if isinstance(m, DropPath) and m.rate > 0]
-    slots = [m.tasks or 1 for m in drops]
-    rates = torch.tensor([m.rate for m in drops]).repeat_interleave(torch.tensor(slots, dtype=torch.int64))
-    draws = [torch.rand(sum(slots), generator=torch.Generator().manual_seed(key)) for key in keys]
-    factors = _keep(torch.stack(draws, dim=1), rates[:, None]).to(device, non_blocking=True)  # behind what is queued
-    for drop, rows in zip(drops, factors.split(slots), strict=True):
-        drop.seeded = rows[0] if drop.tasks is None else rows
-
-
-def recomputed(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """Call a function now, and once more in the backward pass, instead of keeping its activations.
-
-    What is random in it is drawn alike again, unless a CUDA graph is being captured, which has no generator to set
-    back: then its only draws may be those of `seed_drop_path`. Where it is a module's method, the averages of the
-    module's batch norms take the batch in once.
-    """
-    captured = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-    module = getattr(function, "__self__", None)
-    found = module.modules() if isinstance(module, nn.Module) else ()
-    if norms := [m for m in found if hasattr(m, "num_batches_tracked")]:  # a compiler takes no contexts
-        named["context_fn"] = lambda: (nullcontext(), _kept_averages(norms))
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=not captured, **named)
-
-
-@contextmanager
-def _kept_averages(norms: Sequence[Any]) -> Iterator[None]:
-    """Let batch norms normalise by the batch, and leave their averages as they are."""
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()  # synchronised ones need it
-    try:
-        yield
-    finally:
-        for norm, momentum, count in kept:
-            norm.momentum, norm.num_batches_tracked = momentum, count

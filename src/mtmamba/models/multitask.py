@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.encoders import Encoder, freeze
 from mtmamba.models.encoders.lora import add_lora
-from mtmamba.models.layers import recomputed
 from mtmamba.models.precision import rounded_parameters
+from mtmamba.models.recomputation import recomputed
 from mtmamba.types import Logits
 
 STRIDE = 32

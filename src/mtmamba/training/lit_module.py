@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.models.cuda_graphs import GraphedModel
+from mtmamba.models.drop_path import seed_drop_path
 from mtmamba.models.encoders import by_depth
-from mtmamba.models.layers import seed_drop_path
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.padding import resized
 from mtmamba.settings import settings_of

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 import mtmamba
 from mtmamba.models.adapters import CheckpointError, load_released_decoder
 from mtmamba.models.decoders.atrc import ATRC, KINDS, GlobalContext, LabelContext, LocalContext, pairs
-from mtmamba.models.layers import seed_drop_path
+from mtmamba.models.drop_path import seed_drop_path
 
 TASKS = ("semseg", "depth", "human_parts", "sal", "normals", "edge")
 OUTPUTS = {"semseg": 40, "depth": 1, "normals": 3, "edge": 1}

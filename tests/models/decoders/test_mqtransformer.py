@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mtmamba.models.decoders.mqtransformer import CrossAttention, Meet, MQTransformer
-from mtmamba.models.layers import seed_drop_path
+from mtmamba.models.drop_path import seed_drop_path
 
 
 def test_parity_mqtransformer(known_answer):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from mtmamba.models.decoders import Loss
 from mtmamba.models.decoders.conv import Predict, conv, conv_norm_relu, enlarge, start_small
 from mtmamba.models.decoders.fcn import FCN
-from mtmamba.models.layers import DropPath
+from mtmamba.models.drop_path import DropPath
 from mtmamba.types import Logits
 
 Genotype = Mapping[str, Mapping[str, str]]

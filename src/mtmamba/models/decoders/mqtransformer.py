@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.decoders.conv import Predict, channels_first, conv, conv_norm_relu, enlarge, join, start_small
-from mtmamba.models.layers import DropPath
+from mtmamba.models.drop_path import DropPath
 from mtmamba.types import Logits
 
 HEADS = 4

@@ -8,7 +8,7 @@ import torch
 from timm.layers import DropPath as TimmDropPath
 from torch import Tensor, nn
 
-from mtmamba.models.layers import DropPath
+from mtmamba.models.drop_path import DropPath
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
 
 STRIDES = (4, 8, 16, 32)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtmamba.models.drop_path import DropPath
 from mtmamba.models.encoders.encoder import Encoder
 from mtmamba.models.encoders.swin import SwinEncoder
 from mtmamba.models.encoders.swin_blocks import LayerNorm, PatchMerging, SwinBlock
-from mtmamba.models.layers import DropPath, TaskLayerNorm, TaskLinear
+from mtmamba.models.layers import TaskLayerNorm, TaskLinear
 
 OPEN = 4.0
 """Where the last bias of squeeze and excitation starts: its factors near 1, as pretrained weights expect."""

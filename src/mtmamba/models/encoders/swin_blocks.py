@@ -11,7 +11,7 @@ from mtmamba.kernels.linear import linear, linear_gelu
 from mtmamba.kernels.norm import layer_norm, scale_samples
 from mtmamba.kernels.residual import residual_norm
 from mtmamba.kernels.window_attention import window_attention
-from mtmamba.models.layers import DropPath
+from mtmamba.models.drop_path import DropPath
 
 
 class LayerNorm(nn.LayerNorm):

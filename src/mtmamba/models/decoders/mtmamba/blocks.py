@@ -13,14 +13,8 @@ from mtmamba.kernels.norm import scale_samples
 from mtmamba.kernels.residual import residual_norm
 from mtmamba.models.attention import SwinBlock
 from mtmamba.models.decoders.mtmamba.extractors import EXPANSION, MFE, LinearGate, blend_features, project_and_gate
-from mtmamba.models.layers import (
-    DropPath,
-    JointLayerNorm,
-    ResidualLinear,
-    TaskConv2d,
-    TaskLayerNorm,
-    TaskLinear,
-)
+from mtmamba.models.drop_path import DropPath
+from mtmamba.models.layers import JointLayerNorm, ResidualLinear, TaskConv2d, TaskLayerNorm, TaskLinear
 
 Factory = Callable[..., Any]
 

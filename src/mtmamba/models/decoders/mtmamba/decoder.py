@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.decoders.mtmamba.blocks import Factory
 from mtmamba.models.decoders.mtmamba.stages import Stage
-from mtmamba.models.layers import DropPath
+from mtmamba.models.drop_path import DropPath
 from mtmamba.models.ss2d import SS2D
 from mtmamba.types import Logits
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtmamba.kernels.head import norm_project
-from mtmamba.models.layers import TaskConv2d, TaskLayerNorm, TaskwiseLinear, recomputed
+from mtmamba.models.layers import TaskConv2d, TaskLayerNorm, TaskwiseLinear
+from mtmamba.models.recomputation import recomputed
 from mtmamba.types import Logits
 
 
