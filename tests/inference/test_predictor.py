@@ -3,6 +3,7 @@
 import json
 import threading
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,13 +21,16 @@ from mtmamba.data.transforms import ResizeTransform
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.evaluation.folder import evaluate_predictions
 from mtmamba.inference import network as networks
+from mtmamba.inference import own_size, plans
 from mtmamba.inference import predictor as predictors
 from mtmamba.inference.images import SourceError, read_photo
-from mtmamba.inference.network import Network, plan
+from mtmamba.inference.network import Network
+from mtmamba.inference.plans import plan
 from mtmamba.inference.predict import predict, side_by_side
 from mtmamba.inference.predictor import Predictor
 from mtmamba.settings import ConfigError, check_settings
 from mtmamba.tasks import select_tasks
+from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
 
 TRAINED = (64, 96)
 
@@ -96,8 +100,8 @@ def test_sizes_that_are_none(size, model):
 
 def test_an_image_within_the_grid_is_predicted_as_in_evaluation(model, predictor):
     image = photo((50, 70))
-    values = (torch.from_numpy(image).movedim(-1, 0) / 255 - torch.tensor(networks.IMAGENET_MEAN)[:, None, None]) / (
-        torch.tensor(networks.IMAGENET_STD)[:, None, None]
+    values = (torch.from_numpy(image).movedim(-1, 0) / 255 - torch.tensor(IMAGENET_MEAN)[:, None, None]) / (
+        torch.tensor(IMAGENET_STD)[:, None, None]
     )
     with torch.no_grad():
         logits = model(F.pad(values, (13, 13, 7, 7))[None])  # 64 - 50 = 14, 96 - 70 = 26, half on each side
@@ -130,7 +134,7 @@ def test_results_have_the_image_s_size_and_types(predictor):
 def test_bands_are_the_whole(monkeypatch, predictor):
     image = photo((150, 333))
     whole = predictor(image)
-    monkeypatch.setattr(networks, "VALUES_AT_ONCE", 40 * 333 * 7)
+    monkeypatch.setattr(own_size, "VALUES_AT_ONCE", 40 * 333 * 7)
     banded = predictor(image)
     for name, values in whole.values.items():
         if values.dtype == np.float32:
@@ -141,17 +145,17 @@ def test_bands_are_the_whole(monkeypatch, predictor):
 
 def test_images_of_one_size_are_finished_together():
     a, b = ((448, 576), (10, 20)), ((448, 576), (40, 10))
-    assert list(networks.runs_of_one_size([a, a, a, b, a], 2 * 200)) == [(0, 2), (2, 3), (3, 4), (4, 5)]
-    assert list(networks.runs_of_one_size([a, a], 0)) == [(0, 1), (1, 2)]
-    assert list(networks.runs_of_one_size([], 0)) == []
+    assert list(own_size.runs_of_one_size([a, a, a, b, a], 2 * 200)) == [(0, 2), (2, 3), (3, 4), (4, 5)]
+    assert list(own_size.runs_of_one_size([a, a], 0)) == [(0, 1), (1, 2)]
+    assert list(own_size.runs_of_one_size([], 0)) == []
 
 
 def test_of_a_large_image_one_task_is_held_at_a_time(monkeypatch, predictor, tmp_path):
     image = photo((70, 90))
     predictor(image).save(tmp_path / "whole")
-    monkeypatch.setattr(networks, "LARGE", 70 * 90 - 1)
+    monkeypatch.setattr(own_size, "LARGE", 70 * 90 - 1)
     result = predictor(image)
-    assert isinstance(result.values, networks.Large)
+    assert isinstance(result.values, own_size.Large)
     assert result["depth"] is not result["depth"]
     for path in result.save(tmp_path / "one"):
         assert path.read_bytes() == (tmp_path / "whole" / path.relative_to(tmp_path / "one")).read_bytes()
@@ -161,7 +165,7 @@ def test_maps_are_resized_as_by_pytorch():
     image = photo((200, 310))
     one = plan(image.shape[:2], [50, 70], TRAINED)
     maps = pointwise().maps_of(image, one, "depth")
-    small = networks.normalised(np.asarray(networks.cv2.resize(image, (70, 50), interpolation=networks.cv2.INTER_AREA)))
+    small = plans.normalised(np.asarray(cv2.resize(image, (70, 50), interpolation=cv2.INTER_AREA)))
     wanted = F.interpolate(small.mean(0)[None, None].clamp(min=0), (200, 310), mode="bilinear")[0]
     np.testing.assert_allclose(maps, wanted, atol=1e-5)
 
@@ -169,12 +173,12 @@ def test_maps_are_resized_as_by_pytorch():
 @pytest.mark.parametrize("size", [(130, 300), (64, 64), (65, 200), (300, 40)])
 def test_tiles_of_a_pointwise_network_are_the_whole(monkeypatch, size):
     """Whatever the weights of overlapping tiles, they must add up to one."""
-    monkeypatch.setattr(networks, "TILE", 64)
-    monkeypatch.setattr(networks, "OVERLAP", 16)
+    monkeypatch.setattr(plans, "TILE", 64)
+    monkeypatch.setattr(plans, "OVERLAP", 16)
     image = photo(size)
-    tiled = networks.Plan(size, size, True)
+    tiled = plans.Plan(size, size, True)
     (found,) = pointwise().predict([image], [tiled])
-    wanted = networks.normalised(image).mean(0).clamp(min=0).numpy()
+    wanted = plans.normalised(image).mean(0).clamp(min=0).numpy()
     np.testing.assert_allclose(found["depth"], wanted, atol=1e-5)
 
 

@@ -32,7 +32,7 @@ class Result:
     Attributes:
         photo: the image, where it came from, and what was done to it.
         name: of its files.
-        values: by task; of a large image each is computed when it is asked for (`mtmamba.inference.network.Large`).
+        values: by task; of a large image each is computed when it is asked for (`mtmamba.inference.own_size.Large`).
         tasks: their records.
         classes: names of classes by task, where they are known.
         pictures: by task, the dataset's own way to draw it.
