@@ -24,7 +24,8 @@ SCENES = 4
 def benchmark_prediction(
     *,
     networks: Mapping[str, str],
-    network: str,
+    model: str | None,
+    network: str | None,
     device: torch.device,
     images: int,
     size: Sequence[int],
@@ -35,7 +36,8 @@ def benchmark_prediction(
 
     Args:
         networks: overrides of the training configuration, by name.
-        network: which of them predicts, with random weights.
+        model: what predicts, as `Predictor.from_pretrained` takes it; None for a network with random weights.
+        network: which of them that is. Its results are noise, whose files take several times as long to write.
         device: where.
         images: how many files.
         size: height and width of each, in pixels.
@@ -50,9 +52,11 @@ def benchmark_prediction(
     Raises:
         ConfigError: there is no such network.
     """
-    require("predict.network", [network], networks)
-    model = build.build_model(network_config(networks[network]))
-    predictor = Predictor(model.eval(), device=str(device))
+    if model is not None:
+        predictor = Predictor.from_pretrained(model, device=str(device))
+    else:
+        require("predict.network", [network], networks)
+        predictor = Predictor(build.build_model(network_config(networks[str(network)])).eval(), device=str(device))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _photographs(folder / "in", images, (size[0], size[1]))
