@@ -62,6 +62,14 @@ def test_a_driver_without_a_fitting_pytorch(monkeypatch):
     assert "470.82" in finding.remedy
 
 
+@pytest.mark.parametrize(("programs", "cc", "states"), [([], "", ["fail"]), (["clang"], "", []), ([], "tcc", [])])
+def test_triton_needs_a_c_compiler(monkeypatch, programs, cc, states):
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(checks.shutil, "which", lambda name: name if name in programs else None)
+    monkeypatch.setenv("CC", cc)
+    assert [finding.state for finding in checks.triton()] == states
+
+
 def test_datasets(monkeypatch, tmp_path):
     monkeypatch.setenv("NYUD_ROOT", str(tmp_path / "none"))
     assert "not in" in found(checks.datasets(), "NYUDv2").text

@@ -93,8 +93,16 @@ def accelerators() -> Iterator[Finding]:
         yield Finding(f"GPU {index}", "ok", text + ("bf16" if bf16 else "no bf16: training runs in float32"))
     if (reason := nvrtc.why_unavailable()) is not None:
         yield Finding("NVRTC", "warn", reason, "pip install nvidia-cuda-nvrtc, or use backend=torch, which is slower.")
+    yield from triton()
+
+
+def triton() -> Iterator[Finding]:
+    """Triton, and the compiler that it builds its kernels' launchers with."""
     if importlib.util.find_spec("triton") is None:
         yield Finding("Triton", "warn", "not installed: norms, gates and heads are slower", "pip install triton")
+    elif not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        remedy = "apt-get install gcc libc6-dev; or pip uninstall triton: norms, gates and heads are then slower."
+        yield Finding("Triton", "fail", "installed, but there is no C compiler, which its kernels need", remedy)
 
 
 def _driver() -> str | None:
