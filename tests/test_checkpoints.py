@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import pytest
 import torch
@@ -162,8 +163,17 @@ def test_a_run_means_its_best_checkpoint_before_its_last(tmp_path):
     for path in (tmp_path, tmp_path / "run", last):
         with pytest.raises(FileNotFoundError, match="Expected a checkpoint, or a run's folder"):
             find_checkpoint(path)
+    os.mkfifo(last)  # which would be read for ever
+    for path in (tmp_path / "run", last):
+        with pytest.raises(FileNotFoundError, match=r"got .*run/checkpoints/last.ckpt, a pipe: check"):
+            find_checkpoint(path)
+    last.unlink()
     last.touch()
     assert find_checkpoint(tmp_path / "run") == find_checkpoint(last) == last
+    best.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"got .*run/checkpoints/best.ckpt, a folder: check"):
+        find_checkpoint(tmp_path / "run")
+    best.rmdir()
     best.touch()
     assert find_checkpoint(tmp_path / "run") == best
     assert find_checkpoint(tmp_path / "run", "last.ckpt") == last

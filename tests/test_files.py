@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtmamba.files import remove_partial, replacing
+from mtmamba.files import claimed, remove_partial, replacing
 
 SRC = Path(__file__).parents[1] / "src"
 SAME_NUMBER = """
@@ -32,6 +32,16 @@ from pathlib import Path
 from mtmamba.files import replacing
 with replacing(Path(sys.argv[1]), folder=sys.argv[2] == "folder") as partial:
     (partial / "file" if sys.argv[2] == "folder" else partial).write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+CLAIMING = """
+import sys, time
+from pathlib import Path
+from mtmamba.files import claimed
+with claimed(Path(sys.argv[1])):
     print("ready", flush=True)
     time.sleep(60)
 """
@@ -62,6 +72,22 @@ def test_what_a_killed_process_left_is_removed_but_not_what_a_living_one_writes(
     assert partial.exists()
     remove_partial(tmp_path)
     assert [*path.parent.iterdir()] == []
+
+
+def test_a_folder_is_one_process_s_until_it_ends_however_it_ends(tmp_path):
+    owner = started(CLAIMING, str(tmp_path / "deep/out"))
+    assert owner.stdout.readline() == b"ready\n"
+    with (
+        pytest.raises(FileExistsError, match=r"that no other process writes to, got .*deep/out: wait"),
+        claimed(tmp_path / "deep/out"),
+    ):
+        pass
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    for _ in range(2):
+        with claimed(tmp_path / "deep/out"):
+            pass
+    assert [*(tmp_path / "deep/out").iterdir()] == []
 
 
 def test_only_temporary_names_are_removed(tmp_path):

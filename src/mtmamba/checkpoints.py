@@ -188,15 +188,12 @@ def find_checkpoint(path: Path, *names: str) -> Path:
         names: of the folder's checkpoints, the first that exists is taken; best before last by default.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none, or it is no file.
     """
-    if path.is_dir():
-        for name in names or (BEST, LAST):
-            if (checkpoint := path / FOLDER / name).is_file():
-                return checkpoint
-    elif path.is_file():
-        return path
-    found = path if path.is_dir() else f"{path}, {what_is(path)}"
+    places = [path / FOLDER / name for name in names or (BEST, LAST)] if path.is_dir() else [path]
+    found = next((place for place in places if os.path.lexists(place)), places[-1])
+    if found.is_file():
+        return found
     raise FileNotFoundError(
-        f"Expected a checkpoint, or a run's folder with {FOLDER}/{LAST}, got {found}: check the path."
+        f"Expected a checkpoint, or a run's folder with {FOLDER}/{LAST}, got {found}, {what_is(found)}: check the path."
     )

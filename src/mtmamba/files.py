@@ -47,6 +47,30 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other processes from claiming a folder, which is made; the system gives it back however this one ends.
+
+    Raises:
+        FileExistsError: another process has claimed it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(held)
+        raise FileExistsError(
+            f"Expected a folder that no other process writes to, got {folder}: wait for its end, or choose another."
+        ) from error
+    except OSError:  # the file system knows no locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(held)
+
+
 def remove_partial(folder: Path, pattern: str = "**/*") -> None:
     """Remove what killed processes were writing below a folder, and leave what living ones are writing.
 

@@ -41,8 +41,8 @@ RUN = "run/checkpoints/last.ckpt"
 BROKEN = {
     "a run's folder without checkpoints": (remove("run/checkpoints"), "Expected a checkpoint, or a run's folder with checkpoints/last.ckpt, got run"),
     "a run whose checkpoint is empty": (write(RUN, b""), "run/checkpoints/last.ckpt, which holds something else or is damaged"),
-    "a run whose checkpoint is a folder": (instead(RUN, lambda path: path.mkdir()), "got run: check the path"),
-    "a run whose checkpoint is a pipe": (pipe(RUN), "got run: check the path"),
+    "a run whose checkpoint is a folder": (instead(RUN, lambda path: path.mkdir()), "got run/checkpoints/last.ckpt, a folder: check the path"),
+    "a run whose checkpoint is a pipe": (pipe(RUN), "got run/checkpoints/last.ckpt, a pipe: check the path"),
 }  # fmt: skip
 RUNS = [
     *cases("eval ckpt=run data.num_workers=0 trainer.accelerator=cpu", BROKEN),
@@ -79,6 +79,8 @@ PHOTOS = cases(
         "a folder for results that holds files": (nothing, "Expected a new or empty save_dir, got rooms", "save_dir=rooms"),
         "a file for the folder of results": (nothing, "Expected a folder in save_dir, got the file tiny.ckpt", "save_dir=tiny.ckpt"),
         "a device that there is not": (nothing, "device", "device=tpu"),
+        "a device that holds no numbers": (nothing, "a GPU such as cuda:0, got meta", "device=meta"),
+        "a folder with a picture's name": (instead("photo.png", lambda path: path.mkdir()), "Expected images in the folder photo.png, got none"),
         "text": (write("photo.png", "no photograph"), "a whole image that Pillow reads in photo.png, got another kind of file"),
         "an empty file": (write("photo.png", b""), "a whole image that Pillow reads in photo.png"),
         "cut off": (cut("photo.png", -60), "a whole image that Pillow reads in photo.png"),
@@ -107,6 +109,8 @@ OVERRIDES = [
             "an argument that Lightning lacks": (nothing, "trainer.max_stepz", "+trainer.max_stepz=3"),
             "a precision that there is not": (nothing, "precision", "trainer.precision=8"),
             "an accelerator that there is not": (nothing, "accelerator", "trainer.accelerator=npu9"),
+            "an accelerator of PyTorch's alone": (nothing, "accelerator='meta'", "trainer.accelerator=meta"),
+            "a model to begin from that is a pipe": (pipe("photo.png"), "got photo.png, a pipe", "init=photo.png"),
             "a strategy that there is not": (nothing, "strategy", "trainer.strategy=dp9"),
             "a rate that is text": (nothing, "optimizer.lr to be a number above 0, got fast", "optimizer.lr=fast"),
             "a seed below 0": (nothing, "seed to be a whole number from 0", "seed=-1"),

@@ -70,7 +70,7 @@ CHECKPOINTS = cases(
         "text": (write(CKPT, "no checkpoint"), "tiny.ckpt, which holds something else or is damaged"),
         "a pickle that would run code": (lambda f: write(CKPT, pickle.dumps(Payload()))(f), "tiny.ckpt, which holds something else"),
         "a PyTorch file that would run code": (torch_file(CKPT, {"state_dict": Payload()}), "tiny.ckpt, which holds something else"),
-        "a folder without checkpoints": (nothing, "got rooms: check the path", "ckpt=rooms"),
+        "a folder without checkpoints": (nothing, "got rooms/checkpoints/last.ckpt, no such file: check", "ckpt=rooms"),
         "a pipe": (pipe(CKPT), "tiny.ckpt, a pipe"),
         "a device": (instead(CKPT, device), "tiny.ckpt, a device"),
         "a link that leads nowhere": (instead(CKPT, lambda path: path.symlink_to("gone")), "tiny.ckpt"),

@@ -20,8 +20,10 @@ from mtmamba.command import config_dir
 from mtmamba.data.transforms import ResizeTransform
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.evaluation.folder import evaluate_predictions
+from mtmamba.files import claimed
 from mtmamba.inference import network as networks
 from mtmamba.inference import own_size, plans
+from mtmamba.inference import predict as predict_module
 from mtmamba.inference import predictor as predictors
 from mtmamba.inference.images import SourceError, read_photo
 from mtmamba.inference.network import Network
@@ -354,6 +356,24 @@ def test_bad_files_are_listed_and_the_rest_goes_on(checkpoint, tmp_path):
     with pytest.raises(FileExistsError, match="overwrite=true"):
         predict(cfg)
     assert not predict(OmegaConf.merge(cfg, {"overwrite": True}))
+
+
+def test_two_calls_do_not_share_a_folder(checkpoint, tmp_path, monkeypatch):
+    Image.fromarray(photo((20, 30))).save(tmp_path / "in.png")
+    out = tmp_path / "out"
+    cfg = settings("predict", source=str(tmp_path / "in.png"), ckpt=str(checkpoint), save_dir=str(out), device="cpu")
+    with claimed(out), pytest.raises(FileExistsError, match="that no other process writes to"):
+        predict(cfg)
+    original = predict_module.make_predictor
+
+    def meanwhile(cfg):
+        (out / "predictions.json").write_text("another's")
+        return original(cfg)
+
+    monkeypatch.setattr(predict_module, "make_predictor", meanwhile)
+    with pytest.raises(FileExistsError, match="Expected a new or empty save_dir"):
+        predict(cfg)
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [("predictions.json", "another's")]
 
 
 def test_long_names_and_what_a_killed_run_left(checkpoint, tmp_path):

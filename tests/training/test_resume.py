@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 
@@ -189,9 +191,13 @@ def test_what_does_not_make_the_updates_is_not_compared_and_the_nearest_run_is_n
     (tmp_path / "broken/checkpoints").mkdir(parents=True)
     (tmp_path / "broken/checkpoints/last.ckpt").touch()
     (tmp_path / "broken/config.yaml").write_text("a: [")
+    shutil.copytree(tmp_path / "broken", tmp_path / "pipe")
+    (tmp_path / "pipe/config.yaml").unlink()
+    os.mkfifo(tmp_path / "pipe/config.yaml")  # which would be read for ever
     same = [*SHORT, "data.num_workers=1", "logger=wandb", "callbacks.checkpoint_every=7", "label=other", "pictures=0"]
     assert find_unfinished(describe(mtmamba.load_config(overrides(dataset, tmp_path, *same))), tmp_path)
-    assert "passing over" in caplog.text
+    assert "broken, whose config.yaml cannot be read" in caplog.text
+    assert "pipe, whose config.yaml cannot be read (a pipe)" in caplog.text
     with caplog.at_level("INFO", "mtmamba"):
         other = describe(mtmamba.load_config(overrides(dataset, tmp_path, *SHORT, "seed=3", "trainer.max_steps=9")))
         assert find_unfinished(other, tmp_path) is None

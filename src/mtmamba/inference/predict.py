@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mtmamba.files import remove_partial, write_json
+from mtmamba.files import claimed, remove_partial, write_json
 from mtmamba.inference.images import SourceError
 from mtmamba.inference.predictor import PIXELS_AHEAD, Failure, Predictor
 from mtmamba.inference.result import Result
@@ -43,7 +43,7 @@ def predict(cfg: DictConfig) -> bool:
 
     Raises:
         SourceError: a setting is not what it should be, or nothing was given.
-        FileExistsError: the folder holds files and ``overwrite`` is false.
+        FileExistsError: the folder holds files and ``overwrite`` is false, or another call is writing to it.
     """
     sources = [str(source) for source in (cfg.source if OmegaConf.is_list(cfg.source) else [cfg.source])]
     kinds = [cfg.save] if isinstance(cfg.save, str) else list(cfg.save)
@@ -54,15 +54,17 @@ def predict(cfg: DictConfig) -> bool:
     predictor = make_predictor(cfg)
     console = Console()
     start, entries = time.perf_counter(), []
-    try:
-        if items:
-            found = _counted(predictor.files(items, cfg.batch_size), len(items), console)
-            for entry in written(found, folder, kinds, cfg.show):
-                entries.append(entry)
-        for video in videos:
-            entries.append(_film(predictor, video, folder, kinds, cfg.batch_size, console))
-    finally:
-        write_json(folder / RECORD, {"model": str(cfg.ckpt), "settings": _settings(cfg), "predictions": entries})
+    with claimed(folder):
+        _require_new(folder, cfg.overwrite)  # another call may have filled it meanwhile
+        try:
+            if items:
+                found = _counted(predictor.files(items, cfg.batch_size), len(items), console)
+                for entry in written(found, folder, kinds, cfg.show):
+                    entries.append(entry)
+            for video in videos:
+                entries.append(_film(predictor, video, folder, kinds, cfg.batch_size, console))
+        finally:
+            write_json(folder / RECORD, {"model": str(cfg.ckpt), "settings": _settings(cfg), "predictions": entries})
     bad = [entry for entry in entries if "error" in entry]
     for entry in bad:
         console.print(f"Skipped: {entry['error']}", style="red", markup=False, soft_wrap=True)
@@ -90,13 +92,17 @@ def _folder(cfg: DictConfig) -> Path:
     folder = Path(cfg.save_dir).expanduser()
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"Expected a folder in save_dir, got the file {folder}: choose another.")
-    if folder.is_dir() and any(folder.iterdir()) and not cfg.overwrite:
-        raise FileExistsError(f"Expected a new or empty save_dir, got {folder} with files in it: add overwrite=true.")
+    _require_new(folder, cfg.overwrite)
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise PermissionError(f"Expected a save_dir that can be written, got {folder}: choose another.")
     remove_partial(folder)
     return folder
+
+
+def _require_new(folder: Path, overwrite: bool) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise FileExistsError(f"Expected a new or empty save_dir, got {folder} with files in it: add overwrite=true.")
 
 
 def _counted(results: Iterator[Any], total: int | None, console: Console) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from mtmamba.checkpoints import FOLDER, LAST
 from mtmamba.config_checks import ConfigError, differences
-from mtmamba.files import write_json, write_text
+from mtmamba.files import what_is, write_json, write_text
 from mtmamba.runs.environment import environment
 
 log = logging.getLogger(__name__)
@@ -92,10 +92,12 @@ def find_unfinished(description: Mapping[str, Any], log_dir: Path) -> Path | Non
     nearest: tuple[Path, dict[str, str]] | None = None
     for last in sorted(log_dir.rglob(f"{FOLDER}/{LAST}"), key=lambda p: p.stat().st_mtime, reverse=True):
         run = last.parents[1]
-        if (run / "metrics.json").exists() or is_at_work(run):
+        if not last.is_file() or (run / "metrics.json").exists() or is_at_work(run):
             continue
         try:
-            config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+            if not (path := run / "config.yaml").is_file():
+                raise FileNotFoundError(what_is(path))
+            config: Any = OmegaConf.to_container(OmegaConf.load(path))
             differing = differences(description, {"choices": config["choices"], "values": config})
         except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, KeyError, TypeError) as error:
             log.warning("resume=auto: passing over %s, whose config.yaml cannot be read (%s).", run, error)

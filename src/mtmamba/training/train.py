@@ -75,14 +75,16 @@ def _train(
         begin_once()
         if said := demo_settings(cfg):
             rank_zero_only(log.warning)(said)
+    initial = None if cfg.init is None else read_model(cfg.init)  # a wrong one is known before scenes are made
     seed_everything(cfg.seed, verbose=False)
     data = build.build_datamodule(cfg)
     rank_zero_only(data.prepare_data)()  # a dataset that is not what it should be stops us before weights are fetched
-    if cfg.init is not None:
+    if initial is not None:
         fetch_nothing(cfg)
     module = build.build_module(cfg)
-    if cfg.init is not None:
-        load_weights(module.model, *read_model(cfg.init))
+    if initial is not None:
+        load_weights(module.model, *initial)
+        initial = None  # nobody else holds these weights
     if resumed is not None:
         require_fitting(resumed.content, module, module.parameter_groups(), resumed.path)
         rank_zero_only(remove_partial)(run_dir)
@@ -94,7 +96,13 @@ def _train(
         for page in pages:
             page.define(module.tasks)
         trainer = _trainer(
-            cfg, run_dir, data, module, [starting, checkpointing, *build.build_callbacks(cfg)], loggers, resumed
+            cfg,
+            run_dir,
+            data,
+            module,
+            [starting, checkpointing, *build.build_callbacks(cfg)],
+            loggers,
+            resumed,
         )
         sizes = [(p.numel(), p.requires_grad) for p in module.model.parameters()]
         trained, every = sum(n for n, is_trained in sizes if is_trained) / 1e6, sum(n for n, _ in sizes) / 1e6
