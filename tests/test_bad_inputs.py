@@ -45,7 +45,7 @@ CHANGING = {
     r"\d{4}-\d\d-\d\d_[\d-]+": "TIME",
     r"(?<=/parts-24x32/)\w+": "KEY",
     r"(?<=Available names are: )[\w, ]+": "NAMES",
-    r", toy(_loss)?\b": "",
+    r", toy(_\w+)?\b": "",
 }
 """What differs from call to call: Lightning names accelerators in no order, other tests' networks may be there."""
 LEFT = r"cache($|/)|results($|/predictions\.json$)"

@@ -23,6 +23,7 @@ from mtmamba.tasks import select_tasks
 from mtmamba.training.balancing import FAMO, DynamicWeightAverage, Moment, RandomWeights, Uncertainty
 from mtmamba.training.checkpointing import Checkpointing
 from mtmamba.training.gradient_balancing import GradientBalancing, GreatestNorm, watched
+from mtmamba.training.unused import STRATEGY
 
 CHOICES = sorted(path.stem for path in (config_dir() / "balancing").glob("*.yaml"))
 TOY = ["encoder=toy", "decoder=toy", "loss=weighted", "optimizer.lr=0.01", "trainer.val_check_interval=100"]
@@ -243,25 +244,34 @@ def test_two_processes_equal_one(tmp_path):
         )
 
 
-def ddp_runs(rank, port, dataset, folder, choices):
+PLAIN = ["encoder=swin_micro", "decoder=stm1", "trainer.strategy=ddp"]
+BRANCH = ["encoder=toy", "decoder=toy_branch", f"trainer.strategy={STRATEGY}"]
+"""Two of the encoder's layers are never used, and the branch not in every process's part of a batch."""
+CASES = {
+    **{choice: [*BRANCH, f"balancing={choice}"] for choice in CHOICES},
+    "upgrad of parameters": [*BRANCH, "balancing=upgrad", "balancing.at=parameters"],
+    **{f"{choice} under ddp": [*PLAIN, f"balancing={choice}"] for choice in ("famo", "upgrad")},
+}
+SHORT = [*TOY[2:], "data.partial=one_label", "trainer.max_steps=5", "pictures=0"]
+"""Four images a step with four tasks: most steps lack some, and most halves of a batch; `dwa` needs its third epoch."""
+
+
+def ddp_runs(rank, port, dataset, folder):
     """Whole runs, one after the other, in one of two processes as a launcher such as torchrun starts them."""
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
     rank_zero_only.rank = rank  # which it had read as it was imported
-    for choice in choices:
-        options = [*RUN, f"balancing={choice}", "trainer.devices=2", "trainer.strategy=ddp"]
-        fake_training.run(dataset, folder / f"two/{choice}", *options)
-
-
-RUN = ["encoder=swin_micro", "decoder=stm1", *TOY[2:], "data.partial=random:0.6", "trainer.max_steps=3", "pictures=0"]
+    for name, options in CASES.items():
+        fake_training.run(dataset, folder / f"two/{name}", *SHORT, *options, "trainer.devices=2")
+    with pytest.raises(ConfigError, match=rf"got 4 without one at step 0, such as .*: set trainer.strategy={STRATEGY}"):
+        fake_training.run(dataset, folder / "refused", *SHORT, *TOY[:2], *PLAIN[2:], "trainer.devices=2")
 
 
 @pytest.mark.slow
-def test_a_whole_run_in_two_processes_equals_one(dataset, tmp_path):
-    choices = ["famo", "upgrad"]
-    torch.multiprocessing.spawn(ddp_runs, (find_free_network_port(), dataset, tmp_path, choices), nprocs=2)
-    for choice in choices:
-        fake_training.run(dataset, tmp_path / f"one/{choice}", *RUN, f"balancing={choice}")
-        one, two = (weights(tmp_path / place / choice) for place in ("one", "two"))
+def test_whole_runs_in_two_processes_equal_one(dataset, tmp_path):
+    torch.multiprocessing.spawn(ddp_runs, (find_free_network_port(), dataset, tmp_path), nprocs=2)
+    for name, options in CASES.items():
+        fake_training.run(dataset, tmp_path / f"one/{name}", *SHORT, *options, "trainer.strategy=auto")
+        one, two = (weights(tmp_path / place / name) for place in ("one", "two"))
         assert one.keys() == two.keys()
         ours, theirs = (torch.cat([x.double().flatten() for x in found.values()]) for found in (one, two))
-        assert (ours - theirs).norm() / ours.norm() < 1e-4, choice
+        assert (ours - theirs).norm() / ours.norm() < 1e-4, name

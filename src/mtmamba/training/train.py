@@ -33,6 +33,7 @@ from mtmamba.training.checkpointing import Checkpointing, log_validation
 from mtmamba.training.lit_module import MultiTaskModule, NonFiniteLossError
 from mtmamba.training.loggers import CSVLogger
 from mtmamba.training.resume import Resumed, find_resumed, restore_record, validate_due
+from mtmamba.training.unused import RefuseUnused
 from mtmamba.training.validations import Validations, choose_monitor
 from mtmamba.training.wandb_run import WandbRun
 
@@ -100,7 +101,7 @@ def _train(
             run_dir,
             data,
             module,
-            [starting, checkpointing, *build.build_callbacks(cfg)],
+            [starting, checkpointing, RefuseUnused(), *build.build_callbacks(cfg)],
             loggers,
             resumed,
         )
