@@ -31,9 +31,9 @@ def finished(
             yield large if height * width > LARGE else dict(large)
         return
     with torch.inference_mode():
-        decided = {task.name: task.decide(resized(maps[task.name].float(), size)) for task in tasks}
+        decided = {task.name: as_array(task.decide(resized(maps[task.name].float(), size))) for task in tasks}
     for index in range(len(next(iter(decided.values())))):
-        yield {name: as_array(x[index].cpu()) for name, x in decided.items()}
+        yield {name: x[index] for name, x in decided.items()}
 
 
 class Large(Mapping[str, NDArray[Any]]):
@@ -61,10 +61,10 @@ class Large(Mapping[str, NDArray[Any]]):
         task, x, size = self.tasks[name], self.maps[name], self.size
         rows = max(1, VALUES_AT_ONCE // (len(x) * size[1]))
         if rows >= size[0]:
-            return as_array(task.decide(resized(x[None].float(), size))[0].cpu())
+            return as_array(task.decide(resized(x[None].float(), size))[0])
         for top in range(0, size[0], rows):
             bottom = min(top + rows, size[0])
-            part = as_array(task.decide(band_of(x, size, top, bottom)[None])[0].cpu())
+            part = as_array(task.decide(band_of(x, size, top, bottom)[None])[0])
             if top == 0:
                 whole = np.empty((*part.shape[:-2], *size), part.dtype)
             whole[..., top:bottom, :] = part
@@ -89,7 +89,7 @@ def runs_of_one_size(sizes: Sequence[tuple[Sequence[int], tuple[int, int]]], pix
 
 def as_array(prediction: Tensor) -> NDArray[Any]:
     """Return a prediction as an array: classes as uint8, everything else as float32."""
-    return prediction.to(torch.float32 if prediction.is_floating_point() else torch.uint8).numpy()
+    return prediction.to("cpu", torch.float32 if prediction.is_floating_point() else torch.uint8).numpy()
 
 
 def band_of(maps: Tensor, size: Sequence[int], top: int, bottom: int) -> Tensor:

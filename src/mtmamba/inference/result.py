@@ -110,12 +110,14 @@ class Result:
             if "raw" in kinds:
                 save_prediction(folder / "raw", task.name, self.name, torch.from_numpy(values))
                 written.append(prediction_path(folder / "raw", task.name, self.name))
+            picture = None
             if "picture" in kinds:
                 written.append(folder / "pictures" / task.name / f"{self.name}.png")
-                save_png(written[-1], self._draw(task.name)(torch.from_numpy(values)))
+                picture = self._draw(task.name)(torch.from_numpy(values))
+                save_png(written[-1], picture)
             if "sheet" in kinds:
-                tiles.append(self._tile(task, values))
-            del values
+                tiles.append(self._tile(task, values, picture))
+            del values, picture
         if "sheet" in kinds:
             written.append(folder / "sheets" / f"{self.name}.jpg")
             with replacing(written[-1]) as partial:
@@ -127,9 +129,12 @@ class Result:
         """Of a large image, every so many pixels are enough for a sheet."""
         return max(1, self.image.shape[1] // (2 * WIDTH))
 
-    def _tile(self, task: Task, values: NDArray[Any]) -> Tile:
-        thinned = np.ascontiguousarray(values[..., :: self._step, :: self._step])
-        return Tile(task.title, self._draw(task.name)(torch.from_numpy(thinned)), self._legend(task, values))
+    def _tile(self, task: Task, values: NDArray[Any], picture: Picture | None = None) -> Tile:
+        """Return a task's place on a sheet, its picture drawn anew unless it is there and small."""
+        if picture is None or self._step > 1:
+            thinned = np.ascontiguousarray(values[..., :: self._step, :: self._step])
+            picture = self._draw(task.name)(torch.from_numpy(thinned))
+        return Tile(task.title, picture, self._legend(task, values))
 
     def _sheet(self, tiles: Sequence[Tile]) -> Picture:
         return sheet([Tile(self.name or "Image", self.image[:: self._step, :: self._step]), *tiles])

@@ -23,6 +23,8 @@ _NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+PIXELS_AT_ONCE = 2**20
+"""How many are converted at once."""
 ZERO_LENGTH = 0.01
 """Eight bits cannot hold a vector of length 0: it is stored as 127 or 128, 0.007 long."""
 
@@ -101,8 +103,10 @@ class NormalsFile(PredictionFile):
         """Encode unit vectors ``(3, h, w)``."""
         height, width = prediction.shape[1:]
         bgr = np.empty((height, width, 3), np.uint8)
-        for row in range(height):  # row by row, so that large images need no large temporaries
-            bgr[row] = np.rint((prediction[::-1, row].T + 1) / 2 * 255)  # OpenCV's order is blue, green, red
+        rows = max(1, PIXELS_AT_ONCE // width)
+        for top in range(0, height, rows):  # by bands, so that large images need no large temporaries
+            band = prediction[::-1, top : top + rows]  # OpenCV's order is blue, green, red
+            bgr[top : top + rows] = np.rint((band.transpose(1, 2, 0) + 1) / 2 * 255)
         return _png(bgr)
 
     def decode(self, path: Path, num_outputs: int) -> Tensor:

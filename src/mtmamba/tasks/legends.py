@@ -93,19 +93,26 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _swatches(legend: Legend, width: int) -> Image.Image:
     """A small square of each colour with its word, in as many lines as they take."""
-    small = font(12)
     places, left, line = [], 0, 0
-    for word, colour in legend.entries:
-        length = SWATCH + 5 + math.ceil(small.getlength(word)) + 12
-        if left and left + length > width:
+    for swatch in map(_swatch, legend.entries):
+        if left and left + swatch.width > width:
             left, line = 0, line + 1
-        places.append((left, line * LINE + 6, word, colour))
-        left += length
+        places.append((swatch, (left, line * LINE + 6)))
+        left += swatch.width
     image = Image.new("RGB", (width, (line + 1) * LINE + 8), (BACKGROUND,) * 3)
+    for swatch, place in places:
+        image.paste(swatch, place)
+    return image
+
+
+@lru_cache(maxsize=1024)  # the same on many sheets
+def _swatch(entry: tuple[str, tuple[int, int, int]]) -> Image.Image:
+    """A small square of a colour with its word."""
+    (word, colour), small = entry, font(12)
+    image = Image.new("RGB", (SWATCH + 5 + math.ceil(small.getlength(word)) + 12, LINE), (BACKGROUND,) * 3)
     draw = ImageDraw.Draw(image)
-    for left, top, word, colour in places:
-        draw.rectangle((left, top + 1, left + SWATCH, top + 1 + SWATCH), colour, INK)
-        draw.text((left + SWATCH + 5, top), word, INK, small)
+    draw.rectangle((0, 1, SWATCH, 1 + SWATCH), colour, INK)
+    draw.text((SWATCH + 5, 0), word, INK, small)
     return image
 
 

@@ -116,9 +116,12 @@ def palette() -> Picture:
     steps = np.linspace(0, 255, 8).astype(np.uint8)
     grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)  # (512, 3)
     colours = np.array([IGNORED_COLOUR, *(_voc_colour(index) for index in range(VOC_CLASSES))], np.uint8)
+    candidates = _lab(grid)
+    distances = np.linalg.norm(candidates[:, None] - _lab(colours), axis=-1).min(1)  # (512,), to the nearest so far
     while len(colours) <= IGNORE:
-        distances = np.linalg.norm(_lab(grid)[:, None] - _lab(colours), axis=-1)  # (512, colours so far)
-        colours = np.vstack((colours, grid[distances.min(1).argmax()]))
+        chosen = distances.argmax()
+        colours = np.vstack((colours, grid[chosen]))
+        distances = np.minimum(distances, np.linalg.norm(candidates - candidates[chosen], axis=-1))
     table = np.roll(colours, -1, axis=0)
     table.setflags(write=False)
     return table
