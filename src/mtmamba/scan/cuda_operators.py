@@ -54,6 +54,10 @@ class Shape(NamedTuple):
         """Return how many blocks share a sequence's ``e`` channels."""
         return -(-e // self.width)
 
+    def warps(self, channels: int) -> float:
+        """Return how many warps so many channels, of all sequences, give."""
+        return channels / self.channels * self.parts / 32
+
 
 FORWARD = Shape(2, 2), Shape(1, 2), Shape(1, 4), Shape(1, 8)
 BACKWARD = Shape(2, 4), Shape(1, 4)
@@ -62,8 +66,7 @@ BACKWARD = Shape(2, 4), Shape(1, 4)
 
 def shape(shapes: tuple[Shape, ...], channels: int) -> Shape:
     """Return how so many channels, of all sequences, are shared: with the fewest threads that keep a GPU busy."""
-    busy = (s for s in shapes if channels / s.channels * s.parts / 32 >= SATURATED)
-    return next(busy, shapes[-1])
+    return next((s for s in shapes if s.warps(channels) >= SATURATED), shapes[-1])
 
 
 @cache
@@ -90,20 +93,25 @@ class Walk:
         self.x, self.directions = x, directions
         tasks, batch, height, width, e = x.shape
         self.sizes = tasks, batch, height * width, e
-        self.forward, self.backward = (shape(s, tasks * batch * directions * e) for s in (FORWARD, BACKWARD))
+        channels = tasks * batch * directions * e
+        self.backward = shape(BACKWARD, channels)
         self.steps = -(-height * width // PAD) * PAD
         """Of a sequence, filled up."""
         self.stride = 32 if self.backward.channels == 1 and x.element_size() == 2 else 16
         """Steps from one saved state to the next: what the backward pass's shared memory has room for."""
-        self.segment = self._segment(tasks * batch * directions * e)
-        """Steps that the forward kernel walks one after another: half of a sequence's, or fewer where that many
-        sequences leave a GPU idle."""
+        self.forward, segments = self._side_by_side(channels)
+        self.segment = -(-self.steps // PAD // segments) * PAD // 2
+        """Steps that the forward kernel walks one after another: half of a sequence's, or fewer."""
+        self.segments = -(-self.steps // 2 // self.segment)
+        """Of a half."""
 
-    def _segment(self, channels: int) -> int:
-        half, unit = self.steps // 2, PAD // 2
-        warps = channels / self.forward.channels * self.forward.parts / 32
-        segments = max(1, min(int(SATURATED / warps), half // SEGMENT_STEPS))
-        return -(-half // (segments * unit)) * unit
+    def _side_by_side(self, channels: int) -> tuple[Shape, int]:
+        """Return how the forward kernel shares channels, and into how many segments: where they leave a GPU idle."""
+        sharing, most = shape(FORWARD, channels), max(1, self.steps // 2 // SEGMENT_STEPS)
+        if sharing.warps(channels) >= SATURATED or most == 1:
+            return sharing, 1
+        sharing = shape(FORWARD, channels * most)
+        return sharing, min(most, math.ceil(SATURATED / sharing.warps(channels)))
 
     def per_sequence(self, *more: int) -> tuple[int, ...]:
         """Shape of what each sequence has: ``(T, K, B, more...)``."""
@@ -169,6 +177,18 @@ class Stretch(NamedTuple):
             (x, dt, bc, *arguments, *steps, tasks, batch, pixels, e),
         )
 
+    def carry_over(self, starts: Tensor, lapses: Tensor, A2: Tensor, number: int, segments: int) -> None:
+        """Make of each segment's own end, from ``number`` on, the states that the next begins with."""
+        channels = math.prod(lapses.shape[1:])
+        nvrtc.launch(
+            source("steps"),
+            "carry_over",
+            options(self.walk.x.dtype, self.walk.directions, BACKWARD[-1]),
+            (-(-channels * STATES // THREADS), 1, 1),
+            THREADS,
+            (starts, lapses, A2, number, segments, *self.walk.sizes[1:4:2], channels),
+        )
+
     def sum(self, parts: Tensor, maps: Tensor) -> None:
         """Write to the pixels of maps ``(T, B, L, K c)`` the sums of parts ``(parts, T, K, B, steps, c)``."""
         columns = parts.shape[-1]
@@ -204,18 +224,20 @@ def ss2d_forward(
     walk = Walk(x, directions)
     states = x.new_empty(walk.states_shape(save))
     rows, columns = torch.empty_like(x), torch.empty_like(x) if directions > 1 else None
-    segments = -(-walk.steps // 2 // walk.segment)  # of a half
-    ends = A.new_empty(2 * segments, *walk.per_sequence(x.shape[4], STATES))
-    lapses = A.new_empty(ends.shape[:-1]) if segments > 1 else None
+    segments = walk.segments
+    starts = A.new_empty(2 * segments + 1, *walk.per_sequence(x.shape[4], STATES))
+    lapses = A.new_empty(starts.shape[:-1]) if segments > 1 else None
     with torch.autocast(x.device.type, enabled=False):
         low, bc = _split(projected, directions)
         inputs = A * math.log2(math.e), dt_bias, D
-        results = rows, columns, states if save else None, ends, lapses
+        results = rows, columns, states if save else None, starts, lapses
         for number, stretch in zip((0, segments), walk.stretches(), strict=True):
             dt, _ = widen(low, dt_weight, stretch.pixels)
-            for summary in (True, False) if segments > 1 else (False,):
-                arguments = dt, bc, *inputs, *results, number, walk.segment
-                stretch.scan("ss2d_forward", walk.forward, *arguments, segments=segments, summary=summary)
+            arguments = dt, bc, *inputs, *results, number, walk.segment
+            if lapses is not None:
+                stretch.scan("ss2d_forward", walk.forward, *arguments, segments=segments, summary=True)
+                stretch.carry_over(starts, lapses, inputs[0], number, segments)
+            stretch.scan("ss2d_forward", walk.forward, *arguments, segments=segments)
             del dt  # before there is the next
     return (rows if columns is None else rows.add_(columns)), states
 

@@ -23,21 +23,23 @@ struct Tile {
 };
 DYNAMIC_SHARED(Tile);
 
-// A launch walks its steps in segments of `each` side by side, the first of which has the number `number`. The states
-// that a segment begins with follow from those before it: `ends` (numbers, T, K, B, E, N) are the states that these end
-// with when they begin with none, `lapses` (numbers, T, K, B, E) the sums of their time steps. A launch with SUMMARY
-// finds both and nothing else. Without lapses a launch is one segment, which leaves the end of the walk so far.
+// A launch walks its steps in segments of `each` side by side, the first of which has the number `number`. They begin
+// with the states at their numbers in `starts` (numbers, T, K, B, E, N), the first of all with zeros. A launch with
+// SUMMARY writes what carry_over makes these of, and nothing else: at the number after its own, the states that a segment
+// ends with when it begins with zeros, and in `lapses` (numbers, T, K, B, E) the sums of its time steps. Without lapses a
+// launch is one segment, which leaves its end to the next.
 // dt: time steps before bias and softplus. rows, columns: sums of their directions' results, to which this stretch
 // adds (or not yet). states may be null.
 extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_forward(
     const REAL* __restrict__ x, const REAL* __restrict__ dt, const REAL* __restrict__ bc,
     const float* __restrict__ A2, const float* __restrict__ bias, const float* __restrict__ D,
-    REAL* __restrict__ rows, REAL* __restrict__ columns, REAL* __restrict__ states, float* __restrict__ ends,
+    REAL* __restrict__ rows, REAL* __restrict__ columns, REAL* __restrict__ states, float* __restrict__ starts,
     float* __restrict__ lapses, int number, int each, const int* __restrict__ order, int bc_stride, int all,
     int stretch, int here, int adds, int tasks, int images, int length, int channels) {
     Tile& tile = *reinterpret_cast<Tile*>(shared_memory);
     const int segments = gridDim.z / tasks, segment = blockIdx.z % segments;
     const Place place(images, length, channels, blockIdx.z / segments);
+    number += segment;
     const Slots slots;
     const int row0 = threadIdx.x / QUADS, quad = threadIdx.x % QUADS * 4;
     const int bc_row = threadIdx.x / (2 * N / 4), bc_column = threadIdx.x % (2 * N / 4) * 4;
@@ -52,6 +54,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
     char* const y_here = reinterpret_cast<char*>(y + place.origin(place.map, length) + column);
     const char* const bc_here = reinterpret_cast<const char*>(bc + place.inputs(bc_stride) + bc_column);
 
+    // Where a channel of a segment stands in lapses.
+    const auto of_segment = [&](int number, int channel) {
+        return static_cast<size_t>(number) * tasks * DIRECTIONS * images * channels + place.channel(channel);
+    };
     float offset[4], skip[4], rate[CHANNELS][STATES], h[CHANNELS][STATES];
 #pragma unroll
     for (int i = 0; i < 4; i++) offset[i] = bias[place.parameter(column + i)], skip[i] = D[place.parameter(column + i)];
@@ -61,23 +67,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
         for (int i = 0; i < STATES; i++) {
             const int channel = slots.channel(c), state = slots.part * STATES + i;
             rate[c][i] = place.has(channel) ? A2[place.parameter(channel) * N + state] : 0;
-            h[c][i] = 0;
+            h[c][i] = !SUMMARY && number > 0 && place.has(channel) ? starts[of_segment(number, channel) * N + state] : 0;
         }
-    // Where a channel of a segment stands in lapses.
-    const auto of_segment = [&](int number, int channel) {
-        return static_cast<size_t>(number) * tasks * DIRECTIONS * images * channels + place.channel(channel);
-    };
-    if constexpr (!SUMMARY)
-        for (int before = 0; before < number + segment; before++)
-#pragma unroll
-            for (int c = 0; c < CHANNELS; c++) {
-                if (!place.has(slots.channel(c))) continue;
-                const size_t from = of_segment(before, slots.channel(c));
-                const float lapse = lapses ? lapses[from] : 0;
-#pragma unroll
-                for (int i = 0; i < STATES; i++)
-                    h[c][i] = fmaf(exp2_fast(lapse * rate[c][i]), h[c][i], ends[from * N + slots.part * STATES + i]);
-            }
     float lapse[CHANNELS] = {};
 
     const bool saves = !SUMMARY && states != nullptr && place.has(slots.own);
@@ -212,13 +203,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
             if (pixels[i] >= 0 && inside) at<Quad>(y_here, to) = result;
         }
     }
-    if (!SUMMARY && lapses) return;  // other segments may still read
+    if (!SUMMARY && lapses) return;
 #pragma unroll
     for (int c = 0; c < CHANNELS; c++) {
         if (!place.has(slots.channel(c))) continue;
-        const size_t to = of_segment(number + segment, slots.channel(c));
-        if (SUMMARY && slots.part == 0) lapses[to] = lapse[c];
+        if (SUMMARY && slots.part == 0) lapses[of_segment(number, slots.channel(c))] = lapse[c];
+        float* const to = starts + of_segment(number + 1, slots.channel(c)) * N + slots.part * STATES;
 #pragma unroll
-        for (int i = 0; i < STATES; i++) ends[to * N + slots.part * STATES + i] = h[c][i];
+        for (int i = 0; i < STATES; i++) to[i] = h[c][i];
     }
 }
