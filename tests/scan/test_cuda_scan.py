@@ -63,7 +63,8 @@ def emulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
             for x in arguments
         ]
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-        shared = 0 if name in ("sum_of_steps", "carry_over") else ctypes.c_uint.in_dll(libraries[key], "shared_bytes").value
+        static = name in ("sum_of_steps", "carry_over")
+        shared = 0 if static else ctypes.c_uint.in_dll(libraries[key], "shared_bytes").value
         libraries[key].run(pointers, Grid(*grid), ctypes.c_size_t(shared))
 
     return launch

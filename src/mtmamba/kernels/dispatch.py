@@ -23,6 +23,11 @@ def has_kernel(x: Tensor) -> bool:
     return x.is_cuda and HAS_TRITON and x.dtype in KERNEL_DTYPES
 
 
+def exporting() -> bool:
+    """Whether ``torch.export`` traces this code; ``torch.compile`` says of itself that it exports."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
 def autocast(x: Tensor) -> Tensor:
     """Return a CUDA map in the dtype that autocast has set, if it is on: a custom operator is not cast by itself."""
     return x.to(torch.get_autocast_dtype("cuda")) if torch.is_autocast_enabled("cuda") else x

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mtmamba.kernels.dispatch import exporting
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.encoders import Encoder, freeze
 from mtmamba.models.encoders.lora import add_lora
@@ -108,7 +109,7 @@ class MultiTaskModel(nn.Module):
             raise ValueError(f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}.")
         height, width = images.shape[2:]
         rows, columns = ((side + STRIDE - 1) // STRIDE * STRIDE for side in (height, width))
-        if torch.compiler.is_exporting() or (rows, columns) != (height, width):  # padding by nothing would copy
+        if exporting() or (rows, columns) != (height, width):  # padding by nothing would copy
             images = F.pad(images, (0, columns - width, 0, rows - height))
         logits = self.decoder(self.encoder(images))
         return {task: x[..., :height, :width] for task, x in logits.items()}

@@ -143,7 +143,10 @@ def _devices(devices: str | int) -> list[str | None]:
         devices = max(count, 1)
     if not isinstance(devices, int) or devices < 1 or (count and devices > count):
         raise ConfigError(f"Expected devices to be auto or a number from 1 to {max(count, 1)}, got {devices}.")
-    return [str(i) for i in range(devices)] if count else [None] * devices
+    if not count:
+        return [None] * devices
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # the user's choice among the machine's
+    return (visible.split(",") if visible else [str(i) for i in range(count)])[:devices]
 
 
 def _trained(row: Row, root: Path, workers: int, device: str | None, deadline: float | None) -> bool:

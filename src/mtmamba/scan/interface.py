@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from mtmamba.kernels.dispatch import exporting
 from mtmamba.scan.registry import BACKENDS, choose
 
 
@@ -58,7 +59,7 @@ def selective_scan(
 def _scan(tensors: dict[str, Tensor], backend: str) -> Tensor:
     """Check the inputs and run the backend out of autocast's reach."""
     _check(tensors)
-    if torch.compiler.is_exporting():
+    if exporting():
         return operator(*tensors.values())
     dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors.values()) else torch.float32
     u = tensors["u"]

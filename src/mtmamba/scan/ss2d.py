@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mtmamba.kernels.dispatch import exporting
 from mtmamba.scan.interface import check_shape, selective_scan
 from mtmamba.scan.order import DIRECTIONS, along
 from mtmamba.scan.registry import BACKENDS, choose
@@ -49,7 +50,7 @@ def ss2d(
     tasks, batch, height, width, e = x.shape
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     source = x if source is None else source
-    written_out = x.is_meta or torch.compiler.is_exporting()
+    written_out = x.is_meta or exporting()
     fused = None if written_out else BACKENDS[_chosen(backend, x.device.type, dtype)].ss2d
     if fused is not None:
         return fused(x, x_proj, dt_weight, dt_bias, A_log, D, source)
