@@ -7,6 +7,7 @@ import tarfile
 import time
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from mtmamba.build import load_config
@@ -97,6 +98,21 @@ def test_rows_without_results_are_run_and_finished_ones_skipped(cfg, tmp_path):
     before = time.time_ns()
     protocol.work(cfg)  # nothing is left to do
     assert all(path.stat().st_mtime_ns < before for path in (tmp_path / "results").rglob("*.json"))
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(None, {"0", "1"}), ("2,5", {"2", "5"})])
+def test_rows_keep_to_the_devices_that_are_visible(cfg, visible, expected, monkeypatch):
+    """They had gone to the machine's first ones, whatever the user had left them."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    given = []
+    monkeypatch.setattr(protocol, "_trained", lambda row, root, workers, device, deadline: given.append(device))
+    with pytest.raises(RuntimeError, match="failures"):
+        protocol.work(cfg)
+    assert set(given) <= expected
+    assert len(given) == 4
 
 
 def test_results_that_cannot_be_kept_are_a_failure(cfg, tmp_path, capfd):
