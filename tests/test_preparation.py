@@ -433,7 +433,7 @@ def test_a_first_dataset_yaml_is_right(tmp_path):
     assert description["splits"] == {"train": 0.9, "val": 0.1, "seed": 0}
     assert description["tasks"] == {
         "semseg": {"file": "classes/{id}.png", "classes": 13},
-        "depth": {"file": "depth/{id}.png", "scale": 0.001},
+        "depth": {"file": "depth/{id}.png", "scale": 0.001, "shown": [2, 4]},
         "normals": {"file": "normals/{id}.png", "axes": ["x", "-y", "-z"]},
         "edge": {"from": "semseg"},
     }

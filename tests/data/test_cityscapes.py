@@ -97,6 +97,8 @@ def test_disparity_is_scored_between_0_and_80():
     depth = RECORD.adapt(get_task("depth"))
     assert isinstance(depth.metric(1), DisparityError)
     assert depth.unit("RMSE") == "px"
+    words = [word for word, _ in depth.legend((), RECORD.pictures["depth"]).entries if word]
+    assert words == ["4 px", "8 px", "16 px", "32 px", "64 px"]
     assert RECORD.adapt(get_task("semseg")) is get_task("semseg")
     assert get_task("depth").unit("RMSE") == "m"
 

@@ -13,16 +13,18 @@ from PIL import Image
 
 import fake_data
 import mtmamba
-from mtmamba.build import build_datamodule, dataset_record, describe, num_outputs
+from mtmamba.build import build_datamodule, build_model, dataset_record, describe, num_outputs
 from mtmamba.config_checks import ConfigError, check_resumed
 from mtmamba.data.datasets import folder
 from mtmamba.data.dense import DenseDataset
 from mtmamba.data.layouts import DatasetError
 from mtmamba.data.validation import validate
 from mtmamba.evaluation.boundaries import choose_protocol
+from mtmamba.inference.predictor import Predictor
 from mtmamba.metrics.boundary import boundary_truth
 from mtmamba.restore import config_of
-from mtmamba.tasks import Task, all_tasks
+from mtmamba.tasks import Task, all_tasks, picture_row, select_tasks
+from mtmamba.tasks.pictures import depth_colours
 
 ROOT = Path(__file__).parents[2]
 
@@ -202,6 +204,7 @@ WRONG = {
         lambda root: fake_data.write_png(root / "normals/attic/0.png", np.full((32, 48, 3), 140, np.uint8)),
         "unit vectors",
     ),
+    "a range of one depth": (lambda root: edit(root, "max: 20.0", "shown: [2, 2]"), r"tasks.depth.shown .* twice the"),
     "a lossy depth": (
         lambda root: fake_data.write_png(root / "depth/attic/0.png", np.ones((32, 48, 3), np.uint8)),
         r"numbers \(h, w\)",
@@ -255,6 +258,37 @@ def test_names_colours_and_protocol_travel_with_a_checkpoint(rooms):
     (truth,) = boundary_truth(record.boundary_labels(dataset.source, "hall/1"), protocol)
     assert (truth == (dataset.read(0)["edge"] == 1)).all()
     assert validate(rooms, record, ["edge"], cache_dir=rooms.parent / "cache").counts == {"train": 4, "val": 2}
+
+
+def test_depth_is_drawn_in_the_range_that_the_file_says(rooms):
+    """By both who draw for people: panels of training, by the record, and sheets of a prediction, by the checkpoint."""
+    edit(rooms, "max: 20.0", "max: 20.0, shown: [0.125, 2]")
+    cfg = config(rooms, "tasks=[depth]", "encoder.pretrained=false")
+    words = ["0.125 m", "0.25 m", "0.5 m", "1 m", "2 m"]
+    (task,), own = select_tasks(["depth"]), dataset_record(cfg).pictures
+    depth = torch.tensor([[[0.125, 0.5, 2.0]]])
+    batch = {"image": torch.zeros(1, 3, 1, 3), "depth": depth, "size": torch.tensor([[1, 3]])}
+    row = picture_row([task], batch, {"depth": depth}, 0, own)
+    for title in (f"{task.title}\nprediction", f"{task.title}\ntruth"):
+        assert np.array_equal(row[title], depth_colours(depth[0], (0.125, 2)))
+    assert [word for word, _ in task.legend((), own["depth"]).entries if word] == words
+    result = Predictor(build_model(cfg), device="cpu")(np.zeros((32, 48, 3), np.uint8))
+    assert [word for word, _ in result.legend("depth").entries if word] == words
+    assert np.array_equal(result.picture("depth"), depth_colours(torch.from_numpy(result["depth"]), (0.125, 2)))
+
+
+@pytest.mark.parametrize("scale", ["3e-5", "1e-2"])  # up to 0.27 m, up to 90 m
+def test_depths_beyond_the_pictures_colours_are_remarked_on(rooms, scale):
+    def warnings():
+        return validate(rooms, dataset_record(config(rooms)), ["depth"], cache_dir=rooms.parent / "cache").warnings
+
+    edit(rooms, "scale: 1e-3, max: 20.0", "scale: 1e-3")
+    assert not any("colours" in text for text in warnings())
+    edit(rooms, "scale: 1e-3", f"scale: {scale}")
+    found = next(text for text in warnings() if "colours" in text)
+    assert f"{rooms}/depth/attic/0.png: half of the depths or more lie beyond the 0.5..10 m" in found
+    edit(rooms, f"scale: {scale}", f"scale: {scale}, {found[found.index('shown:') : found.index(' for depth')]}")
+    assert not any("colours" in text for text in warnings())
 
 
 def test_another_file_is_another_run(rooms):

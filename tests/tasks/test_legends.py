@@ -1,10 +1,13 @@
 """Keys to colours, below the columns of a panel."""
 
+from functools import partial
+
 import numpy as np
+import pytest
 import torch
 
 from mtmamba.tasks import picture_keys, select_tasks
-from mtmamba.tasks.legends import Legend
+from mtmamba.tasks.legends import NO_LEGEND, Legend
 from mtmamba.tasks.panels import GAP, panel
 from mtmamba.tasks.pictures import depth_colours, palette
 
@@ -41,6 +44,30 @@ def test_depth_has_a_bar_of_the_colours_that_metres_have():
     (word,) = [i for i, (text, _) in enumerate(DEPTH.legend((), DEPTH.picture).entries) if text == "2 m"]
     place = round(399 * word / (len(DEPTH.legend((), DEPTH.picture).entries) - 1))
     assert abs(bar[place] - depth_colours(torch.tensor([[2.0]]))[0, 0].astype(int)).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "words"),
+    [
+        (0.1, 1, ["0.125 m", "0.25 m", "0.5 m", "1 m"]),
+        (1, 200, ["1 m", "2 m", "4 m", "8 m", "16 m", "32 m", "64 m", "128 m"]),
+        (0.001, 1000, ["0.001953 m", "0.01562 m", "0.125 m", "1 m", "8 m", "64 m", "512 m"]),
+        (2, 4, ["2 m", "4 m"]),
+    ],
+)
+def test_the_bar_of_another_range_has_its_metres(near, far, words):
+    own = {"depth": partial(depth_colours, shown=(near, far))}
+    legend = DEPTH.legend((), own["depth"])
+    assert [word for word, _ in legend.entries if word] == words
+    ends = depth_colours(torch.tensor([[near, far]]), (near, far))[0].astype(int)
+    assert np.abs(ends[0] - legend.entries[0][1]).max() <= 2
+    assert np.abs(ends[1] - legend.entries[-1][1]).max() <= 2
+    drawn = picture_keys([SEMSEG, DEPTH], rows([[0]]), {"semseg": NAMES}, own)[DEPTH.title](600)
+    assert np.array_equal(drawn, legend.drawn(600))
+
+
+def test_a_range_out_of_sight_has_no_bar():
+    assert DEPTH.legend((), partial(depth_colours, shown=(1e-6, 1e-5))) == NO_LEGEND
 
 
 def test_keys_stand_below_both_columns_of_their_task():

@@ -41,6 +41,24 @@ def test_depth_runs_from_violet_to_yellow():
     assert tuple(ignored) == IGNORED_COLOUR
 
 
+def test_depth_runs_between_the_distances_of_a_dataset():
+    usual = pictures.depth_colours(torch.tensor([[0.5, 5**0.5, 10.0]])).astype(int)
+    for near, far in ((0.1, 1.0), (1, 200)):
+        depth = torch.tensor([[near, (near * far) ** 0.5, far]])
+        assert np.abs(pictures.depth_colours(depth, (near, far)) - usual).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0.1, 1.0, (1 / 16, 1)), (1, 200, (1, 256)), (2.5, 2.6, (2, 4)), (2.0, 2.0, (2, 4))]
+)
+def test_a_range_of_depths_is_powers_of_two_around_nearly_all(low, high, expected):
+    depths = np.geomspace(low, high, 1000)
+    depths[:10], depths[10:20] = 0.001, 99_999  # a hundredth each
+    depths[20:30] = np.nan
+    assert pictures.depth_range(np.append(depths, [0] * 500)) == expected
+    assert pictures.depth_range(np.zeros(3)) is None
+
+
 def test_normals_are_colours():
     normals = torch.tensor([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [IGNORE] * 3]).T[:, None]
     assert pictures.normal_colours(normals).tolist() == [[[128, 128, 255], [0, 128, 128], list(IGNORED_COLOUR)]]
@@ -87,7 +105,7 @@ def test_large_maps_are_drawn_in_bands_as_small_ones(monkeypatch):
     depth = torch.rand(50, 30) * 12
     normals, classes = torch.nn.functional.normalize(torch.randn(3, 50, 30), dim=0), torch.randint(0, 40, (50, 30))
     draws = [
-        lambda: pictures.depth_colours(depth, farthest=5.0),
+        lambda: pictures.depth_colours(depth, (0.25, 5.0)),
         lambda: pictures.normal_colours(normals),
         lambda: pictures.class_colours(classes),
         lambda: pictures.greys(depth / 12),

@@ -13,6 +13,8 @@ from torch import from_numpy
 from mtmamba.tasks.pictures import BACKGROUND, INK, Draw, Picture
 
 LINE, SWATCH, BAR = 18, 12, 14
+MOST_WORDS = 8
+"""Below a bar."""
 _PLACES = np.array([1 << 16, 1 << 8, 1])
 """Of red, green and blue in one whole number."""
 
@@ -51,13 +53,18 @@ def class_legend(names: Sequence[str], draw: Draw) -> Legend:
     return Legend(tuple((name.replace("_", " "), _rgb(colour)) for name, colour in zip(names, colours, strict=True)))
 
 
-def depth_legend(_: Sequence[str], draw: Draw) -> Legend:
-    """Metres where colours change, from 0.125 m to 128 m, each word twice as far as the one before."""
-    metres = 0.125 * 2 ** (np.arange(31, dtype=np.float32) / 3)
-    colours = draw(from_numpy(metres[None]))[0]
+def depth_legend(_: Sequence[str], draw: Draw, unit: str = "m") -> Legend:
+    """Distances where colours change, from 2^-10 to 2^10, at powers of two: at all, or where they are many at some."""
+    exponents = np.arange(-30, 31)
+    values = 2 ** (exponents / 3)
+    colours = draw(from_numpy(values.astype(np.float32)[None]))[0]
     changes = np.flatnonzero((colours[1:] != colours[:-1]).any(-1))
+    if not changes.size:
+        return NO_LEGEND
     shown = range(changes[0], changes[-1] + 2)
-    return Legend(tuple((f"{metres[i]:g} m" if i % 3 == 0 else "", _rgb(colours[i])) for i in shown), True)
+    every = 3 * math.ceil(len(shown) / 3 / MOST_WORDS)
+    words = [f"{x:.4g} {unit}" if exponent % every == 0 else "" for x, exponent in zip(values, exponents, strict=True)]
+    return Legend(tuple((words[i], _rgb(colours[i])) for i in shown), True)
 
 
 def normal_legend(_: Sequence[str], draw: Draw) -> Legend:

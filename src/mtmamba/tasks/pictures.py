@@ -22,10 +22,8 @@ Draw = Callable[[Tensor], Picture]
 """One image's prediction or target ``(H, W)`` or ``(c, H, W)`` → RGB."""
 
 IGNORED_COLOUR = (80, 80, 80)
-FARTHEST_DEPTH = 10.0
-"""Metres at the end of the colour map."""
-DEPTH_RANGE = 20
-"""How many times nearer the colour map begins."""
+SHOWN_DEPTH = (0.5, 10.0)
+"""Metres at the ends of the colour map, where a dataset names no others: up to the reach of NYUv2's sensor."""
 
 VOC_CLASSES = 21
 PIXELS_AT_ONCE = 2**22
@@ -65,17 +63,26 @@ def class_colours(classes: Tensor, colours: Sequence[Sequence[int]] = ()) -> Pic
 
 
 @by_rows
-def depth_colours(depth: Tensor, farthest: float = FARTHEST_DEPTH) -> Picture:
-    """Depth from a twentieth of the farthest (violet) to it (yellow), logarithmically, in viridis: ``(H, W)`` metres.
+def depth_colours(depth: Tensor, shown: Sequence[float] = SHOWN_DEPTH) -> Picture:
+    """Depth between two distances, from violet to yellow, logarithmically, in viridis: ``(H, W)`` metres, 255 ignored.
 
-    255 is ignored. The farthest is 10 m by default, the reach of NYUv2's sensor: depth pictures compare.
+    The two belong to the dataset, not to the picture: all depth pictures of a dataset compare.
     """
     array = depth.numpy(force=True)
-    nearest = farthest / DEPTH_RANGE
+    nearest, farthest = shown
     mapped = cv2.applyColorMap(
-        _bytes(np.log(np.maximum(array, nearest) / nearest) / np.log(DEPTH_RANGE)), cv2.COLORMAP_VIRIDIS
+        _bytes(np.log(np.maximum(array, nearest) / nearest) / np.log(farthest / nearest)), cv2.COLORMAP_VIRIDIS
     )
     return _without_ignored(mapped[..., ::-1], array == IGNORE)  # OpenCV's order is blue, green, red
+
+
+def depth_range(metres: NDArray[Any]) -> tuple[float, float] | None:
+    """Powers of two around all depths above 0, but for the nearest and farthest fiftieth; None where there are none."""
+    metres = metres[np.isfinite(metres) & (metres > 0)]
+    if not metres.size:
+        return None
+    near, far = np.log2(np.percentile(metres, (2, 98)))
+    return float(2 ** np.floor(near)), float(2 ** max(np.ceil(far), np.floor(near) + 1))
 
 
 @by_rows

@@ -11,6 +11,7 @@ and counts in the loss, too: here it is ignored, unless ``data.invalid=as_releas
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,8 @@ ZERO_DISPARITY_ID = 10
 """The labelId of pixels whose disparity is 0."""
 NOT_MEASURED = -1
 """What the released program writes where there is no disparity."""
-FARTHEST = 80
-"""Pixels of disparity at the end of the colour map."""
+SHOWN = (4, 80)
+"""Pixels of disparity at the ends of the colour map."""
 IMAGE, LABELS, DISPARITY = "_leftImg8bit.png", "_gtFine_labelIds.png", "_disparity.png"
 FOLDERS = {"leftImg8bit": IMAGE, "gtFine": LABELS, "disparity": DISPARITY}
 """The official folders, and how the files end that are needed of each."""
@@ -129,7 +130,7 @@ def adapt(task: "Task") -> "Task":
     if task.name != "depth":
         return task
     from mtmamba.metrics.depth import DisparityError
-    from mtmamba.tasks.legends import no_legend
+    from mtmamba.tasks.legends import depth_legend
     from mtmamba.tasks.record import Protocol
 
     return replace(
@@ -138,7 +139,7 @@ def adapt(task: "Task") -> "Task":
         metric=lambda _: DisparityError(),
         units={"RMSE": "px"},
         protocol=Protocol("pooled-disparity-rmse", 1, "over all pixels of the set with 0 < disparity < 80"),
-        legend=no_legend,
+        legend=partial(depth_legend, unit="px"),
         nearer=False,
     )
 
@@ -152,7 +153,7 @@ def _colours(classes: "Tensor") -> NDArray[np.uint8]:
 def _disparity_colours(disparity: "Tensor") -> NDArray[np.uint8]:
     from mtmamba.tasks.pictures import depth_colours
 
-    return depth_colours(disparity, FARTHEST)
+    return depth_colours(disparity, SHOWN)
 
 
 REMEDY = (

@@ -19,6 +19,7 @@ from mtmamba.data.layouts import DatasetError
 from mtmamba.data.readers import read_rgb, read_stored
 from mtmamba.files import write_text
 from mtmamba.tasks import all_tasks
+from mtmamba.tasks.pictures import depth_range
 from mtmamba.types import IGNORE
 
 SAMPLES = 8
@@ -162,7 +163,9 @@ def _task(group: _Group, values: Sequence[NDArray[Any]]) -> tuple[str | None, st
         high = max(float(np.nan_to_num(x, nan=0, posinf=0).max()) for x in values)
         scale, unit_name = (1, "metres") if high < 300 else (0.001, "millimetres")
         nan = ", invalid: [0, nan]" if any(not np.isfinite(x).all() for x in values) else ""
-        return "depth", f", scale: {scale:g}{nan}", f"{unit_name}: the largest value is {high:g}"
+        there = depth_range(np.concatenate([x.ravel() for x in values]) * scale)
+        shown = f", shown: [{there[0]:g}, {there[1]:g}]" if there else ""
+        return "depth", f", scale: {scale:g}{nan}{shown}", f"{unit_name}: the largest value is {high:g}"
     if first.dtype.kind not in "ub":
         return None, "", ""
     seen = np.unique(np.concatenate([np.unique(x) for x in values])).astype(int)

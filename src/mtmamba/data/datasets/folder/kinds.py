@@ -179,6 +179,11 @@ def _is_axes(value: Any) -> bool:
     return right and sorted(axis.removeprefix("-") for axis in value) == [*_AXES]
 
 
+def _is_range(value: Any) -> bool:
+    right = isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+    return right and 0.001 <= value[0] <= value[1] / 2 <= 500
+
+
 def _all(holds: Callable[[Any], bool], value: Any) -> bool:
     return isinstance(value, list) and all(map(holds, value))
 
@@ -209,6 +214,9 @@ _KINDS: Mapping[type[PredictionFile], Kind] = {
             "scale": _SCALE,
             "invalid": _NUMBERS,
             "max": Rule(f"metres above 0 and below {IGNORE}", lambda x: is_number(x) and 0 < x < IGNORE, "80.0"),
+            "shown": Rule(
+                "two depths from 0.001 to 1000 metres, the second twice the first or more", _is_range, "[0.5, 10]"
+            ),
         },
         _metres,
     ),

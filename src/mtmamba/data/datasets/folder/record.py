@@ -4,7 +4,7 @@
 names, colours and options travel with a model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from mtmamba.files import what_is
 from mtmamba.metrics.boundary import THRESHOLDS, BoundaryProtocol, segmentation_boundaries
 from mtmamba.metrics.boundary.thinning import thin
 from mtmamba.tasks import Task, select_tasks
-from mtmamba.tasks.pictures import class_colours, depth_colours
+from mtmamba.tasks.pictures import SHOWN_DEPTH, class_colours, depth_colours, depth_range
 from mtmamba.types import IGNORE
 
 _ID = "\ue000"
@@ -107,7 +107,11 @@ def record_of(description: Mapping[str, Any]) -> DatasetRecord:
         for task, entry in entries.items()
         if "palette" in entry
     }
-    farthest = {task: entry["max"] for task, entry in entries.items() if "max" in entry}
+    ranges = {
+        name: _range(entries[name])
+        for name, task in tasks.items()
+        if task.picture is depth_colours or {"shown", "max"} & entries[name].keys()
+    }
     return DatasetRecord(
         name=description["name"],
         layout=Layout(
@@ -121,8 +125,9 @@ def record_of(description: Mapping[str, Any]) -> DatasetRecord:
         find_ids=partial(find_ids, description),
         pictures={
             **{task: partial(class_colours, colours=own) for task, own in colours.items()},
-            **{task: partial(depth_colours, farthest=metres) for task, metres in farthest.items()},
+            **{task: partial(depth_colours, shown=shown) for task, shown in ranges.items()},
         },
+        remarks={task: partial(_beyond, task, shown) for task, shown in ranges.items()},
     )
 
 
@@ -134,6 +139,27 @@ def _read(task: Task, entry: Mapping[str, Any]) -> Read:
     kind = kind_of(task)
     assert kind is not None, "checked"
     return kind.reader(entry, task)
+
+
+def _range(entry: Mapping[str, Any]) -> Sequence[float]:
+    """Return the depths at the ends of the colour map."""
+    near, far = SHOWN_DEPTH
+    farthest = entry.get("max", far)
+    shown: Sequence[float] = entry.get("shown", (farthest * near / far, farthest))
+    return shown
+
+
+def _beyond(task: str, shown: Sequence[float], source: Source, name: str, target: NDArray[Any]) -> str | None:
+    """Remark on a depth map of which half or more would have one of the two colours at the ends."""
+    metres = target[target != IGNORE]
+    near, far = shown
+    there = depth_range(metres)
+    if there is None or np.mean((metres > near) & (metres < far)) > 0.5:
+        return None
+    return (
+        f"{source.path(task, name)}: half of the depths or more lie beyond the {near:g}..{far:g} m of the pictures' "
+        f"colours: write shown: [{there[0]:g}, {there[1]:g}] for {task} in {FILE}"
+    )
 
 
 def _borders(read: Read) -> Reader:
