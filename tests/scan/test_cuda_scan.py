@@ -63,8 +63,7 @@ def emulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
             for x in arguments
         ]
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-        static = name in ("sum_of_steps", "carry_over")
-        shared = 0 if static else ctypes.c_uint.in_dll(libraries[key], "shared_bytes").value
+        shared = 0 if name == "sum_of_steps" else ctypes.c_uint.in_dll(libraries[key], "shared_bytes").value
         libraries[key].run(pointers, Grid(*grid), ctypes.c_size_t(shared))
 
     return launch
@@ -157,18 +156,6 @@ def test_stretches_change_nothing(dtype: torch.dtype, monkeypatch: pytest.Monkey
     eight, expected = both(inputs, dtype)
     assert all(torch.equal(a, b) for a, b in zip(two[:3], eight[:3], strict=True))
     assert_close(eight, expected, dtype)
-
-
-@pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("shape", cuda_operators.FORWARD)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_segments_side_by_side(shape: Shape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Halves of 160 steps in segments of 64, 64 and 32: the recurrence, and the states that the gradients need."""
-    monkeypatch.setattr(cuda_operators, "FORWARD", (shape,))
-    monkeypatch.setattr(cuda_operators, "SEGMENT_STEPS", 50)
-    inputs = make(1, 1, 16, 20, 8)
-    assert Walk(inputs[0].to(dtype), 4).segment == 64
-    assert_close(*both(inputs, dtype), dtype)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 7), (8, 8), (13, 37)])

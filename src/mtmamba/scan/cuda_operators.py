@@ -33,8 +33,6 @@ SATURATED = 2.5 * 4 * 132
 """Warps that keep a large GPU busy: some for each of the four schedulers of 132 multiprocessors."""
 STRETCH_STEPS, STRETCH_BYTES = 2**11, 2**25
 """Where sequences are longer and the map of their time steps is larger, one more launch of the backward pass pays."""
-SEGMENT_STEPS = 128
-"""Of a segment, at least: below, its first and last steps cost more than its neighbours spare."""
 
 
 class Shape(NamedTuple):
@@ -54,10 +52,6 @@ class Shape(NamedTuple):
         """Return how many blocks share a sequence's ``e`` channels."""
         return -(-e // self.width)
 
-    def warps(self, channels: int) -> float:
-        """Return how many warps so many channels, of all sequences, give."""
-        return channels / self.channels * self.parts / 32
-
 
 FORWARD = Shape(2, 2), Shape(1, 2), Shape(1, 4), Shape(1, 8)
 BACKWARD = Shape(2, 4), Shape(1, 4)
@@ -66,7 +60,8 @@ BACKWARD = Shape(2, 4), Shape(1, 4)
 
 def shape(shapes: tuple[Shape, ...], channels: int) -> Shape:
     """Return how so many channels, of all sequences, are shared: with the fewest threads that keep a GPU busy."""
-    return next((s for s in shapes if s.warps(channels) >= SATURATED), shapes[-1])
+    busy = (s for s in shapes if channels / s.channels * s.parts / 32 >= SATURATED)
+    return next(busy, shapes[-1])
 
 
 @cache
@@ -76,13 +71,11 @@ def source(name: str) -> str:
 
 
 @cache
-def options(
-    dtype: torch.dtype, directions: int, shape: Shape, stride: int = 16, *, summary: bool = False
-) -> tuple[str, ...]:
+def options(dtype: torch.dtype, directions: int, shape: Shape, stride: int = 16) -> tuple[str, ...]:
     """What the compiler is told for maps of a precision, so many directions and states saved every ``stride`` steps."""
     real = "bf16" if dtype == torch.bfloat16 else "float"
     sizes = {"REAL": real, "DIRECTIONS": directions, "CHANNELS": shape.channels, "PARTS": shape.parts}
-    sizes |= {"THREADS": THREADS, "STRIDE": stride, "SUMMARY": int(summary)}
+    sizes |= {"THREADS": THREADS, "STRIDE": stride}
     return ("--std=c++17", *(f"-D{name}={value}" for name, value in sizes.items()))
 
 
@@ -93,25 +86,11 @@ class Walk:
         self.x, self.directions = x, directions
         tasks, batch, height, width, e = x.shape
         self.sizes = tasks, batch, height * width, e
-        channels = tasks * batch * directions * e
-        self.backward = shape(BACKWARD, channels)
+        self.forward, self.backward = (shape(s, tasks * batch * directions * e) for s in (FORWARD, BACKWARD))
         self.steps = -(-height * width // PAD) * PAD
         """Of a sequence, filled up."""
         self.stride = 32 if self.backward.channels == 1 and x.element_size() == 2 else 16
         """Steps from one saved state to the next: what the backward pass's shared memory has room for."""
-        self.forward, segments = self._side_by_side(channels)
-        self.segment = -(-self.steps // PAD // segments) * PAD // 2
-        """Steps that the forward kernel walks one after another: half of a sequence's, or fewer."""
-        self.segments = -(-self.steps // 2 // self.segment)
-        """Of a half."""
-
-    def _side_by_side(self, channels: int) -> tuple[Shape, int]:
-        """Return how the forward kernel shares channels, and into how many segments: where they leave a GPU idle."""
-        sharing, most = shape(FORWARD, channels), max(1, self.steps // 2 // SEGMENT_STEPS)
-        if sharing.warps(channels) >= SATURATED or most == 1:
-            return sharing, 1
-        sharing = shape(FORWARD, channels * most)
-        return sharing, min(most, math.ceil(SATURATED / sharing.warps(channels)))
 
     def per_sequence(self, *more: int) -> tuple[int, ...]:
         """Shape of what each sequence has: ``(T, K, B, more...)``."""
@@ -154,16 +133,7 @@ class Stretch(NamedTuple):
         """Of this stretch, ``(K, steps)``."""
         return self.order[:, self.first : self.first + self.steps]
 
-    def scan(
-        self,
-        kernel: str,
-        sharing: Shape,
-        dt: Tensor,
-        bc: Tensor,
-        *arguments: Tensor | int | None,
-        segments: int = 1,
-        summary: bool = False,
-    ) -> None:
+    def scan(self, kernel: str, sharing: Shape, dt: Tensor, bc: Tensor, *arguments: Tensor | None) -> None:
         """Launch a scan kernel, which takes ``arguments`` after the maps, their time steps, B and C."""
         tasks, batch, pixels, e = self.walk.sizes
         directions, stride, x = self.walk.directions, self.walk.stride, self.walk.x
@@ -171,22 +141,10 @@ class Stretch(NamedTuple):
         nvrtc.launch(
             source(kernel),
             kernel,
-            options(x.dtype, directions, sharing, stride, summary=summary),
-            (sharing.blocks(e), batch * directions, tasks * segments),
+            options(x.dtype, directions, sharing, stride),
+            (sharing.blocks(e), batch * directions, tasks),
             THREADS,
             (x, dt, bc, *arguments, *steps, tasks, batch, pixels, e),
-        )
-
-    def carry_over(self, starts: Tensor, lapses: Tensor, A2: Tensor, number: int, segments: int) -> None:
-        """Make of each segment's own end, from ``number`` on, the states that the next begins with."""
-        channels = math.prod(lapses.shape[1:])
-        nvrtc.launch(
-            source("steps"),
-            "carry_over",
-            options(self.walk.x.dtype, self.walk.directions, BACKWARD[-1]),
-            (-(-channels * STATES // THREADS), 1, 1),
-            THREADS,
-            (starts, lapses, A2, number, segments, *self.walk.sizes[1:4:2], channels),
         )
 
     def sum(self, parts: Tensor, maps: Tensor) -> None:
@@ -224,20 +182,14 @@ def ss2d_forward(
     walk = Walk(x, directions)
     states = x.new_empty(walk.states_shape(save))
     rows, columns = torch.empty_like(x), torch.empty_like(x) if directions > 1 else None
-    segments = walk.segments
-    starts = A.new_empty(2 * segments + 1, *walk.per_sequence(x.shape[4], STATES))
-    lapses = A.new_empty(starts.shape[:-1]) if segments > 1 else None
+    carry = A.new_zeros(walk.per_sequence(x.shape[4], STATES))
     with torch.autocast(x.device.type, enabled=False):
         low, bc = _split(projected, directions)
         inputs = A * math.log2(math.e), dt_bias, D
-        results = rows, columns, states if save else None, starts, lapses
-        for number, stretch in zip((0, segments), walk.stretches(), strict=True):
+        results = rows, columns, states if save else None, carry
+        for stretch in walk.stretches():
             dt, _ = widen(low, dt_weight, stretch.pixels)
-            arguments = dt, bc, *inputs, *results, number, walk.segment
-            if lapses is not None:
-                stretch.scan("ss2d_forward", walk.forward, *arguments, segments=segments, summary=True)
-                stretch.carry_over(starts, lapses, inputs[0], number, segments)
-            stretch.scan("ss2d_forward", walk.forward, *arguments, segments=segments)
+            stretch.scan("ss2d_forward", walk.forward, dt, bc, *inputs, *results)
             del dt  # before there is the next
     return (rows if columns is None else rows.add_(columns)), states
 

@@ -14,12 +14,12 @@
 // Shapes, channels last, L = H W pixels in row-major order, k the direction:
 //   x, dy, rows, columns (T, B, L, E); bc (T, B, L, K, 2 N), B before C, with bc_stride from pixel to pixel;
 //   dt (T, K, B, here, E), in the order of the walk;
-//   A2 (T, K, E, N), A2 = A log2 e; bias, D (T, K, E);
+//   A2 (T, K, E, N), A2 = A log2 e; bias, D (T, K, E); carry (T, K, B, E, N), from stretch to stretch;
 //   states (T, K, B, chunks, E, N): those before every STRIDE-th step. E is a multiple of 4. A plain scan has one
 //   direction.
 //
 // Given at compile time: REAL (float or bf16), DIRECTIONS (K: 4 or 1), CHANNELS (1 or 2), PARTS (2 to 8), THREADS,
-// STRIDE, SUMMARY (0 or 1, forwards only). Outside CUDA, the names that CUDA defines must have been defined before: tests run these files on a CPU so.
+// STRIDE. Outside CUDA, the names that CUDA defines must have been defined before: tests run these files on a CPU so.
 
 #ifdef __CUDACC__
 // A block's dynamic shared memory, and how much of it a launch asks for.
@@ -119,10 +119,11 @@ struct Place {
     int map, sequence;                          // numbers of the (task, image) and of the (task, direction, image)
     int length, channels;
 
-    __device__ Place(int images, int length, int channels, int task) : task(task), length(length), channels(channels) {
+    __device__ Place(int images, int length, int channels) : length(length), channels(channels) {
         first = blockIdx.x * WIDTH;
         direction = blockIdx.y % DIRECTIONS;
         image = blockIdx.y / DIRECTIONS;
+        task = blockIdx.z;
         map = task * images + image;
         sequence = (task * DIRECTIONS + direction) * images + image;
     }

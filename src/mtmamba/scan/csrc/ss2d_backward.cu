@@ -97,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) ss2d_backward(
     const int* __restrict__ order, int bc_stride, int all, int first, int here, int adds, int tasks, int images,
     int length, int channels) {
     Chunk& chunk = *reinterpret_cast<Chunk*>(shared_memory);
-    const Place place(images, length, channels, blockIdx.z);
+    const Place place(images, length, channels);
     const Slots slots;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int bit0 = lane & 1, bit1 = lane >> 3 & 1, bit2 = lane >> 4 & 1;  // of the group within the warp

@@ -23,30 +23,23 @@ struct Tile {
 };
 DYNAMIC_SHARED(Tile);
 
-// A launch walks its steps in segments of `each` side by side, the first of which has the number `number`. They begin
-// with the states at their numbers in `starts` (numbers, T, K, B, E, N), the first of all with zeros. A launch with
-// SUMMARY writes what carry_over makes these of, and nothing else: at the number after its own, the states that a segment
-// ends with when it begins with zeros, and in `lapses` (numbers, T, K, B, E) the sums of its time steps. Without lapses a
-// launch is one segment, which leaves its end to the next.
 // dt: time steps before bias and softplus. rows, columns: sums of their directions' results, to which this stretch
 // adds (or not yet). states may be null.
 extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_forward(
     const REAL* __restrict__ x, const REAL* __restrict__ dt, const REAL* __restrict__ bc,
     const float* __restrict__ A2, const float* __restrict__ bias, const float* __restrict__ D,
-    REAL* __restrict__ rows, REAL* __restrict__ columns, REAL* __restrict__ states, float* __restrict__ starts,
-    float* __restrict__ lapses, int number, int each, const int* __restrict__ order, int bc_stride, int all,
-    int stretch, int here, int adds, int tasks, int images, int length, int channels) {
+    REAL* __restrict__ rows, REAL* __restrict__ columns, REAL* __restrict__ states, float* __restrict__ carry,
+    const int* __restrict__ order, int bc_stride, int all, int first, int here, int adds, int tasks, int images,
+    int length, int channels) {
     Tile& tile = *reinterpret_cast<Tile*>(shared_memory);
-    const int segments = gridDim.z / tasks, segment = blockIdx.z % segments;
-    const Place place(images, length, channels, blockIdx.z / segments);
-    number += segment;
+    const Place place(images, length, channels);
     const Slots slots;
     const int row0 = threadIdx.x / QUADS, quad = threadIdx.x % QUADS * 4;
     const int bc_row = threadIdx.x / (2 * N / 4), bc_column = threadIdx.x % (2 * N / 4) * 4;
     const int bc_place = in_turn(bc_column % N);
     const bool inside = place.has(quad);
     const int column = inside ? quad : 0;       // what is read
-    const int first = stretch + segment * each, end = min(first + each, stretch + here);
+    const int end = first + here;
     const unsigned row_bytes = channels * sizeof(REAL), bc_bytes = bc_stride * sizeof(REAL);
     const char* const x_here = reinterpret_cast<const char*>(x + place.origin(place.map, length) + column);
     const char* const dt_here = reinterpret_cast<const char*>(dt + place.origin(place.sequence, here) + column);
@@ -54,10 +47,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
     char* const y_here = reinterpret_cast<char*>(y + place.origin(place.map, length) + column);
     const char* const bc_here = reinterpret_cast<const char*>(bc + place.inputs(bc_stride) + bc_column);
 
-    // Where a channel of a segment stands in lapses.
-    const auto of_segment = [&](int number, int channel) {
-        return static_cast<size_t>(number) * tasks * DIRECTIONS * images * channels + place.channel(channel);
-    };
     float offset[4], skip[4], rate[CHANNELS][STATES], h[CHANNELS][STATES];
 #pragma unroll
     for (int i = 0; i < 4; i++) offset[i] = bias[place.parameter(column + i)], skip[i] = D[place.parameter(column + i)];
@@ -67,11 +56,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
         for (int i = 0; i < STATES; i++) {
             const int channel = slots.channel(c), state = slots.part * STATES + i;
             rate[c][i] = place.has(channel) ? A2[place.parameter(channel) * N + state] : 0;
-            h[c][i] = !SUMMARY && number > 0 && place.has(channel) ? starts[of_segment(number, channel) * N + state] : 0;
+            h[c][i] = place.has(channel) ? carry[place.channel(channel) * N + state] : 0;
         }
-    float lapse[CHANNELS] = {};
 
-    const bool saves = !SUMMARY && states != nullptr && place.has(slots.own);
+    const bool saves = states != nullptr && place.has(slots.own);
     REAL* saved = states + place.states(first / STRIDE, all, slots.own) + slots.part * STATES;
     int next_pixels[VISITS];
     const auto table = [&](int start) -> int* { return tile.pixels[start / TILE & 3]; };
@@ -89,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
         }
 #pragma unroll
         for (int i = 0; i < BC_VISITS; i++) bc_from[i] = max(pixels[bc_row + i * BC_ROWS], 0) * bc_bytes;
-        const unsigned dt_from = (start - stretch + row0) * row_bytes;
+        const unsigned dt_from = (start - first + row0) * row_bytes;
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
             copy_later(tile.next.x[i][threadIdx.x], at<Quad>(x_here, from[i]));
@@ -146,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
                 *reinterpret_cast<float2*>(to + in_turn(j)) = make_float2(bc[j], bc[j + 1]);
         }
         __syncthreads();
-        if (!SUMMARY && adds)
+        if (adds)
 #pragma unroll
             for (int i = 0; i < VISITS; i++)
                 copy_later(tile.earlier[i][threadIdx.x], at<Quad>(y_here, max(pixels[i], 0) * row_bytes));
@@ -182,15 +170,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
                             h[c][i] = fmaf(exp2_fast(now.steps[c].x * rate[c][i]), h[c][i], now.steps[c].y * b);
                             sums[s][c] = fmaf(h[c][i], out, sums[s][c]);
                         }
-                        lapse[c] += now.steps[c].x;
                     }
                 }
-                if constexpr (!SUMMARY)
-                    tile.outputs[batch + own_step(slots.part)][slots.own] = sum_over_parts(sums, slots.part);
+                tile.outputs[batch + own_step(slots.part)][slots.own] = sum_over_parts(sums, slots.part);
             }
         }
         __syncthreads();
-        if constexpr (SUMMARY) continue;
         wait_for_copies();
 #pragma unroll
         for (int i = 0; i < VISITS; i++) {
@@ -203,13 +188,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, PARTS == 2 ? 3 : 4) ss2d_f
             if (pixels[i] >= 0 && inside) at<Quad>(y_here, to) = result;
         }
     }
-    if (!SUMMARY && lapses) return;
 #pragma unroll
-    for (int c = 0; c < CHANNELS; c++) {
-        if (!place.has(slots.channel(c))) continue;
-        if (SUMMARY && slots.part == 0) lapses[of_segment(number, slots.channel(c))] = lapse[c];
-        float* const to = starts + of_segment(number + 1, slots.channel(c)) * N + slots.part * STATES;
+    for (int c = 0; c < CHANNELS; c++)
 #pragma unroll
-        for (int i = 0; i < STATES; i++) to[i] = h[c][i];
-    }
+        for (int i = 0; i < STATES; i++) {
+            const int channel = slots.channel(c), state = slots.part * STATES + i;
+            if (place.has(channel)) carry[place.channel(channel) * N + state] = h[c][i];
+        }
 }

@@ -1,5 +1,4 @@
-// What comes between scans: sums of shares of a gradient, from the order of a walk's steps to that of pixels, and the
-// states that segments begin with. See ss2d.cuh.
+// Sums of shares of a gradient, from the order of a walk's steps to that of pixels. See ss2d.cuh.
 
 constexpr int PACK = 8;                         // neighbours that travel together
 using Pack = Reals<PACK>;
@@ -27,21 +26,4 @@ extern "C" __global__ void __launch_bounds__(THREADS) sum_of_steps(
     for (int j = 0; j < PACK; j += 2) total.put(j, sum[j], sum[j + 1]);
     const size_t row = static_cast<size_t>(task * images + image) * length + pixel;
     *reinterpret_cast<Pack*>(maps + row * stride + direction * columns + number % packs * PACK) = total;
-}
-
-// Make the states that segments begin with out of those that each ends with by itself: see ss2d_forward. One thread for
-// each state of a channel; `all` channels, of all sequences.
-extern "C" __global__ void __launch_bounds__(THREADS) carry_over(
-    float* __restrict__ starts, const float* __restrict__ lapses, const float* __restrict__ A2, int number, int segments,
-    int images, int channels, int all) {
-    const int state = blockIdx.x * THREADS + threadIdx.x, channel = state / N;
-    if (channel >= all) return;
-    const size_t place = static_cast<size_t>(all) * N;
-    const float rate = A2[(channel / channels / images * channels + channel % channels) * N + state % N];
-    float h = number > 0 ? starts[number * place + state] : 0;
-#pragma unroll 8
-    for (int i = number; i < number + segments; i++) {
-        h = fmaf(exp2_fast(rate * lapses[static_cast<size_t>(i) * all + channel]), h, starts[(i + 1) * place + state]);
-        starts[(i + 1) * place + state] = h;
-    }
 }
