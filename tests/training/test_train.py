@@ -22,7 +22,8 @@ from mtmamba.checkpoints import CheckpointError, find_checkpoint, read_checkpoin
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.training import train as workflows
 from mtmamba.training.checkpointing import Checkpointing
-from mtmamba.training.lit_module import MultiTaskModule, NonFiniteLossError
+from mtmamba.training.lit_module import MultiTaskModule
+from mtmamba.training.watched_losses import NonFiniteLossError
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "src/train.py"

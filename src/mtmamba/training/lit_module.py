@@ -19,45 +19,10 @@ from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.padding import resized
 from mtmamba.settings import settings_of
 from mtmamba.tasks import Task, relative_gain, select_tasks
+from mtmamba.training.watched_losses import WatchedLosses, labelled_mean, logged_means
 from mtmamba.types import Batch, Logits
 
 log = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(FloatingPointError):
-    """A task's loss is NaN or infinite; training stops before the weights are touched.
-
-    Attributes:
-        tasks: whose losses.
-        ids: of the batch's images.
-    """
-
-    def __init__(self, tasks: list[str], ids: list[str], step: int) -> None:
-        super().__init__(
-            f"Expected finite losses, got NaN or infinity for {', '.join(tasks)} at step {step} on images "
-            f"{', '.join(ids)}: look at their targets, lower optimizer.lr, or train in trainer.precision=32-true."
-        )
-        self.tasks, self.ids, self.step = tasks, ids, step
-
-
-class _WatchedLosses:
-    """A micro-batch's losses on their way to the CPU.
-
-    Whoever reads them once the backward pass has been queued waits for the forward pass alone, and the GPU stays busy.
-    """
-
-    def __init__(self, losses: Mapping[str, Tensor], labels: Mapping[str, Tensor] | None, ids: list[str]) -> None:
-        self.ids, self.labels = ids, labels
-        stacked = torch.stack([loss.detach() for loss in losses.values()])
-        self._values = stacked.to("cpu", non_blocking=True)  # into pinned memory
-        on_gpu = stacked.device.type == "cuda"
-        self._copied = torch.cuda.current_stream(stacked.device).record_event() if on_gpu else None
-
-    def values(self) -> Tensor:
-        """Return the losses ``(T, B)``, having waited for them."""
-        if self._copied is not None:
-            self._copied.synchronize()
-        return self._values
 
 
 class MultiTaskModule(LightningModule):
@@ -106,7 +71,7 @@ class MultiTaskModule(LightningModule):
             {task.name: task.metric(num_outputs[task.name]) for task in self.tasks}
         )
         self.scores: dict[str, dict[str, float]] = {}
-        self._watched: _WatchedLosses | None = None
+        self._watched: WatchedLosses | None = None
         self._graphed: GraphedModel | None = None
 
     def use_cuda_graphs(self) -> None:
@@ -178,18 +143,14 @@ class MultiTaskModule(LightningModule):
         """Log a micro-batch's losses, keep them to be checked, and return their combination."""
         labels = batch.get("labels")
         total = self.combine(losses, labels)
-        self._watched = _WatchedLosses(losses, labels, batch["id"])
-        means = self._logged_means(losses, labels)
-        self.log_dict({"train/loss": total.detach(), **means}, batch_size=len(batch["id"]))
+        self._watched = WatchedLosses(losses, labels, batch["id"])
+        self.log_dict({"train/loss": total.detach(), **logged_means(losses, labels)}, batch_size=len(batch["id"]))
         return total
 
     def on_after_backward(self) -> None:
         """Raise NonFiniteLossError if a loss of the micro-batch is not finite."""
         assert self._watched is not None
-        finite = self._watched.values().isfinite().all(1).tolist()
-        if not all(finite):
-            tasks = [task.name for task, ok in zip(self.tasks, finite, strict=True) if not ok]
-            raise NonFiniteLossError(tasks, self._watched.ids, self.trainer.global_step)
+        self._watched.require_finite(self.trainer.global_step)
 
     def latest_losses(self) -> dict[str, float]:
         """Return the last micro-batch's losses by the names that they are logged under, once its forward pass is over.
@@ -198,9 +159,8 @@ class MultiTaskModule(LightningModule):
         """
         if self._watched is None:
             return {}
-        losses = {task.name: values for task, values in zip(self.tasks, self._watched.values(), strict=True)}
-        labels = self._watched.labels
-        means = {name: float(value) for name, value in self._logged_means(losses, labels).items()}
+        losses, labels = self._watched.losses(), self._watched.labels
+        means = {name: float(value) for name, value in logged_means(losses, labels).items()}
         return {"train/loss": self.combine(losses, labels).item(), **means}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -259,14 +219,6 @@ class MultiTaskModule(LightningModule):
         """Return the loss to train; ``labels`` as in a `Batch`, None where every image has every label."""
         return self.total(losses) if labels is None else self.total(losses, labels)
 
-    def _logged_means(
-        self, losses: Mapping[str, Tensor], labels: Mapping[str, Tensor] | None
-    ) -> dict[str, Tensor | float]:
-        """Return the means of losses by the names that they are logged under, NaN of a task without any label."""
-        weights = dict.fromkeys(losses) if labels is None else labels
-        means = {name: labelled_mean(loss.detach(), weights[name]) for name, loss in losses.items()}
-        return {f"train/{name}/loss": value if images else math.nan for name, (value, images) in means.items()}
-
     def _add_auxiliary(self, losses: dict[str, Tensor], auxiliary: Mapping[str, Logits], batch: Batch) -> None:
         """Add to each task's loss those of the decoder's intermediate logits, times its ``aux_weight``."""
         decoder = self.model.decoder
@@ -277,20 +229,6 @@ class MultiTaskModule(LightningModule):
                 loss = special.get(name, {}).get(task.name, self.losses[task.name])
                 target = batch[task.name]  # type: ignore[literal-required]
                 losses[task.name] = losses[task.name] + weight * loss(logits[task.name], target)
-
-
-def labelled_mean(loss: Tensor, weights: Tensor | None) -> tuple[Tensor, int]:
-    """Return the mean of a task's losses ``(B,)`` over the images that have its label, 0 without any, and their number.
-
-    Args:
-        loss: by image.
-        weights: a `Batch`'s ``labels`` of the task, on the CPU; None where every image has the label.
-    """
-    if weights is None:
-        return loss.mean(), len(loss)
-    there = weights > 0
-    images = int(there.sum())
-    return (loss * there.to(loss, non_blocking=True)).sum() / max(images, 1), images
 
 
 def compute_scores(metrics: Mapping[str, PooledMetric]) -> dict[str, dict[str, float]]:

@@ -30,12 +30,13 @@ from mtmamba.training.batch_norm import SyncBatchNorms
 from mtmamba.training.callbacks import BEST, START, name_pictures
 from mtmamba.training.checkpoint_io import AtomicCheckpointIO
 from mtmamba.training.checkpointing import Checkpointing, log_validation
-from mtmamba.training.lit_module import MultiTaskModule, NonFiniteLossError
+from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.training.loggers import CSVLogger
 from mtmamba.training.resume import Resumed, find_resumed, restore_record, validate_due
 from mtmamba.training.unused import RefuseUnused
 from mtmamba.training.validations import Validations, choose_monitor
 from mtmamba.training.wandb_run import WandbRun
+from mtmamba.training.watched_losses import NonFiniteLossError
 
 log = logging.getLogger(__name__)
 
