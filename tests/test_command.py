@@ -14,9 +14,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import mtmamba
-from mtmamba.command import config_dir
 from mtmamba.config_checks import demo_settings
 from mtmamba.settings import ConfigError, check_settings
+from mtmamba.shipped import config_dir
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,11 +14,12 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 import mtmamba
-from mtmamba.build import config_dir, describe, plain
+from mtmamba.build import describe, plain
 from mtmamba.config_checks import ConfigError, check_resumed, settle_auto
 from mtmamba.models.pretrained import WeightsError
 from mtmamba.models.ss2d import SS2D
 from mtmamba.restore import config_of
+from mtmamba.shipped import config_dir
 from mtmamba.tasks import all_tasks
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mtmamba
-from mtmamba import build
+from mtmamba.shipped import config_dir
 from mtmamba.stats.flops import model_stats
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ def test_the_page_on_decoders_has_the_sizes_and_costs_that_are_counted():
     page = (DOCS / "decoders.md").read_text(encoding="utf-8")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
     rows = {cells[0].strip("`"): cells[3:] for cells in lines if not cells[0].startswith("`decoder=")}
-    decoders = {path.stem for path in (build.config_dir() / "decoder").glob("*.yaml")}
+    decoders = {path.stem for path in (config_dir() / "decoder").glob("*.yaml")}
     assert rows.keys() == decoders - {"stm1", "stm2", "stm3", "swin2"}
     for decoder, figures in rows.items():
         for i, data in enumerate(("nyud", "pascal_context")):

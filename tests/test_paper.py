@@ -6,8 +6,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import mtmamba
-from mtmamba.build import config_dir
 from mtmamba.paper import DEFAULTS, TABLES, network_of
+from mtmamba.shipped import config_dir
 
 EXPERIMENTS = {"1, NYUDv2": "table1_nyud", "1, PASCAL-Context": "table1_pascal"}
 

@@ -6,6 +6,7 @@ from omegaconf.errors import InterpolationKeyError
 
 import mtmamba
 from mtmamba import build
+from mtmamba.shipped import config_dir
 
 NYUD, PASCAL = "nyud", "pascal_context"
 SIZES = {NYUD: 795, PASCAL: 4998}
@@ -36,7 +37,7 @@ RECIPES = [  # optimiser, rate, weight decay, images of a step, steps or epochs,
 
 
 def test_every_recipe_is_here():
-    files = {path.stem for path in (build.config_dir() / "experiment/peers").glob("*.yaml")}
+    files = {path.stem for path in (config_dir() / "experiment/peers").glob("*.yaml")}
     assert files == {name for name, *_ in RECIPES}
 
 

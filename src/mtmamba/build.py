@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch.optim import Optimizer
 
 import mtmamba
-from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.data.datasets import DatasetRecord, get_dataset, open_dataset
 from mtmamba.extensions import load_extensions
@@ -26,6 +25,7 @@ from mtmamba.losses import LogTotal, WeightedTotal
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.settings import check_settings, settings_of
+from mtmamba.shipped import config_dir
 from mtmamba.signatures import check_types, takes
 from mtmamba.tasks import select_tasks
 

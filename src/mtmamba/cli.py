@@ -1,21 +1,20 @@
 """The console command: ``mtmamba train …`` is ``python src/train.py …``, wherever the package is installed."""
 
 import ast
-import difflib
 import runpy
 import sys
 from pathlib import Path
+
+from mtmamba.answers import meant
+from mtmamba.shipped import script_dir
 
 OF_THE_REPOSITORY = ("results", "evidence")
 """Scripts that write the repository's own pages."""
 
 
 def scripts() -> dict[str, Path]:
-    """Return the scripts by name: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "scripts"
-    folder = inside if inside.is_dir() else package.parent
-    return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem not in OF_THE_REPOSITORY}
+    """Return the scripts by name."""
+    return {path.stem: path for path in sorted(script_dir().glob("*.py")) if path.stem not in OF_THE_REPOSITORY}
 
 
 def main() -> None:
@@ -26,8 +25,7 @@ def main() -> None:
         sys.stdout.write("\n".join(["Usage: mtmamba COMMAND [KEY=VALUE …]; mtmamba COMMAND --help", "", *lines, ""]))
         sys.exit(0 if name else 1)
     if name not in known:
-        near = "".join(f": did you mean {word}?" for word in difflib.get_close_matches(name, known, 1)) or "."
-        sys.exit(f"Error: Expected a command out of {', '.join(known)}, got {name}{near}")
+        sys.exit(f"Error: Expected a command out of {', '.join(known)}, got {name}{meant(name, known)}")
     sys.argv = [str(known[name]), *rest[:-1]]
     runpy.run_path(str(known[name]), run_name="__main__")
 

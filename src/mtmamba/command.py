@@ -1,34 +1,30 @@
-"""What every script does around its work: compose the configuration, answer errors in a sentence, keep quiet.
+"""What every script does around its work: compose the configuration, answer errors, keep quiet, leave nothing behind.
 
 Nothing heavy is imported here: a wrong override is answered before PyTorch is.
 """
 
-import difflib
 import gc
-import itertools
 import logging
 import os
-import re
 import shutil
-import signal
-import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mtmamba.answers import is_answer, tell
 from mtmamba.files import full_disk, is_full_disk
+from mtmamba.jobs import JobError, run_alone, takes_several_devices, work_on_row
 from mtmamba.settings import check_given, check_settings
-from mtmamba.trainer_arguments import refusal
+from mtmamba.shipped import config_dir
 
 DEBUG = "HYDRA_FULL_ERROR"
 """The environment variable that asks for tracebacks: Hydra's own."""
@@ -39,35 +35,8 @@ QUIET = {"PYTHONWARNINGS": "ignore", "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_SIL
 RECORDS = {".hydra", "config.yaml", "environment.json", "run.log"}
 """What is written down of every run when it begins, and not kept of one that an error of the user's ends at once."""
 
-FLAGS_WITH_VALUE = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
-
-
-MAIN_KEYS = {
-    "eval": "ckpt",
-    "predict": "source",
-    "eval_predictions": "pred",
-    "import_checkpoint": "source",
-    "export": "ckpt",
-    "report": "runs",
-}
-"""What a script is called with first, where there is such a thing."""
-
-
 DEMO = "demo"
 """The experiment where none is chosen, which is one of synthetic scenes."""
-EXTRAS = {"joblib": "mtmamba[joblib]", "submitit_local": "mtmamba[slurm]", "submitit_slurm": "mtmamba[slurm]"}
-"""What brings a launcher of sweeps, where it is missing."""
-
-
-class JobError(RuntimeError):
-    """A job of a sweep failed and has said why; the others go on."""
-
-
-def config_dir() -> Path:
-    """Return the folder of the YAML files: inside an installed package, beside ``src`` in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parents[1] / "configs"
 
 
 def run_group(*, _root_: DictConfig) -> str:
@@ -152,47 +121,6 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             sys.exit(1)
 
 
-def work_on_row(cfg: DictConfig, folder: Path, work: Callable[[DictConfig, Path], None]) -> None:
-    """Train a row of a sweep unless it is finished, from its last checkpoint where there is one, and show all rows.
-
-    Args:
-        cfg: the row's configuration.
-        folder: the row's.
-        work: trains.
-    """
-    from mtmamba.runs.sweep import is_there, show_rows
-
-    sweep_dir = Path(HydraConfig.get().sweep.dir)
-    overrides = rows_of(sweep_dir)
-    if is_there(cfg, folder):
-        return
-    show_rows(sweep_dir, overrides, folder)
-    again = folder / "checkpoints" / "last.ckpt"
-    if cfg.resume is None and again.is_file():
-        cfg.resume = str(folder)
-    try:
-        if takes_several_devices(cfg):
-            run_alone(folder, [] if cfg.resume is None else [f"resume='{cfg.resume}'"])
-        else:
-            work(cfg, folder)
-    finally:
-        show_rows(sweep_dir, overrides)
-
-
-def rows_of(sweep_dir: Path) -> list[list[str]]:
-    """Return the overrides of a sweep's rows, in the order of their numbers, from Hydra's record of the call."""
-    called = OmegaConf.load(sweep_dir / "multirun.yaml").hydra
-    params = [f"{key}={value}" for key, value in (called.sweeper.params or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*params, *called.overrides.task])
-    values = {
-        override.get_key_element(): list(override.sweep_string_iterator())
-        if override.is_sweep_override()
-        else [override.get_value_element_as_str()]
-        for override in overrides  # of the same key the last one counts
-    }
-    return [[f"{k}={v}" for k, v in zip(values, row, strict=True)] for row in itertools.product(*values.values())]
-
-
 def hush() -> None:
     """Silence what other libraries say that a user can do nothing about, here and in processes to come."""
     for key, value in QUIET.items():
@@ -224,122 +152,6 @@ def _set(key: str, value: str | None) -> None:
         os.environ.pop(key, None)
     else:
         os.environ[key] = value
-
-
-def is_answer(error: BaseException) -> bool:
-    """Return whether an error's message is meant for people: ours, Hydra's, or the operating system's."""
-    ours = type(error).__module__.partition(".")[0] in ("mtmamba", "hydra", "omegaconf")
-    return ours or isinstance(error, OSError) or str(error).startswith("Expected ") or _is_full(error)
-
-
-def _is_full(error: BaseException) -> bool:
-    """Whether a GPU's memory did not suffice: an error of PyTorch's, which is not imported for this."""
-    return any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__)
-
-
-def tell(error: BaseException, name: str) -> None:
-    """Print an error as one sentence."""
-    print(f"Error: {sentence(error, name)}", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
-
-
-def sentence(error: BaseException, name: str) -> str:
-    """Return an error's message on one line, Hydra's in our words.
-
-    Args:
-        error: whatever was raised.
-        name: the script's.
-    """
-    text, cause = " ".join(str(error).split()), error.__cause__
-    if _is_full(error):
-        return (
-            f"Expected the GPU's memory to suffice, got: {text.partition(' If reserved')[0]} Lower "
-            "data.device_batch_size (data.val_batch_size in evaluation), or set model.checkpointing=blocks."
-        )
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        there = f"{', '.join(error.options)}, or one of yours in --config-dir DIR"
-        if choice in EXTRAS:
-            return f"Expected {EXTRAS[choice]} for {group}={choice}, got none: pip install '{EXTRAS[choice]}'."
-        return f"Expected {group} to be one of {there}, got {choice}{_meant(choice, error.options)}"
-    if isinstance(error, OverrideParseException):
-        key = MAIN_KEYS.get(name)
-        if "=" in error.override:
-            return f"Expected KEY=VALUE, got {error.override}: put quotes around such a value, 'KEY=\"VALUE\"'."
-        return f"Expected KEY=VALUE, got {error.override}{f': did you mean {key}={error.override}?' if key else '.'}"
-    if found := re.match("Error locating target '(.*?)'", text):
-        return (
-            f"Expected {found[1]} to be importable, got no such name: give its file with extensions=[FILE.py], or put "
-            "its folder on PYTHONPATH."
-        )
-    if found := re.match("Could not override '(.*?)'. No match in the defaults list", text):
-        if (config_dir() / found[1]).is_dir():
-            return f"Expected a setting of src/{name}.py, got {found[1]}, which it leaves no choice of."
-        return f"Expected no folder named after a setting in --config-dir, got {found[1]}, which would be its choices."
-    if found := re.match("Multiple values for (.*?)\\.", text):
-        return f"Expected one choice of {found[1]}, got two: leave out the plus before {found[1]}=…"
-    if found := re.match("Error in call to target '(.*?)'", text):
-        key = text.partition("full_key: ")[2]
-        return f"Expected settings of {key} that {found[1]} takes, got {str(cause).rstrip('.')}: correct {key}."
-    if found := re.match("Ambiguous value for argument '(.*?)'", text):
-        return f"Expected one value, got {found[1]}: add -m for a run of each, or write a list as KEY=[A,B]."
-    if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):
-        parent, _, key = str(cause.full_key).rpartition(".")
-        if parent == "trainer" and (reason := refusal(key, True, evaluation=name == "eval")):
-            return reason
-        known = map(str, cause.parent_node) if isinstance(cause.parent_node, DictConfig) else ()
-        near = _meant(key, known, f"{parent}." if parent else "")
-        near = near if near != "." else f": a new one is added with +{cause.full_key}=…"
-        return f"Expected a setting of src/{name}.py, got {cause.full_key}{near}"
-    return text or type(error).__name__
-
-
-def _meant(text: str, known: Iterable[str], before: str = "") -> str:
-    """Return the end of a sentence: what a text that is not among the known ones may have meant."""
-    found = difflib.get_close_matches(text, list(known), 1)
-    return f": did you mean {before}{found[0]}?" if found else "."
-
-
-def takes_several_devices(cfg: DictConfig) -> bool:
-    """Return whether a run may start processes for other devices."""
-    trainer = cfg.get("trainer") or {}
-    return trainer.get("devices", 1) not in (1, "1") or trainer.get("num_nodes", 1) != 1
-
-
-def run_alone(folder: Path, more: Sequence[str] = ()) -> None:
-    """Run the present job of a sweep as a command of its own, in the folder that the sweep gave it.
-
-    Lightning starts other devices' processes by calling the command line again, which for a sweep would be the sweep.
-
-    Raises:
-        JobError: the command failed; it has said why.
-    """
-    flags, values = [], iter(sys.argv[1:])
-    for argument in values:
-        if argument in FLAGS_WITH_VALUE:
-            flags += [argument, next(values)]
-        elif argument.startswith("--config-"):
-            flags.append(argument)
-    overrides = HydraConfig.get().overrides
-    ours = [*overrides.task, *(o for o in overrides.hydra if not o.startswith(("hydra.mode=", "hydra.sweep")))]
-    call = [
-        sys.executable,
-        os.path.abspath(sys.argv[0]),
-        *flags,
-        *ours,
-        *more,
-        "hydra.mode=RUN",
-        f"hydra.run.dir='{folder}'",
-    ]
-    with subprocess.Popen(call) as child:
-        before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
-        signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # a terminal's Ctrl-C reaches the child by itself
-        try:
-            status = child.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-    if status != 0:
-        raise JobError(f"Expected the run in {folder} to end well, got exit status {status}: see above.")
 
 
 def remove_unused(folder: Path, records: Set[str]) -> None:

@@ -24,6 +24,7 @@ from mtmamba.models.adapters import (
     strip_prefix,
 )
 from mtmamba.models.pretrained import UNREADABLE
+from mtmamba.shipped import config_dir
 from mtmamba.tasks import all_tasks
 
 log = logging.getLogger(__name__)
@@ -225,7 +226,7 @@ def _tasks_choice(tasks: dict[str, int]) -> str:
 
 
 def _encoder_choice(encoder: dict[str, Any]) -> str:
-    for path in sorted((build.config_dir() / "encoder").glob("swin_*.yaml")):
+    for path in sorted((config_dir() / "encoder").glob("swin_*.yaml")):
         known: Any = OmegaConf.to_container(OmegaConf.load(path))
         if encoder.items() <= known.items():
             return f"encoder={path.stem}"

@@ -10,13 +10,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mtmamba.build import MODEL_GROUPS, build_model, compose
 from mtmamba.checkpoints import CheckpointError, require_weights_of
-from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.extensions import load_extensions
 from mtmamba.models.encoders.lora import merge_lora
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.settings import check_settings
 from mtmamba.sharing import read_model
+from mtmamba.shipped import config_dir
 
 ONLY_TRAINING = ("loss", "optimizer", "balancing")
 """Those of them that a network at work does not need."""

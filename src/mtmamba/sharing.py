@@ -15,6 +15,7 @@ from mtmamba.checkpoints import CheckpointError, find_checkpoint, read_checkpoin
 from mtmamba.data.datasets import all_datasets
 from mtmamba.files import replacing, write_json, write_text
 from mtmamba.models.multitask import MultiTaskModel
+from mtmamba.shipped import released_dir
 from mtmamba.tasks import get_task
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -22,13 +23,6 @@ HUB = "hf://"
 PLACES = {("data", "root"), ("data", "cache_dir"), ("encoder", "weights"), ("decoder", "weights")}
 NETWORK = "model."
 """What checkpoints put before the names of the network's weights."""
-
-
-def released_dir() -> Path:
-    """Return the folder of our own released models: inside an installed package, beside ``src`` in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "released_models"
-    return inside if inside.is_dir() else package.parents[1] / "models"
 
 
 def read_model(source: str | Path) -> tuple[dict[str, Any], Path]:

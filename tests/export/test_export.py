@@ -14,7 +14,6 @@ from torch import nn
 
 import fake_data
 import mtmamba
-from mtmamba.command import config_dir
 from mtmamba.data.datasets import get_dataset
 from mtmamba.export.checkpoint import export_checkpoint
 from mtmamba.export.onnx_scan import selective_scan as onnx_scan
@@ -26,6 +25,7 @@ from mtmamba.models.decoders.mtmamba.extractors import MFE, LinearGate
 from mtmamba.models.decoders.mtmamba.heads import ExpandHead
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.scan import selective_scan
+from mtmamba.shipped import config_dir
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
 from toy_network import ToyEncoder
 

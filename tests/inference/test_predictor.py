@@ -16,7 +16,6 @@ from fake_data import write_nyud
 from fake_training import overrides
 from mtmamba import build, restore
 from mtmamba.checkpoints import save_checkpoint
-from mtmamba.command import config_dir
 from mtmamba.data.transforms import ResizeTransform
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.evaluation.folder import evaluate_predictions
@@ -31,6 +30,7 @@ from mtmamba.inference.plans import plan
 from mtmamba.inference.predict import predict, side_by_side
 from mtmamba.inference.predictor import Predictor
 from mtmamba.settings import ConfigError, check_settings
+from mtmamba.shipped import config_dir
 from mtmamba.tasks import select_tasks
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
 

@@ -11,11 +11,11 @@ from fake_data import write_nyud
 from mtmamba import build
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import read_checkpoint
-from mtmamba.command import config_dir
 from mtmamba.config_checks import ConfigError
 from mtmamba.models.encoders import by_depth, pretrained_parameters
 from mtmamba.models.encoders.lora import add_lora, merge_lora
 from mtmamba.sharing import save_pretrained
+from mtmamba.shipped import config_dir
 
 SWIN = ["encoder=swin_micro", "encoder.pretrained=false"]
 ENCODERS = {

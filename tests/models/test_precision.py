@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mtmamba
-from mtmamba.build import config_dir
 from mtmamba.models.cuda_graphs import GraphedModel
+from mtmamba.shipped import config_dir
 from triton_runs import GPU
 
 DECODERS = sorted(path.stem for path in (config_dir() / "decoder").glob("*.yaml"))

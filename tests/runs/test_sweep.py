@@ -16,7 +16,7 @@ import yaml
 from fake_data import write_nyud
 from fake_training import overrides
 from mtmamba.checkpoints import read_checkpoint
-from mtmamba.command import rows_of
+from mtmamba.jobs import rows_of
 from mtmamba.runs.sweep import progress, show_rows
 
 ROOT = Path(__file__).parents[2]

@@ -14,6 +14,7 @@ from mtmamba import build
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import read_checkpoint
 from mtmamba.evaluation.checkpoint import evaluate
+from mtmamba.shipped import config_dir
 from mtmamba.training.checkpointing import Checkpointing
 
 TRAIN = Path(__file__).parents[2] / "src/train.py"
@@ -64,7 +65,7 @@ def weights(run_dir):
 
 
 def test_every_decoder_is_here():
-    assert {path.stem for path in (build.config_dir() / "decoder").glob("*.yaml")} == SMALL.keys() | OTHERS
+    assert {path.stem for path in (config_dir() / "decoder").glob("*.yaml")} == SMALL.keys() | OTHERS
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")

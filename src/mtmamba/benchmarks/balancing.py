@@ -18,9 +18,9 @@ from lightning import seed_everything
 from lightning.pytorch import Callback, Trainer
 
 from mtmamba import build
-from mtmamba.command import config_dir
 from mtmamba.config_checks import settle_auto
 from mtmamba.files import replacing
+from mtmamba.shipped import config_dir
 from mtmamba.training.lit_module import MultiTaskModule
 
 SETTINGS = (

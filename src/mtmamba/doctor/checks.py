@@ -20,7 +20,8 @@ from mtmamba.data.datasets.record import SPLITS
 from mtmamba.kernels import nvrtc
 from mtmamba.scan import available_backends, selective_scan
 from mtmamba.scan.registry import BACKENDS
-from mtmamba.sharing import CONFIG, WEIGHTS, released_dir
+from mtmamba.sharing import CONFIG, WEIGHTS
+from mtmamba.shipped import released_dir
 
 EXTRAS = {
     "video": (("av",), "videos and cameras in predict.py"),

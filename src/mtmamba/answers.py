@@ -1,0 +1,99 @@
+"""Errors as one sentence for people: ours as they are, Hydra's and PyTorch's in our words."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mtmamba.shipped import config_dir
+from mtmamba.trainer_arguments import refusal
+
+MAIN_KEYS = {
+    "eval": "ckpt",
+    "predict": "source",
+    "eval_predictions": "pred",
+    "import_checkpoint": "source",
+    "export": "ckpt",
+    "report": "runs",
+}
+"""What a script is called with first, where there is such a thing."""
+
+EXTRAS = {"joblib": "mtmamba[joblib]", "submitit_local": "mtmamba[slurm]", "submitit_slurm": "mtmamba[slurm]"}
+"""What brings a launcher of sweeps, where it is missing."""
+
+
+def is_answer(error: BaseException) -> bool:
+    """Return whether an error's message is meant for people: ours, Hydra's, or the operating system's."""
+    ours = type(error).__module__.partition(".")[0] in ("mtmamba", "hydra", "omegaconf")
+    return ours or isinstance(error, OSError) or str(error).startswith("Expected ") or _is_full(error)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether a GPU's memory did not suffice: an error of PyTorch's, which is not imported for this."""
+    return any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__)
+
+
+def tell(error: BaseException, name: str) -> None:
+    """Print an error as one sentence."""
+    print(f"Error: {sentence(error, name)}", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
+
+
+def sentence(error: BaseException, name: str) -> str:
+    """Return an error's message on one line, Hydra's in our words.
+
+    Args:
+        error: whatever was raised.
+        name: the script's.
+    """
+    text, cause = " ".join(str(error).split()), error.__cause__
+    if _is_full(error):
+        return (
+            f"Expected the GPU's memory to suffice, got: {text.partition(' If reserved')[0]} Lower "
+            "data.device_batch_size (data.val_batch_size in evaluation), or set model.checkpointing=blocks."
+        )
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        there = f"{', '.join(error.options)}, or one of yours in --config-dir DIR"
+        if choice in EXTRAS:
+            return f"Expected {EXTRAS[choice]} for {group}={choice}, got none: pip install '{EXTRAS[choice]}'."
+        return f"Expected {group} to be one of {there}, got {choice}{meant(choice, error.options)}"
+    if isinstance(error, OverrideParseException):
+        key = MAIN_KEYS.get(name)
+        if "=" in error.override:
+            return f"Expected KEY=VALUE, got {error.override}: put quotes around such a value, 'KEY=\"VALUE\"'."
+        return f"Expected KEY=VALUE, got {error.override}{f': did you mean {key}={error.override}?' if key else '.'}"
+    if found := re.match("Error locating target '(.*?)'", text):
+        return (
+            f"Expected {found[1]} to be importable, got no such name: give its file with extensions=[FILE.py], or put "
+            "its folder on PYTHONPATH."
+        )
+    if found := re.match("Could not override '(.*?)'. No match in the defaults list", text):
+        if (config_dir() / found[1]).is_dir():
+            return f"Expected a setting of src/{name}.py, got {found[1]}, which it leaves no choice of."
+        return f"Expected no folder named after a setting in --config-dir, got {found[1]}, which would be its choices."
+    if found := re.match("Multiple values for (.*?)\\.", text):
+        return f"Expected one choice of {found[1]}, got two: leave out the plus before {found[1]}=…"
+    if found := re.match("Error in call to target '(.*?)'", text):
+        key = text.partition("full_key: ")[2]
+        return f"Expected settings of {key} that {found[1]} takes, got {str(cause).rstrip('.')}: correct {key}."
+    if found := re.match("Ambiguous value for argument '(.*?)'", text):
+        return f"Expected one value, got {found[1]}: add -m for a run of each, or write a list as KEY=[A,B]."
+    if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):
+        parent, _, key = str(cause.full_key).rpartition(".")
+        if parent == "trainer" and (reason := refusal(key, True, evaluation=name == "eval")):
+            return reason
+        known = map(str, cause.parent_node) if isinstance(cause.parent_node, DictConfig) else ()
+        near = meant(key, known, f"{parent}." if parent else "")
+        near = near if near != "." else f": a new one is added with +{cause.full_key}=…"
+        return f"Expected a setting of src/{name}.py, got {cause.full_key}{near}"
+    return text or type(error).__name__
+
+
+def meant(text: str, known: Iterable[str], before: str = "") -> str:
+    """Return the end of a sentence: what a text that is not among the known ones may have meant."""
+    found = difflib.get_close_matches(text, list(known), 1)
+    return f": did you mean {before}{found[0]}?" if found else "."
