@@ -9,7 +9,7 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Evaluate."""
-    from mtmamba.build import with_choices
+    from mtmamba.compose import with_choices
     from mtmamba.evaluation.checkpoint import evaluate
 
     evaluate(with_choices(cfg), run_dir)

@@ -10,7 +10,7 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Export a checkpoint's network."""
-    from mtmamba.build import with_choices
+    from mtmamba.compose import with_choices
     from mtmamba.export.checkpoint import export_checkpoint
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")

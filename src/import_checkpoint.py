@@ -10,7 +10,7 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Turn the source into a checkpoint of ours, or with ``export=FILE`` one of ours into the authors' naming."""
-    from mtmamba.build import with_choices
+    from mtmamba.compose import with_choices
     from mtmamba.released import export_checkpoint, import_checkpoint
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")

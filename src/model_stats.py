@@ -10,7 +10,7 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Count; exit with 1 if a figure is not the paper's."""
-    from mtmamba.build import with_choices
+    from mtmamba.compose import with_choices
     from mtmamba.stats.report import report_model, report_tables
 
     if cfg.table is None:

@@ -9,7 +9,7 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Prepare."""
-    from mtmamba.build import record_choices
+    from mtmamba.compose import record_choices
     from mtmamba.preparation import prepare
 
     prepare(record_choices(cfg), run_dir)

@@ -9,7 +9,7 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Train."""
-    from mtmamba.build import with_choices
+    from mtmamba.compose import with_choices
     from mtmamba.training.train import train
 
     train(with_choices(cfg), run_dir)

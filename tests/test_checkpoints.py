@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mtmamba
-from mtmamba import build, restore
+from mtmamba import build, compose, restore
 from mtmamba.checkpoints import (
     CheckpointError,
     find_checkpoint,
@@ -32,7 +32,7 @@ def content(module):
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    description = build.describe(mtmamba.load_config(["tasks=[depth]"]))
+    description = compose.describe(mtmamba.load_config(["tasks=[depth]"]))
     return {
         "mtmamba": description,
         "state_dict": module.state_dict(),
@@ -233,5 +233,5 @@ def test_an_optimiser_of_ones_own_is_not_needed_to_load_a_network(content):
     description["values"]["optimizer"] = {"opt": "lion", "lr": 3e-5}
     cfg = restore.config_of(description)
     assert cfg.choices.optimizer == "somebodys"
-    assert build.plain(cfg.optimizer) == {"opt": "lion", "lr": 3e-5}
+    assert compose.plain(cfg.optimizer) == {"opt": "lion", "lr": 3e-5}
     assert build.build_model(cfg)

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 import mtmamba
-from mtmamba.build import describe, plain
+from mtmamba.compose import describe, plain
 from mtmamba.config_checks import ConfigError, check_resumed, settle_auto
 from mtmamba.models.pretrained import WeightsError
 from mtmamba.models.ss2d import SS2D
@@ -325,7 +325,7 @@ import importlib, os, pkgutil, sys, torch, torchmetrics
 def absent(*names):
     sys.modules.update(dict.fromkeys(names))
 absent("lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb")
-absent("mtmamba.build", "mtmamba.training", "mtmamba.evaluation", "mtmamba.inference")
+absent("mtmamba.build", "mtmamba.compose", "mtmamba.training", "mtmamba.evaluation", "mtmamba.inference")
 below = {"kernels": ("scan", "models", "tasks", "metrics", "data"), "scan": ("models", "tasks", "metrics", "data"),
          "models": ("tasks", "metrics", "losses", "data"), "metrics": ("tasks", "models", "scan")}
 def names(package):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import mtmamba
-from mtmamba import build, restore
+from mtmamba import build, compose, restore
 from mtmamba.checkpoints import save_checkpoint
 from mtmamba.models.adapters import CheckpointError, encoder_views
 from mtmamba.released import export_checkpoint, import_checkpoint
@@ -71,7 +71,7 @@ def ours(cfg, folder):
         x.copy_(torch.randn(x.shape) if x.is_floating_point() else torch.tensor(7))
     state = {f"model.{name}": x for name, x in model.state_dict().items()}
     path = folder / "ours.ckpt"
-    save_checkpoint({"state_dict": state, "mtmamba": build.describe(cfg), "global_step": 3}, path)
+    save_checkpoint({"state_dict": state, "mtmamba": compose.describe(cfg), "global_step": 3}, path)
     return path, state
 
 

@@ -11,7 +11,7 @@ import torch
 
 import mtmamba
 from fake_data import write_nyud
-from mtmamba import build
+from mtmamba import build, compose
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
     cfg = mtmamba.load_config([*dataset(folder), "data.val_batch_size=2"])
     torch.manual_seed(0)
     state = build.build_module(cfg).state_dict()
-    torch.save({"mtmamba": build.describe(cfg), "state_dict": state, "global_step": 0}, folder / "tiny.ckpt")
+    torch.save({"mtmamba": compose.describe(cfg), "state_dict": state, "global_step": 0}, folder / "tiny.ckpt")
     return folder
 
 

@@ -133,7 +133,7 @@ def check_resumed(mine: Mapping[str, Any], its: Mapping[str, Any]) -> None:
     """Refuse to go on with a run whose updates would be others, but for their number.
 
     Args:
-        mine: what this call's configuration says, from `mtmamba.build.describe`.
+        mine: what this call's configuration says, from `mtmamba.compose.describe`.
         its: the same of the checkpoint.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.data.datasets import DatasetRecord, folder, get_dataset
 from mtmamba.data.layouts import DatasetError
 from mtmamba.data.preparation.archives import ArchiveError, lift, unpack
@@ -43,7 +43,7 @@ def prepare(cfg: DictConfig, run_dir: Path) -> None:
     if "description" in cfg.data:
         _prepare_folder(cfg)
     elif cfg.data.get("scenes") is not None:
-        build.build_datamodule(build.checked(cfg)).prepare_data()
+        build.build_datamodule(compose.checked(cfg)).prepare_data()
         log.info("Scenes: %s", cfg.data.root)
     else:
         _prepare_archive(cfg)
@@ -57,8 +57,8 @@ def check(cfg: DictConfig, run_dir: Path) -> None:
     Raises:
         DatasetError: files are missing or broken, or have changed since the manifest was written.
     """
-    cfg = build.checked(cfg)
-    record, root, tasks = build.dataset_record(cfg), Path(cfg.data.root).expanduser(), list(cfg.tasks)
+    cfg = compose.checked(cfg)
+    record, root, tasks = compose.dataset_record(cfg), Path(cfg.data.root).expanduser(), list(cfg.tasks)
     workers = build.build_datamodule(cfg).loading()["num_workers"]
     found = inspect(record, root, tasks, cache_dir=Path(cfg.cache_dir), workers=workers)
     changed = _changed(root)

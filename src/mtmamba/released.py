@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mtmamba import build, restore
+from mtmamba import build, compose, restore
 from mtmamba.checkpoints import save_checkpoint
 from mtmamba.files import what_is
 from mtmamba.models.adapters import (
@@ -78,7 +78,7 @@ def import_checkpoint(cfg: DictConfig, source: Path, output: Path | None = None)
         load_released_encoder(model.encoder, state)
     load_released_decoder(model.decoder, state)
     weights = {f"model.{name}": x for name, x in model.state_dict().items()}
-    content = {"state_dict": weights, "mtmamba": build.describe(cfg), "global_step": 0}
+    content = {"state_dict": weights, "mtmamba": compose.describe(cfg), "global_step": 0}
     save_checkpoint(content, output)
     log.info("Imported all %d tensors of %s into %s", len(state), source, output)
     return output
@@ -157,8 +157,8 @@ def _require_fitting(cfg: DictConfig, state: dict[str, Tensor], source: Path) ->
             "encoder alone go to encoder.weights."
         )
     expected, found, remedies = [], [], []
-    if set(tasks) != set(build.num_outputs(cfg)):
-        expected.append(f"tasks {', '.join(build.num_outputs(cfg))}")
+    if set(tasks) != set(compose.num_outputs(cfg)):
+        expected.append(f"tasks {', '.join(compose.num_outputs(cfg))}")
         found.append(f"tasks {', '.join(tasks)}")
         remedies.append(_tasks_choice(tasks))
     if decoder not in (None, cfg.choices.decoder):
@@ -220,7 +220,7 @@ def _encoder(state: dict[str, Tensor]) -> dict[str, Any]:
 
 def _tasks_choice(tasks: dict[str, int]) -> str:
     for experiment in EXPERIMENTS:
-        if build.num_outputs(build.load_config([f"experiment={experiment}"])) == tasks:
+        if compose.num_outputs(compose.load_config([f"experiment={experiment}"])) == tasks:
             return f"experiment={experiment}"
     return f"tasks=[{','.join(tasks)}]"
 

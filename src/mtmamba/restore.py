@@ -8,8 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mtmamba.build import MODEL_GROUPS, build_model, compose
+from mtmamba.build import build_model
 from mtmamba.checkpoints import CheckpointError, require_weights_of
+from mtmamba.compose import MODEL_GROUPS, compose
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.extensions import load_extensions
 from mtmamba.models.encoders.lora import merge_lora
@@ -32,7 +33,7 @@ def config_of(
     Nothing is fetched for it: its encoder is not pretrained, since its weights are in the checkpoint.
 
     Args:
-        description: from `mtmamba.build.describe`.
+        description: from `mtmamba.compose.describe`.
         overrides: values of this call by dotted key, which win.
         own_configs: a folder of YAML of the user's, which choices may name.
     """

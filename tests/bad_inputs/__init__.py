@@ -18,7 +18,7 @@ from PIL import Image
 
 import fake_data
 import mtmamba
-from mtmamba import build
+from mtmamba import build, compose
 
 TINY = "data.num_workers=0 data.crop_size=[32,64]"
 NYUD = f"data=nyud data.root=NYUDv2 {TINY}"
@@ -62,7 +62,7 @@ def prepare(folder: Path) -> None:
     cfg = mtmamba.load_config([*TINY.split(), "data=nyud", f"data.root={folder}/NYUDv2"])
     content = {
         "state_dict": build.build_module(cfg).state_dict(),
-        "mtmamba": build.describe(cfg),
+        "mtmamba": compose.describe(cfg),
         "global_step": 0,
     }
     torch.save(content, folder / "tiny.ckpt")

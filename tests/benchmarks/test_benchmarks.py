@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.benchmarks import suite
 from mtmamba.benchmarks.cases import MapCase, network_on_meta, operator_cases
 from mtmamba.benchmarks.device import Device, cpu_name, measure_device
@@ -125,7 +125,7 @@ def test_the_rates_of_this_processor():
 
 
 def cases_of(what, *overrides, device="cuda"):
-    cfg = build.load_config(list(overrides), name="benchmark")
+    cfg = compose.load_config(list(overrides), name="benchmark")
     return suite.chosen_cases(cfg, suite.chosen_parts(what), torch.device(device))
 
 
@@ -209,7 +209,7 @@ def test_mean_square_takes_logits_and_maps():
 
 
 def micro_case(passes, **changes):
-    cfg = build.load_config([], name="benchmark").cpu.model
+    cfg = compose.load_config([], name="benchmark").cpu.model
     cfg.networks, cfg.passes = ["micro"], [passes]
     for key, value in changes.items():
         cfg[key] = [value]
@@ -270,7 +270,7 @@ def test_a_step_is_replayed_from_graphs_as_in_training(graph_device, replays, pa
 
 
 def test_an_operator_case_gives_the_gradients_of_map_and_weights():
-    cfg = build.load_config([], name="benchmark").cpu.ops
+    cfg = compose.load_config([], name="benchmark").cpu.ops
     cfg.maps = [{"op": "ss2d", "tasks": 2, "dim": 32, "size": [3, 4]}]
     forward, backward = operator_cases(cfg, "torch")
     assert (forward.name, backward.name) == tuple(f"ss2d_t2_32_3x4_b1_float32_{p}" for p in ("forward", "backward"))
@@ -380,7 +380,7 @@ def test_a_failing_case_does_not_stop_the_others_but_the_run_fails(tmp_path, mon
     cases = [failing_case("bad", KeyError("x")), failing_case("huge", torch.OutOfMemoryError("no room"))]
     monkeypatch.setattr(suite, "chosen_cases", lambda *_: cases)
     monkeypatch.setattr(suite, "measure_device", lambda *_: DEVICE)
-    cfg = build.load_config(["what=ops", "device=cpu"], name="benchmark")
+    cfg = compose.load_config(["what=ops", "device=cpu"], name="benchmark")
     with pytest.raises(suite.BenchmarkError, match=r"failures in bad: see"):
         suite.benchmark(cfg, tmp_path)
     record = json.loads((tmp_path / "benchmark.json").read_text())

@@ -12,7 +12,7 @@ from PIL import Image
 
 import mtmamba
 import toy_network  # noqa: F401 - registers encoder=toy
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.data.datasets import Source, get_dataset
 from mtmamba.data.datasets.cityscapes import CLASSES, PALETTE
 from mtmamba.data.layouts import DatasetError
@@ -192,7 +192,7 @@ def test_official_files_are_prepared(streets, tmp_path, form):
     given = source / "gtFine_trainvaltest.zip" if form == "one zip" else source
     root = tmp_path / "Cityscapes"
     settings = ["data=cityscapes", f"data.root={root}", f"source={given}", f"cache_dir={tmp_path}"]
-    prepare(build.compose(settings, "prepare_data"), tmp_path)
+    prepare(compose.compose(settings, "prepare_data"), tmp_path)
     files = {path.relative_to(root) for path in root.rglob("*") if path.is_file()}
     assert {path.name for path in files if len(path.parts) == 1} == {"SHA256SUMS"}
     kept = {path for path in files if len(path.parts) > 1}
@@ -208,11 +208,11 @@ def test_a_run_is_evaluated_predicted_scored_and_reported(streets, tmp_path):
     ]  # fmt: skip
     trained = train(config(streets, *small), tmp_path / "run")
     options = [f"ckpt={tmp_path}/run", "save_predictions=true", "bootstrap.resamples=5", f"cache_dir={tmp_path}/cache"]
-    evaluated = evaluate(build.compose([*options, "trainer.accelerator=cpu"], "eval"), tmp_path / "eval")
+    evaluated = evaluate(compose.compose([*options, "trainer.accelerator=cpu"], "eval"), tmp_path / "eval")
     files = tmp_path / "eval/predictions"
     options = [f"pred={files}", "data=cityscapes", f"data.root={streets}", "data.crop_size=[24,48]"]
     options += ["data.num_workers=0", "bootstrap.resamples=5", f"cache_dir={tmp_path}/cache"]
-    scored = evaluate_predictions(build.compose(options, "eval_predictions"), tmp_path / "scored")
+    scored = evaluate_predictions(compose.compose(options, "eval_predictions"), tmp_path / "scored")
     squares = []
     for name in (names := RECORD.read_ids(streets, "val")):
         truth = (cv2.imread(str(streets / f"disparity/{name}_disparity.png"), cv2.IMREAD_UNCHANGED) - 1.0) / 256
@@ -226,7 +226,7 @@ def test_a_run_is_evaluated_predicted_scored_and_reported(streets, tmp_path):
     photograph = streets / f"leftImg8bit/{names[0]}_leftImg8bit.png"
     result = Predictor.from_pretrained(tmp_path / "run")(photograph)
     assert result["semseg"].shape == result["depth"].shape == SIZE
-    report(build.compose([f"runs=[{tmp_path}/run,{tmp_path}/eval]", f"out={tmp_path}/report"], "report"))
+    report(compose.compose([f"runs=[{tmp_path}/run,{tmp_path}/eval]", f"out={tmp_path}/report"], "report"))
     assert f"{expected:.4f}" in (tmp_path / "report/report.md").read_text()
 
 

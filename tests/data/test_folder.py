@@ -13,7 +13,8 @@ from PIL import Image
 
 import fake_data
 import mtmamba
-from mtmamba.build import build_datamodule, build_model, dataset_record, describe, num_outputs
+from mtmamba.build import build_datamodule, build_model
+from mtmamba.compose import dataset_record, describe, num_outputs
 from mtmamba.config_checks import ConfigError, check_resumed
 from mtmamba.data.datasets import folder
 from mtmamba.data.dense import DenseDataset

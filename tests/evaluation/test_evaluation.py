@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import mtmamba
 from fake_data import write_nyud, write_pascal
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.config_checks import ConfigError
 from mtmamba.data.datasets import get_dataset
 from mtmamba.data.dense import DenseDataset
@@ -248,7 +248,7 @@ def evaluated(request, tmp_path_factory):
     cfg = mtmamba.load_config([f"data={request.param}", grid, "data.val_batch_size=4", "encoder=swin_micro"])
     torch.manual_seed(0)
     module = build.build_module(cfg)
-    checkpoint = {"mtmamba": build.describe(cfg), "state_dict": module.state_dict(), "global_step": 7}
+    checkpoint = {"mtmamba": compose.describe(cfg), "state_dict": module.state_dict(), "global_step": 7}
     torch.save(checkpoint, folder / "tiny.ckpt")
     out = folder / "eval"
     options = [f"ckpt={folder}/tiny.ckpt", "trainer.accelerator=cpu", *settings(root, folder / "cache")]

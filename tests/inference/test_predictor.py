@@ -14,7 +14,7 @@ from PIL import Image
 import mtmamba
 from fake_data import write_nyud
 from fake_training import overrides
-from mtmamba import build, restore
+from mtmamba import build, compose, restore
 from mtmamba.checkpoints import save_checkpoint
 from mtmamba.data.transforms import ResizeTransform
 from mtmamba.evaluation.checkpoint import evaluate
@@ -302,7 +302,7 @@ def checkpoint(config, model, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "checkpoints/last.ckpt"
     path.parent.mkdir()
     state = {f"model.{k}": v for k, v in model.state_dict().items()}
-    save_checkpoint({"state_dict": state, "mtmamba": build.describe(config), "global_step": 3}, path)
+    save_checkpoint({"state_dict": state, "mtmamba": compose.describe(config), "global_step": 3}, path)
     return path
 
 
@@ -484,7 +484,7 @@ def test_a_batch_that_is_finished_together_is_as_image_by_image(monkeypatch, pre
 @pytest.mark.parametrize("size", [(100, 180), (40, 50)])
 def test_a_network_of_resized_images_is_given_them_as_in_training(size):
     """Larger and smaller images alike, by Pillow as in training, and brought back to their own size."""
-    cfg = build.load_config(["data=synthetic_cityscapes", "data.crop_size=[64,96]", "encoder.pretrained=false"])
+    cfg = compose.load_config(["data=synthetic_cityscapes", "data.crop_size=[64,96]", "encoder.pretrained=false"])
     model = build.build_model(cfg).eval()
     image = photo(size)
     given = ResizeTransform((64, 96))({"image": image}, np.random.default_rng(0))["image"]

@@ -8,7 +8,7 @@ from torch import nn
 import fake_training
 import mtmamba
 from fake_data import write_nyud
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import read_checkpoint
 from mtmamba.config_checks import ConfigError
@@ -164,7 +164,7 @@ def test_every_encoder_is_adapted_saved_and_merged(kind, tmp_path):
     updates = {name: x for name, x in state.items() if "lora_B" in name}
     assert updates
     assert [name for name, x in updates.items() if not x.any()] == []
-    torch.save({"mtmamba": build.describe(cfg), "state_dict": state, "global_step": 2}, tmp_path / "last.ckpt")
+    torch.save({"mtmamba": compose.describe(cfg), "state_dict": state, "global_step": 2}, tmp_path / "last.ckpt")
     merged = mtmamba.load_model(tmp_path / "last.ckpt")
     plain = mtmamba.build_model(mtmamba.load_config(choices))
     assert merged.state_dict().keys() == plain.state_dict().keys()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import mtmamba
 import toy_network
 from fake_data import write_nyud
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.benchmarks.cases import block_cases, network_on_meta
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.evaluation.checkpoint import evaluate
@@ -24,7 +24,7 @@ TASKS = ("semseg", "depth", "normals", "edge")
 def module_of(*overrides):
     torch.manual_seed(0)
     cfg = mtmamba.load_config([*TOY, *overrides])
-    return build.build_module(cfg).train(), build.num_outputs(cfg)
+    return build.build_module(cfg).train(), compose.num_outputs(cfg)
 
 
 def batch_of(outputs, size=2, image_size=(32, 64)):
@@ -69,7 +69,7 @@ def test_its_blocks_are_recomputed():
 
 
 def test_benchmarks_take_the_blocks_that_map_tasks_maps_and_leave_out_others():
-    settings = build.load_config(["cpu.blocks.networks=[any]"], name="benchmark").cpu.blocks
+    settings = compose.load_config(["cpu.blocks.networks=[any]"], name="benchmark").cpu.blocks
     assert not list(block_cases(settings, {"any": " ".join(TOY)}, "auto"))
     names = {case.name.partition("_b")[0] for case in block_cases(settings, {"any": "data.crop_size=[32,64]"}, "auto")}
     sizes = ("48_2x4", "24_4x8", "12_8x16")

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import mtmamba
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.evaluation.views import Views
 from mtmamba.models.cuda_graphs import GraphedModel
@@ -22,7 +22,7 @@ def micro_module(device, *overrides):
     rates = ("decoder.drop_path=0.3", "encoder.drop_path=0.2")
     cfg = mtmamba.load_config([*rates, "tasks=[depth,normals]", f"backend={backend}", *overrides])
     torch.manual_seed(0)
-    return build.build_module(cfg).to(device).train(), build.num_outputs(cfg)
+    return build.build_module(cfg).to(device).train(), compose.num_outputs(cfg)
 
 
 def trained(device, dtype, graphed, *overrides, course=()):

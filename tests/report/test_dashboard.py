@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import wandb
 
-from mtmamba.build import compose
+from mtmamba.compose import compose
 from mtmamba.config_checks import ConfigError
 from mtmamba.paper import TABLES
 from mtmamba.report.dashboard import comparison, dashboard

@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mtmamba.build import load_config
+from mtmamba.compose import load_config
 from mtmamba.config_checks import ConfigError
 from mtmamba.runs import bundle, protocol
 

@@ -10,7 +10,7 @@ import torch
 import fake_training
 import mtmamba
 from fake_data import write_nyud, write_pascal
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import read_checkpoint
 from mtmamba.evaluation.checkpoint import evaluate
@@ -78,7 +78,7 @@ def test_recomputation_changes_nothing(decoder):
         module = build.build_module(cfg).train()
         optimizer = torch.optim.SGD(module.parameters(), 0.01)
         for _ in range(2):
-            batch = random_batch(build.num_outputs(cfg), 2, (64, 64), torch.device("cpu"))
+            batch = random_batch(compose.num_outputs(cfg), 2, (64, 64), torch.device("cpu"))
             module.training_step(batch, 0).backward()
             optimizer.step()
         states.append(module.model.state_dict())

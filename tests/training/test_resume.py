@@ -16,8 +16,8 @@ import mtmamba
 import toy_network  # noqa: F401 - registers encoder=toy
 from fake_data import write_nyud
 from fake_training import overrides, rows, run
-from mtmamba.build import describe
 from mtmamba.checkpoints import read_checkpoint
+from mtmamba.compose import describe
 from mtmamba.config_checks import ConfigError
 from mtmamba.runs.folder import find_unfinished, locked
 from mtmamba.training.lit_module import MultiTaskModule

@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(dataset, t
 def test_the_progress_bar_shows_the_last_losses():
     cfg = mtmamba.load_config([])
     module = workflows.build.build_module(cfg).train()
-    batch = random_batch(workflows.build.num_outputs(cfg), 2, (32, 64), torch.device("cpu"))
+    batch = random_batch(workflows.compose.num_outputs(cfg), 2, (32, 64), torch.device("cpu"))
     assert module.latest_losses() == {}
     total = module.training_step(batch, 0)
     shown = module.latest_losses()

@@ -17,7 +17,7 @@ from typing import Any
 from lightning import seed_everything
 from lightning.pytorch import Callback, Trainer
 
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.config_checks import settle_auto
 from mtmamba.files import replacing
 from mtmamba.shipped import config_dir
@@ -62,7 +62,7 @@ def methods() -> list[str]:
 
 def curve(method: str, settings: Sequence[str]) -> list[Point]:
     """Train with a method; return the points of its curve, medians of times and means of losses."""
-    cfg = build.load_config([*SETTINGS, *settings, f"balancing={method}"])
+    cfg = compose.load_config([*SETTINGS, *settings, f"balancing={method}"])
     settle_auto(cfg)
     seed_everything(cfg.seed, verbose=False)
     steps = Steps()

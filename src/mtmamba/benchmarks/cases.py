@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from mtmamba import build, restore
+from mtmamba import build, compose, restore
 from mtmamba.benchmarks.roofline import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
 from mtmamba.config_checks import ConfigError
@@ -161,7 +161,7 @@ def network_config(overrides: str, *more: str) -> DictConfig:
         overrides: as on the command line, parted by spaces.
         more: further overrides.
     """
-    cfg = build.load_config([*overrides.split(), *more])
+    cfg = compose.load_config([*overrides.split(), *more])
     restore.fetch_nothing(cfg)
     return cfg
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.benchmarks.cases import Case, network_config, network_on_meta, require
 from mtmamba.benchmarks.roofline import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
@@ -60,7 +60,7 @@ class NetworkCase(Case):
         if self.compile == "blocks":
             model.compile_blocks()
         module = build.build_module(cfg, model).to(device)
-        batch = random_batch(build.num_outputs(cfg), self.batch_size, cfg.data.crop_size, device)
+        batch = random_batch(compose.num_outputs(cfg), self.batch_size, cfg.data.crop_size, device)
         part = _part(model, self.part)
         images = batch["image"]
         if not self.backward:

@@ -12,7 +12,7 @@ import torch
 from lightning import seed_everything
 from omegaconf import DictConfig, ListConfig
 
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.benchmarks.cases import Case, block_cases, operator_cases, require
 from mtmamba.benchmarks.device import Device, measure_device
 from mtmamba.benchmarks.loader import benchmark_loader
@@ -61,16 +61,16 @@ def benchmark(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     seed_everything(cfg.seed, verbose=False)
     record: dict[str, Any] = {"environment": environment()}
     if "scan" in parts:
-        record["scan"] = benchmark_scan(**build.plain(cfg.scan))
+        record["scan"] = benchmark_scan(**compose.plain(cfg.scan))
         _write(run_dir, record)
     if "loader" in parts:
         data = build.build_datamodule(cfg)
         data.prepare_data()
         data.setup()
-        record["loader"] = benchmark_loader(data.dataset_of("train"), **build.plain(cfg.loader))
+        record["loader"] = benchmark_loader(data.dataset_of("train"), **compose.plain(cfg.loader))
         _write(run_dir, record)
     if "predict" in parts:
-        record["predict"] = benchmark_prediction(device=device, networks=build.plain(cfg.networks), **cfg.predict)
+        record["predict"] = benchmark_prediction(device=device, networks=compose.plain(cfg.networks), **cfg.predict)
         _write(run_dir, record)
     for name in record.keys() & {"scan", "loader", "predict"}:
         log.info("%s: %s", name, record[name])
@@ -112,7 +112,7 @@ def chosen_cases(cfg: DictConfig, parts: list[str], device: torch.device) -> lis
     Raises:
         ConfigError: an unknown choice, a CUDA graph without a GPU, or no case of that name.
     """
-    settings, networks = cfg[device.type], build.plain(cfg.networks)
+    settings, networks = cfg[device.type], compose.plain(cfg.networks)
     cases: list[Case] = []
     if "ops" in parts:
         cases += operator_cases(settings.ops, cfg.backend)

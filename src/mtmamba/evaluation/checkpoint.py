@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
-from mtmamba import build, restore
+from mtmamba import build, compose, restore
 from mtmamba.config_checks import ConfigError, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
@@ -100,7 +100,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     checkpoint, path = read_model(cfg.ckpt)
     full = evaluated_config(cfg, checkpoint["mtmamba"])
     require_bootstrap(full.evaluation)
-    chosen = choose_protocol(cfg.boundaries, build.dataset_record(full))
+    chosen = choose_protocol(cfg.boundaries, compose.dataset_record(full))
     begin(full, run_dir)
 
     data = build.build_datamodule(full)
@@ -108,7 +108,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     ids = read_id_list(cfg.ids, data.record.read_ids(data.root, cfg.split))
     data.choose_test(cfg.split, ids)
     model = restore.restore_model(full, checkpoint, path)
-    outputs = build.num_outputs(full)
+    outputs = compose.num_outputs(full)
     tasks = [data.record.adapt(task) for task in select_tasks(outputs)]
     metrics = {task.name: task.metric(outputs[task.name]) for task in tasks}
     saved = [task.name for task in tasks if cfg.save_predictions or (task.boundaries and chosen is not None)]
@@ -121,7 +121,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     if evaluator.statistics is None:
         return {}
 
-    base = build.plain(full.data.delta_m_base)
+    base = compose.plain(full.data.delta_m_base)
     dataset, predict = data.dataset_of("test"), _again(trainer, evaluator)
     found = Evaluated(tasks, dataset, metrics, evaluator.statistics, evaluator.folder, predict, base)
     about = model_record(full, model, path, checkpoint["global_step"])

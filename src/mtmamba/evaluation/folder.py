@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, from_numpy
 from torch.utils.data import DataLoader, Dataset
 
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.data.dense import DenseDataset
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
 from mtmamba.evaluation.formats import check_predictions, read_prediction
@@ -88,7 +88,7 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     data.choose_test(cfg.split, ids)
     data.setup()
     dataset = data.dataset_of("test")
-    outputs = build.num_outputs(cfg)
+    outputs = compose.num_outputs(cfg)
     log.info("Reading the predictions of %s in %s.", ", ".join(outputs), folder)
     check_predictions(folder, outputs, _sizes(dataset), known)
 
@@ -103,7 +103,7 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     def predict(sample: Mapping[str, Any]) -> dict[str, Tensor]:
         return {task: pad(x, sample[task].shape[-2:]) for task, x in images.predictions(sample["id"]).items()}
 
-    base = build.plain(cfg.data.delta_m_base)
+    base = compose.plain(cfg.data.delta_m_base)
     evaluated = Evaluated(tasks, dataset, metrics, statistics, folder, predict, base)
     return conclude(cfg, cfg, run_dir, evaluated, {"predictions": str(folder)}, start)
 
@@ -120,7 +120,7 @@ def _tasks(cfg: DictConfig, folder: Path) -> list[Any]:
             f"Expected predictions in {folder}/TASK/ID.png for {named or f'some of {known}'}, got folders for "
             f"{present}: write them, or name the tasks that you have (tasks=[...])."
         )
-    record = build.dataset_record(cfg)
+    record = compose.dataset_record(cfg)
     tasks = [record.adapt(task) for task in select_tasks(named)]
     if choose_protocol(cfg.boundaries, record) is not None:
         return tasks

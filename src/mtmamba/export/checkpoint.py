@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mtmamba.build import dataset_record
+from mtmamba.compose import dataset_record
 from mtmamba.export.program import ExportError
 from mtmamba.export.write import FORMATS, export
 from mtmamba.restore import config_of, restore_model

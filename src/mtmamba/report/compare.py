@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from mtmamba.build import load_config, plain
+from mtmamba.compose import load_config, plain
 from mtmamba.data.datasets import get_dataset
 from mtmamba.metrics.boundary import protocol
 from mtmamba.paper import (

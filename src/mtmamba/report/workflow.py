@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from mtmamba import build
+from mtmamba import compose
 from mtmamba.config_checks import ConfigError
 from mtmamba.extensions import load_extensions
 from mtmamba.files import write_text
@@ -36,7 +36,7 @@ def report(cfg: DictConfig) -> None:
         ReportError: no run is found.
         ConfigError: ``derived`` names no task of the paper's.
     """
-    plain = build.plain(cfg)
+    plain = compose.plain(cfg)
     load_extensions(plain["extensions"])
     derived = plain["derived"]
     for data, tasks in derived.items():

@@ -86,7 +86,7 @@ def find_unfinished(description: Mapping[str, Any], log_dir: Path) -> Path | Non
     Where there is none, the log names the nearest one and what differs.
 
     Args:
-        description: of this configuration, from `mtmamba.build.describe`.
+        description: of this configuration, from `mtmamba.compose.describe`.
         log_dir: the folder.
     """
     nearest: tuple[Path, dict[str, str]] | None = None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from mtmamba import build
+from mtmamba import compose
 from mtmamba.config_checks import ConfigError, differences
 from mtmamba.runs.folder import is_at_work, speak
 from mtmamba.runs.table import show
@@ -48,8 +48,8 @@ def is_there(cfg: DictConfig, folder: Path) -> bool:
     if not (folder / "metrics.json").is_file():
         return False
     found: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    mine = build.with_choices(cfg.copy())
-    differing = differences(build.describe(mine), {"choices": found["choices"], "values": found})
+    mine = compose.with_choices(cfg.copy())
+    differing = differences(compose.describe(mine), {"choices": found["choices"], "values": found})
     steps = found["trainer"]["max_steps"]
     if steps != mine.trainer.max_steps:
         differing["trainer.max_steps"] = f"trainer.max_steps is {steps} there, {mine.trainer.max_steps} here"

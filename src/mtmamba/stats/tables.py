@@ -7,7 +7,7 @@ from types import MappingProxyType
 import torch
 from rich.table import Table
 
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba import paper as published
 from mtmamba.paper import Row
 from mtmamba.stats.flops import ModelStats, model_stats
@@ -55,7 +55,7 @@ def network_stats(overrides: str) -> ModelStats:
     Args:
         overrides: as on the command line, over MTMamba with Swin-Large on NYUDv2.
     """
-    cfg = build.load_config(overrides.split(), name="model_stats")
+    cfg = compose.load_config(overrides.split(), name="model_stats")
     with torch.device("meta"):
         model = build.build_model(cfg)
     return model_stats(model, cfg.image_size)

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from mtmamba import build
+from mtmamba import compose
 from mtmamba.checkpoints import BEST, FOLDER, LAST, find_checkpoint, glance, read_checkpoint, save_checkpoint
 from mtmamba.config_checks import check_resumed
 from mtmamba.data.datamodule import DenseDataModule
@@ -61,7 +61,7 @@ def find_resumed(cfg: DictConfig) -> Resumed | None:
     if path is None:
         return None
     content = read_checkpoint(path)
-    check_resumed(build.describe(cfg), content["mtmamba"])
+    check_resumed(compose.describe(cfg), content["mtmamba"])
     return Resumed(path, content)
 
 
@@ -71,7 +71,7 @@ def _path(cfg: DictConfig) -> Path | None:
     if cfg.resume != "auto":
         return find_checkpoint(Path(cfg.resume), LAST).resolve()
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        found = find_unfinished(build.describe(cfg), Path(cfg.log_dir))
+        found = find_unfinished(compose.describe(cfg), Path(cfg.log_dir))
         os.environ[CHOSEN] = "" if found is None else str(found.resolve())
     chosen = os.environ.get(CHOSEN)
     if not chosen:

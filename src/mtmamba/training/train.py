@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from torch import nn
 
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint, require_fitting
 from mtmamba.config_checks import ConfigError, demo_settings, on_gpu, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
@@ -59,7 +59,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     speak()
     settle_auto(cfg)
     cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())  # as its checkpoints shall find it
-    validations = Validations(*choose_monitor(cfg.monitor, select_tasks(cfg.tasks), build.plain(cfg.data.delta_m_base)))
+    validations = Validations(
+        *choose_monitor(cfg.monitor, select_tasks(cfg.tasks), compose.plain(cfg.data.delta_m_base))
+    )
     resumed = find_resumed(cfg)
     if resumed is not None:
         restore_record(validations, resumed)
@@ -211,7 +213,7 @@ def _score(
             log.info("Scoring the best constant prediction.")
             loaders = data.plain_dataloader("train"), data.plain_dataloader("val")
             record["constant"] = columns["Best constant"] = constant_scores(
-                module.tasks, build.num_outputs(cfg), *loaders, trainer.strategy.root_device
+                module.tasks, compose.num_outputs(cfg), *loaders, trainer.strategy.root_device
             )
     show(score_table(module.tasks, scores, columns, record["delta_m"]))
     log.info("Scores: %s", run_dir / "metrics.json")

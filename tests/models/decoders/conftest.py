@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 import mtmamba
-from mtmamba import build
+from mtmamba import build, compose
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.models.adapters import decoder_views, export_views, load_released_decoder
 from mtmamba.stats.flops import model_stats
@@ -150,7 +150,7 @@ def stepped(request):
     def step(decoder, *overrides):
         torch.manual_seed(0)
         cfg = mtmamba.load_config(["data=nyud", f"decoder={decoder}", f"loss={request.param}", *overrides])
-        module, outputs = build.build_module(cfg).train(), build.num_outputs(cfg)
+        module, outputs = build.build_module(cfg).train(), compose.num_outputs(cfg)
         batch = random_batch(outputs, 2, (64, 64), torch.device("cpu"))
         loss = module.training_step(batch, 0)
         loss.backward()

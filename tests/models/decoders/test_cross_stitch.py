@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mtmamba
-from mtmamba import build, restore
+from mtmamba import build, compose, restore
 from mtmamba.models.decoders.cross_stitch import CrossStitchUnit
 from mtmamba.models.encoders.efficientnet_lite import EfficientNetLite
 from mtmamba.models.encoders.encoder import pretrained_parameters
@@ -154,7 +154,7 @@ def test_tasks_may_start_from_their_own_runs(tmp_path):
         for task, x in model(images()).items():
             torch.testing.assert_close(x, singles[task](images())[task], rtol=1e-4, atol=1e-5)
     cfg = mtmamba.load_config([*MICRO, "tasks=[semseg,depth]", given])
-    assert restore.config_of(build.describe(cfg)).decoder.weights is None  # a checkpoint of it needs them no more
+    assert restore.config_of(compose.describe(cfg)).decoder.weights is None  # a checkpoint of it needs them no more
     with pytest.raises(WeightsError, match=r"decoder\.weights of every task, got none of \['normals'\]"):
         model_of("tasks=[semseg,depth,normals]", given)
     with pytest.raises(WeightsError, match=r"tasks=\[semseg\] decoder=concat_head .* got another network's"):
