@@ -27,7 +27,8 @@ ABOVE = {
 
 TOP = {
     "build", "compose", "runs", "report", "stats", "benchmarks", "export", "doctor", "restore", "released",
-    "publishing", "preparation", "checkpoints", "extensions", "config_checks", "command", "jobs", "answers", "cli",
+    "publishing", "preparation", "checkpoints", "extensions", "config_checks", "decisive", "command", "jobs", "answers",
+    "cli",
 }  # fmt: skip
 """What stands above the networks, the tasks and the data; training, evaluation and inference call the builders."""
 CALLERS = ("training", "evaluation", "inference")

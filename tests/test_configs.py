@@ -15,7 +15,8 @@ from hydra.errors import HydraException
 
 import mtmamba
 from mtmamba.compose import describe, plain
-from mtmamba.config_checks import ConfigError, check_resumed, settle_auto
+from mtmamba.config_checks import ConfigError, settle_auto
+from mtmamba.decisive import check_resumed
 from mtmamba.models.pretrained import WeightsError
 from mtmamba.models.ss2d import SS2D
 from mtmamba.restore import config_of

@@ -15,7 +15,8 @@ import hydra
 from omegaconf import DictConfig
 from torch.optim import Optimizer
 
-from mtmamba.compose import MODEL_GROUPS, dataset_record, describe, num_outputs, plain
+from mtmamba.compose import dataset_record, describe, num_outputs, plain
+from mtmamba.decisive import UPDATES
 from mtmamba.losses import LogTotal, WeightedTotal
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.multitask import MultiTaskModel
@@ -84,7 +85,7 @@ def build_model(cfg: DictConfig) -> MultiTaskModel:
     if (lora := cfg.model.encoder.get("lora")) and lora.rank is not None:
         model.add_lora(lora.rank, lora.alpha)
     model.recompute(cfg.model.checkpointing)
-    if all(group in cfg.choices for group in MODEL_GROUPS):  # tables and benchmarks have no loss
+    if all(group in cfg.choices for group in UPDATES):  # tables and benchmarks have no loss
         model.description = describe(cfg)
     return model
 

@@ -12,13 +12,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import mtmamba
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.data.datasets import DatasetRecord, folder, get_dataset, open_dataset
+from mtmamba.decisive import UPDATES
 from mtmamba.extensions import load_extensions
 from mtmamba.settings import check_settings
 from mtmamba.shipped import config_dir
 from mtmamba.tasks import select_tasks
-
-MODEL_GROUPS = ("data", "encoder", "decoder", "ablation", "loss", "optimizer", "balancing")
-"""The groups that a checkpoint's choices restore."""
 
 
 def load_config(
@@ -130,10 +128,10 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
     """Return what a checkpoint says of its configuration: group choices and plain values, nothing to instantiate."""
-    kept = ("tasks", "seed", "label", "init", "ema_decay", *MODEL_GROUPS)  # an ablation's values are the decoder's
+    kept = ("tasks", "seed", "label", "init", "ema_decay", *UPDATES)  # an ablation's values are the decoder's
     return {
         "version": mtmamba.__version__,
-        "choices": {group: cfg.choices[group] for group in (*MODEL_GROUPS, "experiment")},
+        "choices": {group: cfg.choices[group] for group in (*UPDATES, "experiment")},
         "values": {key: _without_targets(value) for key, value in plain(cfg).items() if key in kept},
     }
 

@@ -1,8 +1,5 @@
 """Choices that do not go together, refused before anything is built."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,19 +15,6 @@ ABLATED = {
     "gate_wmsa": ("mtmamba", "stm1", "stm2", "stm3"),
 }
 """The decoders that have the part which an ablation takes out."""
-
-UPDATES = ("data", "encoder", "decoder", "ablation", "loss", "optimizer", "balancing")
-"""The groups that decide what training's updates are."""
-
-ALONE = ("tasks", "seed", "init", "ema_decay")
-"""The settings outside of groups that do."""
-
-INDIFFERENT = {
-    "data.root", "data.cache_dir", "data.check", "data.num_workers", "data.val_batch_size", "data.delta_m_base",
-    "data.dataset", "data.tasks", "data.seed", "encoder.pretrained", "encoder.weights", "encoder.name",
-    "decoder.backend",
-}  # fmt: skip
-"""What is another's choice (a machine's, a validation's), or says again what another key says."""
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -127,49 +111,3 @@ def _refuse_cuda_graph(cfg: DictConfig) -> str | None:
     if strategy not in ("auto", "ddp"):
         return f"Expected trainer.strategy=auto|ddp with cuda_graph=true, got {strategy}: use one of those, or auto."
     return None
-
-
-def check_resumed(mine: Mapping[str, Any], its: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run whose updates would be others, but for their number.
-
-    Args:
-        mine: what this call's configuration says, from `mtmamba.compose.describe`.
-        its: the same of the checkpoint.
-
-    Raises:
-        ConfigError: dataset, network, tasks, loss, optimiser, seed or the averaging of weights differ.
-    """
-    found = [text for key, text in differences(mine, its).items() if key != "optimizer.schedule.max_steps"]
-    if found:
-        raise ConfigError(
-            f"Expected the settings of the run to resume, got {', '.join(found)}: repeat that run's command with "
-            "resume added, or begin a new run without it."
-        )
-
-
-def differences(mine: Mapping[str, Any], its: Mapping[str, Any]) -> dict[str, str]:
-    """Return what would make other updates: ``{key: "key=mine instead of its"}``.
-
-    Settings that only one of the two knows, as of another version of this program, are not compared.
-    """
-    mine, its = (_decisive(description) for description in (mine, its))
-    keys = [key for key in mine if key in its and mine[key] != its[key]]
-    others = [key for key in keys if key.split(".")[0] not in set(keys) - {key}]  # what follows from another choice
-    return {key: f"{key}={mine[key]} instead of {its[key]}" for key in others}
-
-
-def _decisive(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that training's updates depend on, by dotted key."""
-    choices, values = description["choices"], description["values"]
-    found = {group: choices[group] for group in UPDATES if group in choices}
-    flat = dict(_flat({group: values[group] for group in (*ALONE, *UPDATES) if group in values}))
-    return found | {key: value for key, value in flat.items() if key not in INDIFFERENT}
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        yield prefix, value
-        return
-    for key, item in value.items():
-        if not str(key).startswith("_"):
-            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))

@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mtmamba.build import build_model
 from mtmamba.checkpoints import CheckpointError, require_weights_of
-from mtmamba.compose import MODEL_GROUPS, compose
+from mtmamba.compose import compose
 from mtmamba.config_checks import ConfigError, check_config
+from mtmamba.decisive import UPDATES
 from mtmamba.extensions import load_extensions
 from mtmamba.models.encoders.lora import merge_lora
 from mtmamba.models.multitask import MultiTaskModel
@@ -39,11 +40,11 @@ def config_of(
     """
     _require_plain(description)
     stated, values = {"balancing": "none"} | description["choices"], description["values"]  # older ones have no choice
-    if missing := [group for group in MODEL_GROUPS if not isinstance(stated.get(group), str)]:
+    if missing := [group for group in UPDATES if not isinstance(stated.get(group), str)]:
         raise ConfigError(
             f"Expected the checkpoint to name its {', '.join(missing)}, got none: use another checkpoint."
         )
-    choices = [f"{group}={stated[group]}" for group in MODEL_GROUPS]
+    choices = [f"{group}={stated[group]}" for group in UPDATES]
     if wrong := [choice for choice in choices if not re.fullmatch(r"\w+=\w+", choice)]:
         raise ConfigError(
             f"Expected names of configuration files in the checkpoint, got {wrong}: do not trust this file."
@@ -133,7 +134,7 @@ def load_weights(model: MultiTaskModel, checkpoint: Mapping[str, Any], path: Pat
 
 def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the folders that this program writes to: caches, and scenes that it generates."""
-    wrong = [group for group in MODEL_GROUPS if group in values and not isinstance(values[group], Mapping)]
+    wrong = [group for group in UPDATES if group in values and not isinstance(values[group], Mapping)]
     if wrong:
         raise ConfigError(f"Expected settings of the checkpoint by name, got other values for {', '.join(wrong)}.")
     data = {key: value for key, value in values.get("data", {}).items() if key != "cache_dir"}

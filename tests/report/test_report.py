@@ -210,7 +210,8 @@ def test_other_runs_say_why(tmp_path):
 def test_runs_trained_otherwise_are_a_line_of_their_own_with_their_settings(tmp_path):
     write_run(tmp_path / "long", PAPER, paper_scores(NYUD, STAR))
     write_run(tmp_path / "short", f"{PAPER} trainer.max_steps=500 optimizer.lr=3e-4", paper_scores(NYUD, "9 1 40 20"))
-    write_run(tmp_path / "elsewhere", f"{PAPER} data.root=/data data.num_workers=3", paper_scores(NYUD, STAR), seed=1)
+    elsewhere = f"{PAPER} data.root=/data data.num_workers=3 data.check=all"
+    write_run(tmp_path / "elsewhere", elsewhere, paper_scores(NYUD, STAR), seed=1)
     lines = [line for line in lines_below(tmp_path)["5"] if line.row.name == "adaptive g"]
     assert [line.figures["semseg"].ours.n for line in lines] == [2, 1]
     assert [line.departures for line in lines] == ["", "optimizer.lr=0.0003, trainer.max_steps=500"]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mtmamba.compose import load_config, plain
 from mtmamba.data.datasets import get_dataset
+from mtmamba.decisive import decisive
 from mtmamba.metrics.boundary import protocol
 from mtmamba.paper import (
     METRICS,
@@ -19,7 +20,6 @@ from mtmamba.paper import (
 )
 from mtmamba.report.gain import LOWER, Gain, gain_over, own_base, paper_base
 from mtmamba.report.groups import Group, Summary, as_text, differences
-from mtmamba.report.runs import decisive
 from mtmamba.stats.tables import floored, network_stats, our_figures
 from mtmamba.tasks import get_task
 

@@ -2,9 +2,8 @@
 
 import glob
 import json
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mtmamba.decisive import decisive, flat
 from mtmamba.paper import DEFAULTS, Network
 from mtmamba.report.curves import read_curves
+from mtmamba.settings import is_number
 from mtmamba.tasks import all_tasks
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -29,25 +30,9 @@ REQUIRED = {
 }  # fmt: skip
 """What a report needs of ``metrics.json``."""
 
-TRAINED = (
-    "loss",
-    "optimizer",
-    "ema_decay",
-    "monitor",
-    "trainer.max_steps",
-    "trainer.precision",
-    "trainer.val_check_interval",
-)
-DECISIVE = ("data", "encoder", "decoder", *TRAINED)
-"""The settings on which scores depend; the others say where and how fast a run went."""
-
 ONE_VIEW = {"flip": False, "scales": [1.0]}
 """An evaluation without test-time augmentation."""
 
-INDIFFERENT = {
-    "data.root", "data.cache_dir", "data.num_workers", "data.val_batch_size", "data.device_batch_size", "data.seed",
-    "data.tasks", "data.dataset", "decoder.backend", "optimizer.schedule.max_steps",
-}  # fmt: skip
 MAX_BYTES, MAX_NUMBER = 64 * 2**20, 10**15
 """A record or configuration that is longer, and a number in it that is larger, is not a run's."""
 BELONGINGS = {"wandb", "checkpoints", "pictures"}
@@ -169,8 +154,7 @@ def read_run(folder: Path) -> Run:
     if views != ONE_VIEW and isinstance(views, Mapping):
         settings |= {f"tta.{key}": value for key, value in views.items()}
     scores = {
-        task: {name: float(x) for name, x in values.items() if _is_number(x)}
-        for task, values in record["tasks"].items()
+        task: {name: float(x) for name, x in values.items() if is_number(x)} for task, values in record["tasks"].items()
     }
     return Run(folder, record, settings, scores, is_evaluation)
 
@@ -191,20 +175,6 @@ def _plain_yaml(text: str) -> Any:
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
         raise ValueError("it holds an alias, which no configuration of ours does")
     return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-
-
-def decisive(config: Any, *, trained: bool = True) -> dict[str, Any]:
-    """Return the settings on which scores depend, by dotted key.
-
-    Args:
-        config: a run's whole configuration.
-        trained: with those of the training, which the configuration of an evaluation does not tell.
-    """
-    untold = () if trained else (*TRAINED, "encoder.pretrained", "encoder.weights")
-    ignored = ("data.delta_m_base", *INDIFFERENT, *untold)
-    return {
-        key: value for key, value in _flat(config) if _is_below(key, DECISIVE) and not _is_below(key, ignored)
-    }  # fmt: skip
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
@@ -239,7 +209,7 @@ def _require_complete(record: Any, config: Any) -> None:
     protocols = record.get("protocols", {})
     if not isinstance(protocols, dict) or not all(isinstance(values, dict) for values in protocols.values()):
         raise BrokenRunError("metrics.json holds protocols that are no mappings")
-    for name, value in _flat(record):
+    for name, value in flat(record):
         if isinstance(value, str) and "\0" in value:
             raise BrokenRunError(f"metrics.json holds a NUL character in {name}")
         if isinstance(value, int | float) and abs(value) > MAX_NUMBER:
@@ -248,21 +218,3 @@ def _require_complete(record: Any, config: Any) -> None:
         raise BrokenRunError(f"metrics.json holds unknown tasks, {', '.join(unknown)}: extensions=[FILE.py] adds yours")
     if not isinstance(config, dict):
         raise BrokenRunError("config.yaml is no mapping")
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and leaves; what Hydra acts on (``_target_`` and the like) follows from the choices."""
-    if not isinstance(value, Mapping):
-        yield prefix, value
-        return
-    for key, item in value.items():
-        if not str(key).startswith("_"):
-            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
-
-
-def _is_below(key: str, parents: Iterable[str]) -> bool:
-    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

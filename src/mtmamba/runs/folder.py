@@ -14,9 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mtmamba.checkpoints import FOLDER, LAST
-from mtmamba.config_checks import ConfigError, differences
+from mtmamba.decisive import differences
 from mtmamba.files import what_is, write_json, write_text
 from mtmamba.runs.environment import environment
+from mtmamba.settings import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from mtmamba import compose
-from mtmamba.config_checks import ConfigError, differences
+from mtmamba.decisive import differences
 from mtmamba.runs.folder import is_at_work, speak
 from mtmamba.runs.table import show
+from mtmamba.settings import ConfigError
 from mtmamba.tasks import get_task
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from mtmamba.config_checks import ALONE, INDIFFERENT, UPDATES
 from mtmamba.connection import answers
+from mtmamba.decisive import ALONE, INDIFFERENT, UPDATES
 from mtmamba.files import write_text
 from mtmamba.training.wandb_run import WandbRun
 

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 
 from mtmamba import compose
 from mtmamba.checkpoints import BEST, FOLDER, LAST, find_checkpoint, glance, read_checkpoint, save_checkpoint
-from mtmamba.config_checks import check_resumed
 from mtmamba.data.datamodule import DenseDataModule
+from mtmamba.decisive import check_resumed
 from mtmamba.runs.folder import find_unfinished
 from mtmamba.training.callbacks import name_pictures
 from mtmamba.training.checkpointing import Checkpointing, log_validation
