@@ -47,7 +47,10 @@ TESTS = {
     "metrics": ["tests/metrics/test_metrics.py"],
     "losses.py": ["tests/test_losses.py"],
     "data/sampler.py": ["tests/data/test_datamodule.py", "tests/data/test_partial.py"],
-    "data/validation.py": ["tests/data/test_validation.py", "tests/data/test_partial.py"],
+    **{
+        f"data/{name}.py": ["tests/data/test_validation.py", "tests/data/test_partial.py"]
+        for name in ("validation", "file_checks")
+    },
     "evaluation/statistics.py": ["tests/evaluation/test_statistics.py"],
     "checkpoints.py": ["tests/test_checkpoints.py"],
     **{
