@@ -84,6 +84,8 @@ EQUIVALENT = [
     ("metrics/boundary/curve.py", "fontsize=[", "how large letters are"),
     ("metrics/boundary/curve.py", "wrap=[", "how a long title is broken"),
     ("metrics/boundary/matching.py", "if base <[ -> =] best:", "a price changes by 0"),
+    ("metrics/boundary/scores.py", "where(total > 0, total, [1 -> 2]", "0 divided by 1 is 0 divided by 2"),
+    ("metrics/boundary/scores.py", "arange([101 -> 102])", "beyond the curve's end heights are 0"),
     ("metrics/delta_m.py", "[* -> /] (-1 if", "division by 1 or -1 is multiplication"),
     ("metrics/normals.py", "target[:, [0 -> 1]]", "an unknown normal is 255 in all components"),
     ("metrics/normals.py", "clamp(min=[1e -> 2e]-12)", "vectors so short are 0 to any measurement"),
@@ -91,6 +93,8 @@ EQUIVALENT = [
     ("losses.py", "target[:, [0 -> 1]]", "an unknown normal is 255 in all components"),
     ("evaluation/statistics.py", "_CHUNK = [", "how many images are scored at once"),
     ("data/validation.py", "count <[ ->", "only counts that differ come there"),
+    ("models/adapters/mti_net.py", "if s >[ -> =] 0:", "no tensor is called propagate.-1"),
+    ("released.py", "[0]) + [1 -> 2]) // 2", "the side of the table is odd"),
     ("checkpoints.py", "mmap=[", "whether tensors that nobody looks at are read; the values are the same"),
 ]
 """Why no test is to notice a change: module, part of the change as it is printed, reason."""

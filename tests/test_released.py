@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -136,8 +137,13 @@ def test_an_imported_checkpoint_is_what_the_evaluation_loads(tmp_path):
 # Round trips
 
 
-@pytest.mark.parametrize("decoder", ["mtmamba", "mtmamba_plus"])
-@pytest.mark.parametrize("experiment", ["nyud_mtmamba", "pascal_mtmamba", "cityscapes_mtmamba"])
+@pytest.mark.parametrize(
+    ("experiment", "decoder"),
+    [
+        *product(["nyud_mtmamba", "pascal_mtmamba", "cityscapes_mtmamba"], ["mtmamba", "mtmamba_plus"]),
+        ("nyud_mtmamba", "stm1"),  # whose names are no other decoder's
+    ],
+)
 def test_a_round_trip_changes_nothing(experiment, decoder, tmp_path):
     cfg = config(f"experiment={experiment}", f"decoder={decoder}", "encoder=swin_micro")
     path, state = ours(cfg, tmp_path)

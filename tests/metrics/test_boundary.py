@@ -28,7 +28,7 @@ from mtmamba.metrics.boundary import (
     read_bsds,
     segmentation_boundaries,
 )
-from mtmamba.metrics.boundary.scores import average_precision, precision_recall
+from mtmamba.metrics.boundary.scores import average_precision, f_measure, precision_recall
 from mtmamba.metrics.boundary.suppression import suppress_non_maxima
 from mtmamba.metrics.boundary.thinning import thin
 
@@ -322,6 +322,13 @@ def test_pooling_sums_before_it_divides():
     # The curve goes from recall 0.32 (precision 16/18) to 0.76 (38/52), at both ends included.
     heights = [16 / 18 + (r / 100 - 0.32) / (0.76 - 0.32) * (38 / 52 - 16 / 18) for r in range(32, 77)]
     assert scores.ap == pytest.approx(sum(heights) / 100)
+
+
+def test_f_is_the_harmonic_mean():
+    precision, recall = np.array([0.25, 0.75, 0.0, 1.0, 0.0]), np.array([0.5, 0.6, 0.0, 1.0, 0.5])
+    assert f_measure(precision, recall) == pytest.approx([1 / 3, 2 / 3, 0, 1, 0])
+    means = [scipy.stats.hmean([p, r]) for p, r in zip(precision, recall, strict=True)]
+    assert f_measure(precision, recall) == pytest.approx(means)
 
 
 def test_one_pixel_that_is_found_scores_1_and_none_is_0():

@@ -36,7 +36,7 @@ class BoundaryScores:
     recall: float
     counts: NDArray[np.int64] = field(repr=False)
     thresholds: Floats = field(repr=False)
-    empty_precision: float = field(default=0.0, repr=False)
+    empty_precision: float = field(repr=False)
 
     def curve(self) -> tuple[Floats, Floats]:
         """Precision and recall of the whole set at each threshold: ``(thresholds,)`` twice."""
