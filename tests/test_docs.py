@@ -53,3 +53,12 @@ def test_the_files_that_the_architecture_page_names_exist():
     named = [name for name in named if "NAME" not in name and not name.startswith(("DIR", "pictures", "predictions"))]
     assert len(named) > 20
     assert [name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / "src/mtmamba"))] == []
+
+
+def test_the_architecture_page_says_what_each_module_holds():
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rows = "".join(line for line in page.splitlines() if line.startswith("| `"))
+    listed = set(re.findall(r"`(\w+(?:\.py|/))`", rows))
+    package = ROOT / "src/mtmamba"
+    modules = {path.name for path in package.glob("*.py")} | {f"{path.parent.name}/" for path in package.glob("*/*.py")}
+    assert modules - listed == {"__init__.py"}
