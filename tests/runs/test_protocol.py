@@ -115,6 +115,25 @@ def test_rows_keep_to_the_devices_that_are_visible(cfg, visible, expected, monke
     assert len(given) == 4
 
 
+def test_a_row_takes_the_place_of_what_an_unfinished_one_has_left(cfg, tmp_path):
+    left = tmp_path / "results/p/seed0/a/training.csv"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    cfg.rows, cfg.seeds = ["a"], [0]
+    protocol.work(cfg)
+    assert left.with_name("metrics.json").is_file()
+    assert left.read_text() == "step\n1\n"
+
+
+def test_a_file_of_somebodys_among_the_results_is_named_before_any_work(cfg, tmp_path):
+    note = tmp_path / "results/p/seed0/a/note.txt"
+    note.parent.mkdir(parents=True)
+    note.touch()
+    with pytest.raises(ConfigError, match=r"nothing but metrics\.json.* in .*seed0/a, got note\.txt"):
+        protocol.work(cfg)
+    assert not (tmp_path / "logs").exists()
+
+
 def test_results_that_cannot_be_kept_are_a_failure(cfg, tmp_path, capfd):
     """Such as those of an evaluation that left no bootstrap samples: it runs in a thread that nobody waits for."""
     script = tmp_path / "scripts/eval.py"

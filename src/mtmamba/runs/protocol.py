@@ -103,6 +103,9 @@ def _run(cfg: DictConfig) -> None:
     if not root.is_dir():
         raise ConfigError(f"Expected the photographs' folder in data_root, got {root}, which is not there.")
     rows = missing_rows(cfg)
+    for row in rows:
+        if strange := [path.name for path in row.result.glob("*") if path.name not in RESULT]:
+            raise ConfigError(f"Expected nothing but {', '.join(RESULT)} in {row.result}, got {strange[0]}: move it away.")
     log.info("%d rows to run: %s", len(rows), "; ".join(row.title for row in rows) or "none")
     waiting: SimpleQueue[Row] = SimpleQueue()
     for row in rows:
@@ -195,7 +198,9 @@ def keep(row: Row) -> None:
     record = json.loads((row.folder / "eval" / "metrics.json").read_text(encoding="utf-8"))
     run = Path("evidence", *row.result.parts[-3:]).as_posix()
     record = {key: value for key, value in record.items() if key != "worst"}
-    record |= {"run": run, "checkpoint": "checkpoints/last.ckpt", "git": record["git"] or packed_revision()}
+    record |= {"run": run, "checkpoint": "checkpoints/last.ckpt", "git": packed_revision() or record["git"]}
+    for name in RESULT:  # what an unfinished row has left
+        (row.result / name).unlink(missing_ok=True)
     with replacing(row.result, folder=True) as partial:
         write_json(partial / RESULT[0], record)
         shutil.copyfile(row.folder / "eval" / RESULT[1], partial / RESULT[1])
