@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -122,5 +123,11 @@ def tile_weights(size: Sequence[int]) -> Tensor:
 
 def normalised(image: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
     """Return RGB ``(h, w, 3)`` uint8 as a network takes it: ``(3, h, w)`` float32, as evaluation normalises."""
-    mean, scale = (torch.tensor(x, device=device) * 255 for x in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((torch.from_numpy(np.array(image)).to(device).float() - mean) * (1 / scale)).movedim(-1, 0)
+    mean, factor = _statistics(torch.device(device))
+    return ((torch.from_numpy(np.array(image)).to(device).float() - mean) * factor).movedim(-1, 0)
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what pixels are diminished and then multiplied by."""
+    return torch.tensor(IMAGENET_MEAN, device=device) * 255, 1 / (torch.tensor(IMAGENET_STD, device=device) * 255)

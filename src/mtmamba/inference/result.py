@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -143,7 +144,7 @@ class Result:
         legend = task.legend(self.classes.get(task.name, ()), self._draw(task.name))
         if task.dtype != "uint8" or legend.bar:
             return legend
-        counts = np.sum([np.bincount(row, minlength=256) for row in values], axis=0)[: len(legend.entries)]  # by rows
+        counts = cv2.calcHist([values], [0], None, [256], (0, 256)).ravel()[: len(legend.entries)]
         return Legend(tuple(legend.entries[c] for c in counts.argsort(kind="stable")[::-1] if counts[c]))
 
     def _draw(self, task: str) -> Draw:

@@ -105,7 +105,8 @@ def _run(cfg: DictConfig) -> None:
     rows = missing_rows(cfg)
     for row in rows:
         if strange := [path.name for path in row.result.glob("*") if path.name not in RESULT]:
-            raise ConfigError(f"Expected nothing but {', '.join(RESULT)} in {row.result}, got {strange[0]}: move it away.")
+            expected = ", ".join(RESULT)
+            raise ConfigError(f"Expected nothing but {expected} in {row.result}, got {strange[0]}: move it away.")
     log.info("%d rows to run: %s", len(rows), "; ".join(row.title for row in rows) or "none")
     waiting: SimpleQueue[Row] = SimpleQueue()
     for row in rows:
