@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,18 +17,6 @@ gpu = pytest.mark.skipif(not ON_GPU, reason="needs a CUDA device")
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 compiler = pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
 kernel = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="needs a CUDA device or Triton's interpreter")
-
-
-def run_in_the_interpreter(file: str) -> None:
-    """Run a file's tests named ``kernel_``, in a process whose Triton runs on the CPU."""
-    pytest.importorskip("triton")
-    if INTERPRETED:
-        pytest.skip("already there")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "kernel_", file]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "passed" in run.stdout
-    assert "skipped" not in run.stdout
 
 
 class Compiled(NamedTuple):

@@ -1,11 +1,8 @@
-"""The benchmark: rooflines by hand, cases and their names, and the script as a user calls it."""
+"""The benchmark: rooflines by hand, cases and their names, and whole measurements."""
 
 import dataclasses
 import json
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +22,6 @@ from mtmamba.models.decoders.mtmamba.extractors import MFE, LinearGate
 from mtmamba.models.layers import TaskLinear
 from mtmamba.stats.flops import model_stats
 
-SCRIPT = Path(__file__).parents[2] / "src/benchmark.py"
 CPU = torch.device("cpu")
 # 1 TB/s, 100 or 10 TFLOP/s, 1 T exponentials/s
 DEVICE = Device("a device", None, 1e12, {"bf16": 1e14, "float32": 1e13}, 1e12, "by decree")
@@ -115,6 +111,7 @@ def test_tf32_is_set_for_a_while():
 @pytest.mark.slow
 def test_the_rates_of_this_processor():
     device = measure_device(CPU, ["float32"])
+    assert device.threads == torch.get_num_threads()
     assert device.name == cpu_name()
     assert 1e8 < device.copy_bytes < 1e13
     assert 1e8 < device.flops["float32"] < 1e14
@@ -348,15 +345,15 @@ def test_the_markdown_page():
     assert "another device" not in markdown(on_h200)
 
 
-def test_the_script_measures_ops_blocks_and_a_network(tmp_path):
-    command = [
-        *(sys.executable, str(SCRIPT), "what=[ops,blocks,model]", "device=cpu", "seconds=0.01", "min_repeats=2"),
+def test_ops_blocks_and_a_network_are_measured(tmp_path, monkeypatch, capsys, recwarn):
+    monkeypatch.setattr(suite, "measure_device", lambda *_: DEVICE)
+    choices = [
+        *("what=[ops,blocks,model]", "device=cpu", "seconds=0.01", "min_repeats=2"),
         "cpu.ops.maps=[{op: conv, tasks: 2, dim: 8, size: [4, 6]}]",
-        *(f'networks.tiny="{MICRO}"', "only=conv|stm.*_12_.*forward|train", f"hydra.run.dir={tmp_path}/run"),
+        *(f'networks.tiny="{MICRO}"', "only=conv|stm.*_12_.*forward|train"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "run/benchmark.json").read_text())
+    suite.benchmark(build.load_config(choices, name="benchmark"), tmp_path)
+    record = json.loads((tmp_path / "benchmark.json").read_text())
     names = [row["name"] for row in record["cases"]]
     assert names == [
         "conv_t2_8_4x6_b1_float32_forward",
@@ -364,16 +361,16 @@ def test_the_script_measures_ops_blocks_and_a_network(tmp_path):
         "stm_tiny_t4_12_8x16_b1_float32_forward",
         "train_tiny_b1_float32",
     ]
-    assert record["device"]["threads"] >= 1
+    assert record["device"] == vars(DEVICE)
     for row in record["cases"]:
         assert row["status"] == "measured"
         assert 0 < row["low_ms"] <= row["median_ms"] <= row["high_ms"]
         assert row["extra_bytes"] > 0
         assert row["fraction_of_roofline"] == pytest.approx(row["roofline"]["total_ms"] / row["median_ms"])
-    page = (tmp_path / "run/benchmark.md").read_text()
+    page = (tmp_path / "benchmark.md").read_text()
     assert all(f"| {name} |" in page for name in names)
-    assert names[-1] in done.stdout
-    assert "self.log" not in done.stderr
+    assert names[-1] in capsys.readouterr().out
+    assert not [warning for warning in recwarn if "self.log" in str(warning.message)]
 
 
 def test_a_failing_case_does_not_stop_the_others_but_the_run_fails(tmp_path, monkeypatch):

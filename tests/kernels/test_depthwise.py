@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.depthwise import depthwise_silu
-from triton_runs import DEVICE, ON_GPU, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, ON_GPU, compile_for_hopper, compiler, gpu, kernel
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
@@ -163,10 +163,6 @@ def test_autocast_sets_the_precision_of_the_map(device):
     finally:
         torch.set_autocast_enabled(device, enabled)
     assert y.dtype == torch.get_autocast_dtype(device) != x.dtype
-
-
-def test_in_the_interpreter():
-    run_in_the_interpreter(__file__)
 
 
 @kernel

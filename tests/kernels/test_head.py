@@ -6,7 +6,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from mtmamba.kernels.head import norm_project
-from triton_runs import DEVICE, ON_GPU, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, ON_GPU, compile_for_hopper, compiler, gpu, kernel
 
 PRECISION = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 DTYPES = list(PRECISION)[: None if ON_GPU else 2]  # the interpreter has no products of bfloat16
@@ -88,10 +88,6 @@ def test_logits_have_at_least_float32_and_lie_as_told(device, dtype):
     assert (logits.shape, logits.device.type) == ((2, 5, 6, 8), device)
     assert logits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert logits.is_contiguous()
-
-
-def test_in_the_interpreter():
-    run_in_the_interpreter(__file__)
 
 
 @kernel

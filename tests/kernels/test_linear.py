@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.linear import LinearFunction, LinearGeluFunction, column_sums, gelu_gradient, linear, linear_gelu
-from triton_runs import DEVICE, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, compile_for_hopper, compiler, gpu, kernel
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
@@ -41,10 +41,6 @@ def assert_near(found, reference, tensors, dtype, precision):
     doubles = [t.detach().double().requires_grad_() for t in tensors]
     for result, wanted in zip(found, results(reference, doubles, dtype), strict=True):
         torch.testing.assert_close(result.double(), wanted, rtol=0, atol=precision * wanted.abs().max().item())
-
-
-def test_in_the_interpreter():
-    run_in_the_interpreter(__file__)
 
 
 @kernel

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.blend import blend
 from mtmamba.kernels.norm import gated_norm, joint_layer_norm, layer_norm
-from triton_runs import DEVICE, ON_GPU, compiler, gpu, kernel, run_in_the_interpreter, spilled
+from triton_runs import DEVICE, ON_GPU, compiler, gpu, kernel, spilled
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
@@ -206,10 +206,6 @@ def test_the_kernels_serve_cuda_up_to_float32_in_autocasts_precision(form, devic
         assert y.shape == FORMS[form][2](*(torch.empty(s) for s in shapes), *[None] * (form in SCALED)).shape
     assert any(name.startswith("mtmamba::") for name in called.names) == fused
     assert ("aten::native_layer_norm" in called.names) != fused
-
-
-def test_in_the_interpreter():
-    run_in_the_interpreter(__file__)
 
 
 @kernel

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mtmamba.kernels.residual import BranchFunction, add_norm, residual_norm
-from triton_runs import DEVICE, ON_GPU, compiler, gpu, kernel, run_in_the_interpreter, spilled
+from triton_runs import DEVICE, ON_GPU, compiler, gpu, kernel, spilled
 
 PRECISION = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 FORMS = ("branch", "sum", "scaled sum")
@@ -67,10 +67,6 @@ def test_shapes_that_do_not_fit_are_refused():
         residual_norm(x, parameters.mT, parameters)
     with pytest.raises(ValueError, match=r"added of the shape of x, \(2, 1, 3, 4\), got \(1, 1, 3, 4\)"):
         residual_norm(x, parameters, parameters, x[:1])
-
-
-def test_in_the_interpreter():
-    run_in_the_interpreter(__file__)
 
 
 @kernel

@@ -3,13 +3,9 @@
 import pytest
 import torch
 
-from triton_runs import DEVICE, compile_for_hopper, compiler, gpu, kernel, run_in_the_interpreter
+from triton_runs import DEVICE, compile_for_hopper, compiler, gpu, kernel
 
 SHAPES = [((1, 7), 0), ((300, 33), 0), ((5, 3, 4, 600), 0), ((2, 3, 130, 40), 2), ((3, 17, 5), 1)]
-
-
-def test_in_the_interpreter():
-    run_in_the_interpreter(__file__)
 
 
 @kernel

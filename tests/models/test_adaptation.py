@@ -148,7 +148,15 @@ TIMM = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [*CHOICES, *TIMM])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            kind, marks=[pytest.mark.slow] * (kind in CHOICES and kind not in ("swin_micro", "efficientnet_lite0"))
+        )
+        for kind in [*CHOICES, *TIMM]
+    ],
+)
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_every_encoder_is_adapted_saved_and_merged(kind, tmp_path):
     choices = [*small(kind), "encoder.pretrained=false", "decoder=fcn", "decoder.neck=[8,8,8,8]", "tasks=[depth]"]

@@ -74,8 +74,14 @@ def test_every_parameter_gets_a_gradient(decoder, ablation):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize(("decoder", "ablation"), VARIANTS)
-@pytest.mark.parametrize(("data", "tasks"), [("synthetic", "depth"), ("synthetic_pascal", "edge,human_parts,sal")])
+@pytest.mark.parametrize(
+    ("decoder", "ablation", "data", "tasks"),
+    [
+        pytest.param(*variant, *some, marks=[pytest.mark.slow] * (i % 2 != j))  # every second variant, of each
+        for i, variant in enumerate(VARIANTS)
+        for j, some in enumerate([("synthetic", "depth"), ("synthetic_pascal", "edge,human_parts,sal")])
+    ],
+)
 def test_two_steps_of_training_stay_finite(decoder, ablation, data, tasks):
     model = build(decoder, ablation, f"data={data}", f"tasks=[{tasks}]")
     records, batch = select_tasks(tasks.split(",")), random_batch(model, images(2, 32, 32))

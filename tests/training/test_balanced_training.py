@@ -1,6 +1,7 @@
 """Training with balanced tasks: every choice, accumulation, several processes, resuming, partial labels, refusals."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -227,16 +228,20 @@ def gradients_of(rank, processes):
 
 
 def one_of_two(rank, folder):
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    found = gradients_of(rank, 2)
-    if rank == 0:
-        torch.save(found, os.path.join(folder, "found.pt"))
-    distributed.destroy_process_group()
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", store, timedelta(minutes=2), rank=rank, world_size=2)
+    try:
+        return gradients_of(rank, 2)
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_two_processes_equal_one(tmp_path):
-    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
-    two, one = torch.load(tmp_path / "found.pt"), gradients_of(0, 1)
+    other = torch.multiprocessing.get_context("spawn").Process(target=one_of_two, args=(1, tmp_path))
+    other.start()
+    two, one = one_of_two(0, tmp_path), gradients_of(0, 1)
+    other.join()
+    assert other.exitcode == 0
     for name, expected in one.items():
         assert expected.norm() > 0
         torch.testing.assert_close(

@@ -21,7 +21,7 @@ def test_targets_are_not_rounded_with_the_network(tmp_path, precision):
 
     register(dataclasses.replace(depth, loss=loss))
     try:
-        options = (f"trainer.precision={precision}", "trainer.max_steps=2", "pictures=1")
+        options = (f"trainer.precision={precision}", "decoder=stm1", "trainer.max_steps=2", "pictures=1")
         run(write_nyud(tmp_path / "data"), tmp_path / "run", *options)
     finally:
         register(depth)

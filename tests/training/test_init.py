@@ -23,11 +23,12 @@ def dataset(tmp_path_factory):
 def first(dataset, tmp_path_factory):
     """A run from nothing: its folder and its record."""
     run_dir = tmp_path_factory.mktemp("logs") / "first"
-    return run_dir, run(dataset, run_dir, "trainer.max_steps=2")
+    return run_dir, run(dataset, run_dir, "decoder=stm1", "trainer.max_steps=2")
 
 
 def test_a_run_begins_from_the_weights_and_shows_what_they_were_worth(dataset, first, tmp_path, caplog):
-    one_step = [f"init={first[0]}", "seed=1", "optimizer.lr=1e-9", "optimizer.weight_decay=0", "trainer.max_steps=1"]
+    one_step = [f"init={first[0]}", "decoder=stm1", "seed=1", "optimizer.lr=1e-9", "optimizer.weight_decay=0"]
+    one_step += ["trainer.max_steps=1"]
     record = run(dataset, tmp_path / "second", *one_step)
     assert "got trainer=demo, which suit minutes on synthetic scenes" in caplog.text
     assert record["start"]["model"] == str(first[0])
@@ -48,7 +49,7 @@ def test_a_run_begins_from_the_weights_and_shows_what_they_were_worth(dataset, f
 
 
 def test_going_on_keeps_its_own_weights_and_the_first_scores(dataset, first, tmp_path):
-    settings = [f"init={first[0]}", "trainer.val_check_interval=10", "optimizer.schedule=null"]
+    settings = [f"init={first[0]}", "decoder=stm1", "trainer.val_check_interval=10", "optimizer.schedule=null"]
     whole = run(dataset, tmp_path / "whole", *settings, "trainer.max_steps=3")
     run(dataset, tmp_path / "cut", *settings, "trainer.max_steps=2")
     again = run(dataset, tmp_path / "unused", *settings, "trainer.max_steps=3", f"resume={tmp_path}/cut")
@@ -60,6 +61,6 @@ def test_going_on_keeps_its_own_weights_and_the_first_scores(dataset, first, tmp
 
 def test_weights_of_another_network_are_refused(dataset, first, tmp_path):
     with pytest.raises(CheckpointError, match="it is of another network"):
-        run(dataset, tmp_path / "other", f"init={first[0]}", "encoder.embed_dim=24")
+        run(dataset, tmp_path / "other", f"init={first[0]}", "decoder=stm1", "encoder.embed_dim=24")
     with pytest.raises(FileNotFoundError, match="Expected a checkpoint, or a run's folder"):
         run(dataset, tmp_path / "none", "init=nowhere")

@@ -7,6 +7,7 @@ from lightning.pytorch.loggers import CSVLogger as LightningCSVLogger
 from omegaconf import OmegaConf
 
 import mtmamba
+import toy_network  # noqa: F401 - registers encoder=toy
 from fake_data import write_nyud
 from fake_training import overrides
 from mtmamba import build
@@ -50,7 +51,8 @@ def test_any_optimiser_of_pytorch_or_timm(node, kind):
 
 def rates(dataset, folder, schedule):
     """The rate of each of 4 steps of a run, from a rate of 1e-3."""
-    cfg = mtmamba.load_config(overrides(dataset, folder, "tasks=[depth]", "pictures=0", "trainer.max_steps=4"))
+    options = ["encoder=toy", "decoder=toy", "tasks=[depth]", "pictures=0", "trainer.max_steps=4"]
+    cfg = mtmamba.load_config(overrides(dataset, folder, *options))
     cfg.optimizer = OmegaConf.create({"_target_": "torch.optim.SGD", "lr": 1e-3, "schedule": schedule})
     folder.mkdir()
     Rates.seen = []

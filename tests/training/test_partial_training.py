@@ -102,7 +102,8 @@ def weights(run_dir):
 
 def test_complete_labels_give_the_same_bits(complete, tmp_path):
     for partial in ("false", "true"):
-        fake_training.run(complete, tmp_path / partial, f"data.partial={partial}", "trainer.max_steps=3")
+        options = [*TOY[:2], f"data.partial={partial}", "trainer.max_steps=3"]
+        fake_training.run(complete, tmp_path / partial, *options)
     plain, other = weights(tmp_path / "false"), weights(tmp_path / "true")
     assert all(torch.equal(x, other[name]) for name, x in plain.items())
     assert fake_training.rows(tmp_path / "false") == fake_training.rows(tmp_path / "true")
@@ -117,11 +118,8 @@ def test_a_task_that_never_appears_in_an_epoch_is_not_trained_by_it(dataset, tmp
     assert record["tasks"]["normals"]["mErr"] > 0
     seed_everything(0, verbose=False)
     cfg = mtmamba.load_config(fake_training.overrides(dataset, tmp_path, *TOY))
-    moved = {
-        name
-        for name, x in build.build_module(cfg).state_dict().items()
-        if not torch.equal(x, weights(tmp_path / "run")[name])
-    }
+    trained = weights(tmp_path / "run")
+    moved = {name for name, x in build.build_module(cfg).state_dict().items() if not torch.equal(x, trained[name])}
     assert moved
     assert not any("normals" in name for name in moved)
     assert any("depth" in name for name in moved)

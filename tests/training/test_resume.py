@@ -2,10 +2,10 @@
 
 import json
 import math
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
+import time
 
 import numpy as np
 import pytest
@@ -24,7 +24,8 @@ from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.training.train import train
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
-SHORT = ("trainer.max_steps=2", "trainer.val_check_interval=2", "tasks=[depth]", "pictures=1")
+TOY = ("encoder=toy", "decoder=toy", "tasks=[depth]")
+SHORT = (*TOY, "trainer.max_steps=2", "trainer.val_check_interval=2", "pictures=1")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,8 @@ def test_a_task_without_validation_labels_is_left_out_and_named(dataset, tmp_pat
     write_nyud(blind, train=10, val=3, size=(32, 48))
     for number in range(11, 14):
         np.save(blind / f"depth/{number:04d}.npy", np.zeros((32, 48), np.float32))  # metres, 0 is unknown
-    record = run(blind, tmp_path / "run", "trainer.max_steps=4", "optimizer.lr=0.01", "tasks=[depth,normals]")
+    options = ["trainer.max_steps=4", "optimizer.lr=0.01", *TOY[:2], "tasks=[depth,normals]"]
+    record = run(blind, tmp_path / "run", *options)
     assert "val/depth/RMSE" in caplog.text
     scores = {int(row["step"]): float(row["val/delta_m"]) for row in rows(tmp_path / "run") if row.get("val/delta_m")}
     assert record["tasks"]["depth"]["RMSE"] != record["tasks"]["depth"]["RMSE"]
@@ -98,7 +100,7 @@ def test_a_run_without_validations_ends_with_weights_and_the_scores_of_all_image
 
 def test_an_exception_leaves_the_last_complete_step(dataset, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    options = ["trainer.max_steps=4", "trainer.val_check_interval=4", "tasks=[depth]", "data.device_batch_size=2"]
+    options = [*TOY, "trainer.max_steps=4", "trainer.val_check_interval=4", "data.device_batch_size=2"]
     run(dataset, whole, *options)
     original, calls = MultiTaskModule.training_step, []
 
@@ -122,8 +124,8 @@ def test_an_exception_leaves_the_last_complete_step(dataset, tmp_path, monkeypat
 def test_an_averaged_run_at_a_constant_rate_goes_on_as_if_nothing_had_happened(dataset, tmp_path, stop):
     """Stopped where a validation was due, or between two: by the end of a shorter run, which makes the same updates."""
     options = [
-        "trainer.max_steps=5", "trainer.val_check_interval=2", "tasks=[depth]", "encoder=toy", "decoder=toy",
-        "pictures=0", "ema_decay=0.9", "optimizer.schedule=null", "optimizer.lr=0.01",
+        *TOY, "trainer.max_steps=5", "trainer.val_check_interval=2", "pictures=0", "ema_decay=0.9",
+        "optimizer.schedule=null", "optimizer.lr=0.01",
     ]  # fmt: skip
     whole = run(dataset, tmp_path / "whole", *options)
     run(dataset, tmp_path / "parts", *options, f"trainer.max_steps={stop}")
@@ -153,7 +155,7 @@ def test_a_moved_run_remembers_its_best(tmp_path):
     dataset = write_nyud(tmp_path / "NYUDv2", train=10, val=3, size=(32, 48))
     for number in range(11, 14):
         np.save(dataset / f"depth/{number:04d}.npy", np.full((32, 48), 0.1, np.float32))
-    options = ["trainer.max_steps=4", "tasks=[depth]", "optimizer.lr=0.05", "monitor=val/depth/RMSE"]
+    options = [*TOY, "trainer.max_steps=4", "optimizer.lr=0.05", "monitor=val/depth/RMSE"]
     whole = run(dataset, tmp_path / "whole", *options)
     assert whole["step"] == 2
     run(dataset, tmp_path / "here", *options)
@@ -164,24 +166,29 @@ def test_a_moved_run_remembers_its_best(tmp_path):
     assert record["tasks"] == whole["tasks"]
 
 
+def hold(run_dir, begun):
+    with locked(run_dir):
+        begun.set()
+        time.sleep(600)
+
+
 def test_a_run_that_somebody_is_at_is_left_alone(dataset, tmp_path):
     run(dataset, tmp_path / "run", *SHORT)
     (tmp_path / "run/metrics.json").unlink()
     description = describe(mtmamba.load_config(overrides(dataset, tmp_path, *SHORT)))
     assert find_unfinished(description, tmp_path) == tmp_path / "run"
-    code = f"""
-import sys, pathlib
-from mtmamba.runs.folder import locked
-with locked(pathlib.Path({str(tmp_path / "run")!r})):
-    print("locked", flush=True)
-    sys.stdin.read()"""
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "locked\n"
+    fork = multiprocessing.get_context("fork")  # which has everything imported already
+    begun = fork.Event()
+    other = fork.Process(target=hold, args=(tmp_path / "run", begun))
+    other.start()
+    try:
+        assert begun.wait(60)
         assert find_unfinished(description, tmp_path) is None
         with pytest.raises(ConfigError, match="another process is training"), locked(tmp_path / "run"):
             pass
+    finally:
         other.kill()
+        other.join()
     assert find_unfinished(description, tmp_path) == tmp_path / "run"
 
 
