@@ -15,5 +15,5 @@ void call(void (*kernel)(Arguments...), void** arguments) {
 
 // arguments: a pointer to each, as for cuLaunchKernel.
 extern "C" void run(void** arguments, Index grid, size_t shared_bytes) {
-    emulator::launch(grid, THREADS, shared_bytes, [&] { call(NAME, arguments); });
+    emulator::launch(grid, THREADS, shared_bytes, [](void** values) { call(NAME, values); }, arguments);
 }

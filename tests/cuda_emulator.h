@@ -1,15 +1,15 @@
 // CUDA's threads on one CPU thread, so that tests can run a kernel's own source without a GPU: every CUDA thread is a
 // fiber, and fibers take turns at each barrier and shuffle; from the last to the first where the environment has
 // EMULATOR_REVERSED.
+#undef _FORTIFY_SOURCE  // whose longjmp takes no other stack
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <vector>
-#include <algorithm>
 
 #define __device__
 #define __global__
@@ -32,8 +32,10 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
-using std::max;
-using std::min;
+template <typename T>
+T max(T a, T b) { return a < b ? b : a; }
+template <typename T>
+T min(T a, T b) { return b < a ? b : a; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline float __uint_as_float(unsigned bits) {
@@ -73,14 +75,19 @@ static char* dynamic_shared;
 struct Barrier {
     int waiting = 0, passed = 0;
 };
-static ucontext_t scheduler;
-static std::vector<ucontext_t> fibers;
+struct Fiber {
+    ucontext_t entry;
+    jmp_buf place;  // in its second turn and later, since swapcontext asks the system for signals each time
+    bool begun = false, finished = false;
+};
+static jmp_buf scheduler;
+static std::vector<Fiber> fibers;
 static std::vector<std::vector<char>> stacks;
-static std::vector<bool> finished;
 static std::vector<Barrier> warp_barriers;
 static std::vector<unsigned> exchanged;
 static Barrier block_barrier;
-static std::function<void()> kernel;
+static void (*kernel)(void**);
+static void** arguments;
 static int current;
 
 inline void wait(Barrier& barrier, int count) {
@@ -90,16 +97,24 @@ inline void wait(Barrier& barrier, int count) {
         barrier.passed++;
         return;
     }
-    while (barrier.passed == round) swapcontext(&fibers[current], &scheduler);
+    while (barrier.passed == round)
+        if (!_setjmp(fibers[current].place)) _longjmp(scheduler, 1);
 }
 inline void start() {
-    kernel();
-    finished[current] = true;
-    swapcontext(&fibers[current], &scheduler);
+    kernel(arguments);
+    fibers[current].finished = true;
+    _longjmp(scheduler, 1);
 }
-inline void launch(Index grid, int threads, size_t shared, std::function<void()> body) {
+inline void resume(Fiber& fiber) {
+    if (_setjmp(scheduler)) return;
+    if (fiber.begun) _longjmp(fiber.place, 1);
+    fiber.begun = true;
+    setcontext(&fiber.entry);
+}
+inline void launch(Index grid, int threads, size_t shared, void (*body)(void**), void** values) {
     const bool reversed = std::getenv("EMULATOR_REVERSED");
     kernel = body;
+    arguments = values;
     gridDim = grid;
     memory.resize(shared);
     dynamic_shared = memory.data();
@@ -109,24 +124,23 @@ inline void launch(Index grid, int threads, size_t shared, std::function<void()>
             for (unsigned x = 0; x < grid.x; x++) {
                 blockIdx = {x, y, z};
                 fibers.assign(threads, {});
-                finished.assign(threads, false);
                 warp_barriers.assign(threads / 32, {});
                 exchanged.assign(threads, 0);
                 block_barrier = {};
                 for (int i = 0; i < threads; i++) {
-                    getcontext(&fibers[i]);
-                    fibers[i].uc_stack.ss_sp = stacks[i].data();
-                    fibers[i].uc_stack.ss_size = stacks[i].size();
-                    makecontext(&fibers[i], start, 0);
+                    getcontext(&fibers[i].entry);
+                    fibers[i].entry.uc_stack.ss_sp = stacks[i].data();
+                    fibers[i].entry.uc_stack.ss_size = stacks[i].size();
+                    makecontext(&fibers[i].entry, start, 0);
                 }
                 for (int left = threads; left > 0;)
                     for (int turn = 0; turn < threads; turn++) {
                         const int i = reversed ? threads - 1 - turn : turn;
-                        if (finished[i]) continue;
+                        if (fibers[i].finished) continue;
                         current = i;
                         threadIdx = {static_cast<unsigned>(i), 0, 0};
-                        swapcontext(&scheduler, &fibers[i]);
-                        if (finished[i]) left--;
+                        resume(fibers[i]);
+                        if (fibers[i].finished) left--;
                     }
             }
 }
