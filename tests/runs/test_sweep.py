@@ -20,7 +20,8 @@ from mtmamba.jobs import rows_of
 from mtmamba.runs.sweep import progress, show_rows
 
 ROOT = Path(__file__).parents[2]
-PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
+PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}
+ONE_AT_A_TIME = {"joblib": ["hydra.launcher.n_jobs=1"], "ray": ["+hydra.launcher.ray.init.num_cpus=1"]}
 
 
 def is_installed(launcher):
@@ -119,12 +120,12 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["basic", *PLUGINS])
 def test_a_sweep_that_was_killed_goes_on(whole, tmp_path, launcher):
     if not is_installed(launcher):
         pytest.skip(f"needs the plugin of hydra/launcher={launcher}")
     dataset, uncut = whole
-    more = [f"hydra/launcher={launcher}", *(["hydra.launcher.n_jobs=1"] if launcher == "joblib" else [])]
+    more = [f"hydra/launcher={launcher}", *ONE_AT_A_TIME.get(launcher, [])]
     folder = tmp_path / "sweep"
     with sweep(folder, dataset, *more) as process:
         while not list(folder.glob("1/checkpoints/last.ckpt")):
