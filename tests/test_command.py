@@ -245,12 +245,16 @@ def test_whoever_reads_the_output_may_go(tmp_path):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_ctrl_c_ends_a_command_in_a_word(tmp_path):
-    """Within work that has no answer of its own to it, such as predict's."""
+@pytest.mark.parametrize(
+    ("answer", "said"), [("raise", "Stopped by Ctrl-C.\n"), ("sys.exit(1)", "")], ids=["predict", "train"]
+)
+def test_ctrl_c_ends_a_command_in_a_word(tmp_path, answer, said):
+    """Within work that has no answer of its own to it; and in training, where Lightning has one."""
     script = tmp_path / "doctor.py"
+    work = f"try: raise KeyboardInterrupt\n    except KeyboardInterrupt: {answer}"
     script.write_text(
-        "from mtmamba.command import command\ndef work(*_): raise KeyboardInterrupt\ncommand('doctor', work)"
+        f"import sys\nfrom mtmamba.command import command\ndef work(*_):\n    {work}\ncommand('doctor', work)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
-    assert (done.returncode, done.stderr) == (130, "Stopped by Ctrl-C.\n")
+    assert (done.returncode, done.stderr) == (130, said)

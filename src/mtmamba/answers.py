@@ -22,7 +22,12 @@ MAIN_KEYS = {
 }
 """What a script is called with first, where there is such a thing."""
 
-EXTRAS = {"joblib": "mtmamba[joblib]", "submitit_local": "mtmamba[slurm]", "submitit_slurm": "mtmamba[slurm]"}
+EXTRAS = {
+    "joblib": "mtmamba[joblib]",
+    "submitit_local": "mtmamba[slurm]",
+    "submitit_slurm": "mtmamba[slurm]",
+    "ray": "mtmamba[ray]",
+}
 """What brings a launcher of sweeps, where it is missing."""
 
 

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtmamba.answers import is_answer, tell
 from mtmamba.files import full_disk, is_full_disk
-from mtmamba.jobs import JobError, run_alone, takes_several_devices, work_on_row
+from mtmamba.jobs import STOPPED, JobError, run_alone, takes_several_devices, work_on_row
 from mtmamba.settings import check_given, check_settings
 from mtmamba.shipped import config_dir
 
@@ -65,20 +65,27 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
     debug = os.environ.get(DEBUG, "0") not in ("", "0")
     if not debug:
         hush()
+    called = [os.path.abspath(sys.argv[0]), *sys.argv[1:]]  # what a launcher's processes are called with is another
 
     def job(cfg: DictConfig) -> None:
         swept = HydraConfig.get().mode == RunMode.MULTIRUN
         folder = Path(HydraConfig.get().runtime.output_dir)
+        if not debug:
+            hush()  # launchers run jobs in other processes
         try:
             with without_environment(DEBUG, not debug):
                 check_given(cfg)
                 check_settings(cfg)
                 if swept and "resume" in cfg:
-                    work_on_row(cfg, folder, work)
+                    work_on_row(cfg, folder, work, called)
                 elif swept and takes_several_devices(cfg):
-                    run_alone(folder)
+                    run_alone(folder, called)
                 else:
                     work(cfg, folder)
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # which Lightning turns into status 1
+                sys.exit(STOPPED)
+            raise
         except Exception as error:
             if is_full_disk(error) and not str(error).startswith("Expected "):
                 error = OSError(full_disk(folder))
@@ -105,7 +112,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             if debug:
                 raise
             print("Stopped by Ctrl-C.", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
-            sys.exit(130)
+            sys.exit(STOPPED)
         except BrokenPipeError:  # whoever read the output has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
@@ -128,12 +135,16 @@ def hush() -> None:
     logging.raiseExceptions = False  # such as tracebacks of a log on a full disk
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    package = str(Path(__file__).parent)
     for part in ("fabric", "pytorch"):  # Lightning's tips and summaries; what this package says by its means stays
         library = logging.getLogger(f"lightning.{part}.utilities.rank_zero")
-        library.addFilter(lambda record: record.pathname.startswith(package))
+        library.addFilter(is_ours)
     for name in ("torch.distributed", "timm"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def is_ours(record: logging.LogRecord) -> bool:
+    """Return whether this package has written a record."""
+    return record.pathname.startswith(str(Path(__file__).parent))
 
 
 @contextmanager

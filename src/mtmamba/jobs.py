@@ -1,16 +1,22 @@
 """The jobs of a sweep: which rows it has, a row that is trained once, a job as a command of its own."""
 
+import gc
 import itertools
-import os
+import logging
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+
+from mtmamba.answers import is_answer
+
+log = logging.getLogger(__name__)
 
 FLAGS_WITH_VALUE = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"}
 
@@ -19,31 +25,66 @@ class JobError(RuntimeError):
     """A job of a sweep failed and has said why; the others go on."""
 
 
-def work_on_row(cfg: DictConfig, folder: Path, work: Callable[[DictConfig, Path], None]) -> None:
+STOPPED = 130
+"""The exit status of a run that Ctrl-C or SIGTERM has stopped."""
+
+SHARING = {"joblib", "submitit_local"}
+"""The launchers whose jobs are processes of one machine that all see its GPUs."""
+
+
+def work_on_row(cfg: DictConfig, folder: Path, work: Callable[[DictConfig, Path], None], called: Sequence[str]) -> None:
     """Train a row of a sweep unless it is finished, from its last checkpoint where there is one, and show all rows.
+
+    What fails without an answer to the user is tried again, ``cfg.retries`` times, each in a process of its own.
 
     Args:
         cfg: the row's configuration.
         folder: the row's.
         work: trains.
+        called: the script and its arguments.
     """
-    from mtmamba.runs.sweep import is_there, show_rows
+    from mtmamba.runs.sweep import is_there, show_rows, take_gpu
 
-    sweep_dir = Path(HydraConfig.get().sweep.dir)
+    hydra_cfg = HydraConfig.get()
+    sweep_dir, alone = Path(hydra_cfg.sweep.dir), takes_several_devices(cfg)
+    if hydra_cfg.runtime.choices["hydra/launcher"] in SHARING and not alone and cfg.trainer.accelerator != "cpu":
+        take_gpu(sweep_dir)
     overrides = rows_of(sweep_dir)
     if is_there(cfg, folder):
         return
     show_rows(sweep_dir, overrides, folder)
-    again = folder / "checkpoints" / "last.ckpt"
-    if cfg.resume is None and again.is_file():
-        cfg.resume = str(folder)
     try:
-        if takes_several_devices(cfg):
-            run_alone(folder, [] if cfg.resume is None else [f"resume='{cfg.resume}'"])
-        else:
-            work(cfg, folder)
+        for left in reversed(range(cfg.retries + 1)):
+            if cfg.resume is None and (folder / "checkpoints" / "last.ckpt").is_file():
+                cfg.resume = str(folder)
+            try:
+                if alone:
+                    run_alone(folder, called, [] if cfg.resume is None else [f"resume='{cfg.resume}'"])
+                else:
+                    work(cfg, folder)
+                return
+            except Exception as error:
+                if left == 0 or not may_pass(error):
+                    raise
+                log.warning("Expected %s to be trained, got an error; it is tried again.", folder, exc_info=True)
+            free_memory()
+            alone = True
     finally:
         show_rows(sweep_dir, overrides)
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether an error may not come again: the machine's or a process's, and no answer to settings."""
+    passing = isinstance(error, JobError) or (isinstance(error, OSError) and not str(error).startswith("Expected "))
+    return passing or not is_answer(error)
+
+
+def free_memory() -> None:
+    """Give back what a failed run has held."""
+    gc.collect()
+    if torch := sys.modules.get("torch"):
+        with suppress(RuntimeError):  # of a GPU that the failure has left unusable
+            torch.cuda.empty_cache()
 
 
 def rows_of(sweep_dir: Path) -> list[list[str]]:
@@ -66,15 +107,22 @@ def takes_several_devices(cfg: DictConfig) -> bool:
     return trainer.get("devices", 1) not in (1, "1") or trainer.get("num_nodes", 1) != 1
 
 
-def run_alone(folder: Path, more: Sequence[str] = ()) -> None:
+def run_alone(folder: Path, called: Sequence[str], more: Sequence[str] = ()) -> None:
     """Run the present job of a sweep as a command of its own, in the folder that the sweep gave it.
 
     Lightning starts other devices' processes by calling the command line again, which for a sweep would be the sweep.
 
+    Args:
+        folder: the job's.
+        called: the sweep's script and its arguments.
+        more: overrides.
+
     Raises:
         JobError: the command failed; it has said why.
+        KeyboardInterrupt: it was stopped.
     """
-    flags, values = [], iter(sys.argv[1:])
+    script, *arguments = called
+    flags, values = [], iter(arguments)
     for argument in values:
         if argument in FLAGS_WITH_VALUE:
             flags += [argument, next(values)]
@@ -82,15 +130,7 @@ def run_alone(folder: Path, more: Sequence[str] = ()) -> None:
             flags.append(argument)
     overrides = HydraConfig.get().overrides
     ours = [*overrides.task, *(o for o in overrides.hydra if not o.startswith(("hydra.mode=", "hydra.sweep")))]
-    call = [
-        sys.executable,
-        os.path.abspath(sys.argv[0]),
-        *flags,
-        *ours,
-        *more,
-        "hydra.mode=RUN",
-        f"hydra.run.dir='{folder}'",
-    ]
+    call = [sys.executable, script, *flags, *ours, *more, "hydra.mode=RUN", f"hydra.run.dir='{folder}'"]
     with subprocess.Popen(call) as child:
         before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # a terminal's Ctrl-C reaches the child by itself
@@ -99,5 +139,7 @@ def run_alone(folder: Path, more: Sequence[str] = ()) -> None:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+    if status == STOPPED:
+        raise KeyboardInterrupt
     if status != 0:
         raise JobError(f"Expected the run in {folder} to end well, got exit status {status}: see above.")

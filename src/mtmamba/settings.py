@@ -97,6 +97,7 @@ RULES: Mapping[str, Rule] = {
     "compile": SWITCH,
     "baseline": SWITCH,
     "pictures": whole(0, 4),
+    "retries": whole(0, 1),
     "ema_decay": or_null(Rule("a number above 0 and below 1", lambda v: is_number(v) and 0 < v < 1, "0.999")),
     "log_dir": TEXT._replace(words="a folder", example="logs"),
     "cache_dir": TEXT._replace(words="a folder", example="CACHE"),

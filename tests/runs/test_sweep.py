@@ -148,6 +148,31 @@ def test_a_sweep_that_was_killed_goes_on(whole, tmp_path, launcher):
         assert "8 of 8" in said
 
 
+FAILS_ONCE = """
+from pathlib import Path
+from lightning.pytorch import Callback
+class FailsOnce(Callback):
+    def on_train_batch_start(self, trainer, *_):
+        marker = Path(trainer.default_root_dir, "failed")
+        if trainer.global_step == 5 and not marker.exists():
+            marker.touch()
+            raise RuntimeError("a library's")
+"""
+
+
+@pytest.mark.slow
+def test_a_row_that_fails_goes_on_within_the_sweep(whole, tmp_path, monkeypatch):
+    dataset, uncut = whole
+    (tmp_path / "fails_once.py").write_text(FAILS_ONCE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT / "src")]))
+    said, _ = sweep(tmp_path / "sweep", dataset, "+callbacks.fails._target_=fails_once.FailsOnce").communicate()
+    for row in ("0", "1", "2"):
+        assert (tmp_path / "sweep" / row / "failed").exists()
+        mine, its = weights(tmp_path / "sweep" / row), weights(uncut / row)
+        assert all(torch.equal(mine[name], value) for name, value in its.items()), said
+    assert said.count("it is tried again") == 3
+
+
 @pytest.mark.slow
 def test_another_sweep_in_the_same_folder_is_refused(whole):
     dataset, folder = whole

@@ -299,6 +299,7 @@ def test_a_killed_run_goes_on_where_it_was(dataset, tmp_path, number, send, devi
     send(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert "Traceback" not in errors
+    assert process.returncode == (-number if number == signal.SIGKILL else 130)
     assert not (run_dir / "metrics.json").exists(), "the run ended before it was killed"
     for file in run_dir.rglob("*.ckpt"):
         if not file.name.startswith("."):

@@ -1,14 +1,19 @@
 """The rows of a sweep: which are finished, and how far the others have come, from their folders alone."""
 
 import csv
+import fcntl
+import functools
+import itertools
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
@@ -20,6 +25,9 @@ from mtmamba.settings import ConfigError
 from mtmamba.tasks import get_task
 
 log = logging.getLogger(__name__)
+
+HELD: list[IO[str]] = []
+"""Files whose locks this process holds as long as it lives."""
 
 
 class Progress(NamedTuple):
@@ -105,6 +113,31 @@ def show_rows(sweep_dir: Path, rows: Sequence[Sequence[str]], mine: Path | None 
         left = "" if seconds is None else str(timedelta(seconds=round(seconds)))
         table.add_row(str(number), name, state, "" if steps is None else f"{step} of {steps}", scores, left)
     show(table)
+
+
+@functools.cache
+def take_gpu(sweep_dir: Path) -> None:
+    """Let this process see one GPU, which no other process of the sweep has while there are enough for all.
+
+    To be called before anything asks for a GPU. Processes, and not rows, have one: they work on row after row.
+
+    Args:
+        sweep_dir: the sweep's folder, where ``.gpuN`` is locked as long as this process lives.
+    """
+    count = torch.cuda.device_count()  # asks the driver, and leaves CUDA alone
+    if count < 2:
+        return
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
+    for number in itertools.count():
+        file = (sweep_dir / f".gpu{number}").open("a")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        HELD.append(file)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % count]
+        return
 
 
 def _logged(folder: Path) -> int:
