@@ -26,6 +26,13 @@ def environment() -> dict[str, Any]:
     }
 
 
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process sees, as ``CUDA_VISIBLE_DEVICES`` names them. CUDA itself is left alone."""
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # the user's choice among the machine's
+    return visible.split(",")[:count] if visible else [str(i) for i in range(count)]
+
+
 def hardware() -> str:
     """Name the accelerators, or the CPU and its cores."""
     if torch.cuda.is_available():

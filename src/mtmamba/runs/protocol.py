@@ -138,19 +138,16 @@ def _run(cfg: DictConfig) -> None:
         raise RuntimeError(f"Expected every row to finish, got failures in {'; '.join(failed)}: see their run.log.")
 
 
-def _devices(devices: str | int) -> list[str | None]:
+def _devices(devices: str | int) -> Sequence[str | None]:
     """Return what ``CUDA_VISIBLE_DEVICES`` is for each row at a time; None leaves it alone."""
-    import torch
+    from mtmamba.runs.environment import visible_gpus
 
-    count = torch.cuda.device_count()
+    count = len(gpus := visible_gpus())
     if devices == "auto":
         devices = max(count, 1)
     if not isinstance(devices, int) or devices < 1 or (count and devices > count):
         raise ConfigError(f"Expected devices to be auto or a number from 1 to {max(count, 1)}, got {devices}.")
-    if not count:
-        return [None] * devices
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # the user's choice among the machine's
-    return (visible.split(",") if visible else [str(i) for i in range(count)])[:devices]
+    return gpus[:devices] if gpus else [None] * devices
 
 
 def _trained(row: Row, root: Path, workers: int, device: str | None, deadline: float | None) -> bool:

@@ -13,12 +13,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from mtmamba import compose
 from mtmamba.decisive import differences
+from mtmamba.runs.environment import visible_gpus
 from mtmamba.runs.folder import is_at_work, speak
 from mtmamba.runs.table import show
 from mtmamba.settings import ConfigError
@@ -124,10 +124,8 @@ def take_gpu(sweep_dir: Path) -> None:
     Args:
         sweep_dir: the sweep's folder, where ``.gpuN`` is locked as long as this process lives.
     """
-    count = torch.cuda.device_count()  # asks the driver, and leaves CUDA alone
-    if count < 2:
+    if len(gpus := visible_gpus()) < 2:
         return
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
     for number in itertools.count():
         file = (sweep_dir / f".gpu{number}").open("a")
         try:
@@ -136,7 +134,7 @@ def take_gpu(sweep_dir: Path) -> None:
             file.close()
             continue
         HELD.append(file)
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % count]
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
         return
 
 
