@@ -13,7 +13,7 @@ from torch import from_numpy
 from mtmamba.tasks.pictures import BACKGROUND, INK, Draw, Picture
 
 LINE, SWATCH, BAR = 18, 12, 14
-MOST_WORDS = 8
+MOST_WORDS = 6
 """Below a bar."""
 _PLACES = np.array([1 << 16, 1 << 8, 1])
 """Of red, green and blue in one whole number."""
