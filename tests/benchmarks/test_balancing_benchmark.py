@@ -31,7 +31,8 @@ def test_the_page_has_the_table_of_the_curves_that_are_kept():
 
 def test_a_curve_falls_and_starts_where_every_other_does(tmp_path):
     settings = ["encoder=toy", "decoder=toy", "trainer.max_steps=30", "optimizer.lr=0.05", f"cache_dir={tmp_path}"]
-    settings += ["data.scenes.train=8", "data.scenes.val=1", "tasks=[depth,edge]", "data.num_workers=0"]
+    settings += ["data.crop_size=[32,64]", "data.scenes.size=[32,64]", "data.scenes.train=8", "data.scenes.val=1"]
+    settings += ["tasks=[depth,edge]", "data.num_workers=0"]
     plain, weighted = (curve(method, settings) for method in ("none", "rlw"))
     assert [point["step"] for point in plain] == [10, 20, 30]
     assert list(plain[0]) == ["balancing", "step", "ms", "depth", "edge"]
