@@ -28,23 +28,9 @@ from mtmamba.metrics import (
     evaluate_saliency,
 )
 from mtmamba.metrics.boundary import evaluate_boundaries
-from mtmamba.metrics.depth import DisparityError, depth_metres, depth_sums, mean_depth
-from mtmamba.metrics.edge import edge_base_rate, edge_probability
-from mtmamba.metrics.normals import mean_normal, normal_sums, unit_normals
-from mtmamba.metrics.saliency import (
-    all_foreground,
-    f_measure,
-    precision_recall,
-    saliency_probability,
-    threshold_counts,
-)
-from mtmamba.metrics.segmentation import (
-    class_counts,
-    class_probabilities,
-    confusion_counts,
-    likeliest_class,
-    majority_class,
-)
+from mtmamba.metrics.depth import DisparityError
+from mtmamba.metrics.saliency import f_measure, precision_recall, threshold_counts
+from mtmamba.metrics.segmentation import confusion_counts
 from mtmamba.tasks import all_tasks
 from mtmamba.types import IGNORE
 
@@ -596,41 +582,6 @@ def test_arrays_of_any_make_score_alike(change):
     assert (scores[0].counts == scores[1].counts).all()
 
 
-def test_logits_are_read_as_numpy_reads_them():
-    logits = 3 * torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    x = logits.double().numpy()
-    for found, expected in (
-        (depth_metres(logits), np.where(x < 0, 0, x)),
-        (edge_probability(logits[:, :1]), scipy.special.expit(x[:, :1])),
-        (unit_normals(logits), x / np.sqrt((x**2).sum(1, keepdims=True))),
-        (class_probabilities(logits), scipy.special.softmax(x, 1)),
-        (saliency_probability(logits[:, :2]), scipy.special.softmax(x[:, :2], 1)[:, 1:]),
-    ):
-        assert found.dtype == torch.float32
-        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-7)
-    assert likeliest_class(logits).dtype == torch.uint8
-    assert (likeliest_class(logits).numpy() == x.argmax(1)).all()
-
-
-def test_constants_are_the_best_of_all():
-    target = torch.tensor([[[0, 1, 1, 255], [1, 0, 3, 255]]], dtype=torch.uint8)
-    counts = class_counts(target)
-    assert (len(counts), counts[:4].tolist(), counts[4:].any().item()) == (255, [2, 3, 0, 1], False)
-    assert (majority_class(counts).item(), majority_class(counts).dtype) == (1, torch.uint8)
-    edges = torch.tensor([[[0, 1, 0, 0, 0, 0, 0, 255]]], dtype=torch.uint8)
-    best = edge_base_rate(class_counts(edges)).item()
-    losses = {
-        p: values(EdgeLoss(), (torch.full((1, 1, 8), p), edges))["loss"] for p in (best - 0.01, best, best + 0.01)
-    }
-    assert min(losses, key=losses.__getitem__) == best
-    assert best == pytest.approx(0.95 / (0.95 + 6 * 0.05))
-    assert all_foreground(counts).item() == 1
-    assert mean_depth(torch.tensor([5.0, 2.0]).double()).item() == 2.5
-    assert mean_normal(torch.tensor([0.0, 6.0, -8.0, 20.0]).double()).tolist() == [
-        [[0.0]], [[pytest.approx(0.6)]], [[pytest.approx(-0.8)]],
-    ]  # fmt: skip
-
-
 @each_metric
 def test_a_batch_without_images_adds_nothing(task):
     prediction, target = sample(task)
@@ -654,11 +605,3 @@ def test_errors_of_normals_are_sorted_by_hundredths_of_a_degree():
 def test_one_pixel_of_foreground_that_is_found_alone_scores_1():
     scores = evaluate_saliency([np.array([[1.0, 0.0]])], [np.array([[True, False]])], thresholds=[0.5])
     assert (scores.max_f, scores.max_f_of_images, scores.max_f_of_means, scores.mae) == (1, 1, 1, 0)
-
-
-def test_sums_for_the_constants_count_valid_pixels_alone():
-    depths = torch.tensor([[[2.0, 255.0], [3.0, 255.0]]])
-    assert depth_sums(depths).tolist() == [5, 2]
-    normals = torch.full((1, 3, 1, 3), 255.0)
-    normals[0, :, 0, 1] = torch.tensor([0.0, 0.6, -0.8])
-    assert normal_sums(normals).tolist() == pytest.approx([0, 0.6, -0.8, 1])

@@ -1,4 +1,4 @@
-"""Metrics over a whole set; beside each, how its task's logits are read and what the best constant prediction is.
+"""Metrics over a whole set.
 
 Importing this package loads no torch, which the boundary benchmark's processes have no use for.
 """

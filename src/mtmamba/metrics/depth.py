@@ -8,23 +8,6 @@ from torch import Tensor
 from mtmamba.metrics.pooled import PooledMetric, check_maps, valid_prediction
 from mtmamba.types import IGNORE
 
-
-def depth_metres(logits: Tensor) -> Tensor:
-    """Metres, never negative: ``(B, 1, H, W)`` → float32 ``(B, 1, H, W)``."""
-    return logits.float().clamp(min=0)
-
-
-def depth_sums(target: Tensor) -> Tensor:
-    """Sum of the valid depths and their number: ``(B, H, W)`` → float64 ``(2,)``."""
-    depths = target[target != IGNORE].double()
-    return torch.stack((depths.sum(), depths.new_tensor(depths.numel())))
-
-
-def mean_depth(sums: Tensor) -> Tensor:
-    """The mean of `depth_sums`, the constant with the least RMSE: float32 scalar, metres."""
-    return (sums[0] / sums[1]).float()
-
-
 LOWEST_DISPARITY, HIGHEST_DISPARITY = 1e-9, 80.0
 """What predicted disparities are raised to, and below which true ones count, in pixels."""
 

@@ -13,21 +13,6 @@ RESOLUTION = 2.0**-24
 """Probabilities are taken no closer to 0 or 1 than this, float32's resolution below 1: no pixel's loss exceeds 15.9."""
 
 
-def edge_probability(logits: Tensor) -> Tensor:
-    """Probability of a boundary: ``(B, 1, H, W)`` → float32 ``(B, 1, H, W)``."""
-    return logits.float().sigmoid()
-
-
-def edge_base_rate(counts: Tensor) -> Tensor:
-    """The constant with the least weighted loss, the boundaries' share of the weight: float32 scalar.
-
-    Args:
-        counts: pixels without and with a boundary, first in a vector such as `segmentation.class_counts`.
-    """
-    weights = counts[:2] * edge_weights(torch.tensor([0.0, 1.0], dtype=counts.dtype, device=counts.device))
-    return (weights[1] / weights.sum()).float()
-
-
 class EdgeLoss(PooledMetric):
     """The training loss over all valid pixels of the set, ``{"loss"}``: cross entropy weighted 0.95 and 0.05."""
 

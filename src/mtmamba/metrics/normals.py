@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mtmamba.metrics.pooled import PooledMetric, check_maps, per_image_counts, valid_prediction
@@ -14,22 +13,6 @@ BINS_PER_DEGREE = 100
 
 SHARES = (11.25, 22.5, 30.0)
 """Errors in degrees below which the share of pixels is reported; multiples of a bin, so the shares are exact."""
-
-
-def unit_normals(vectors: Tensor) -> Tensor:
-    """Vectors of length 1: ``(B, 3, H, W)`` → float32 ``(B, 3, H, W)``."""
-    return F.normalize(vectors.float(), dim=1)
-
-
-def normal_sums(target: Tensor) -> Tensor:
-    """Sum of the valid normals and their number: ``(B, 3, H, W)`` → float64 ``(4,)``."""
-    normals = target.movedim(1, -1)[target[:, 0] != IGNORE].double()
-    return torch.cat((normals.sum(0), normals.new_tensor([len(normals)])))
-
-
-def mean_normal(sums: Tensor) -> Tensor:
-    """The direction of the mean of `normal_sums`: float32 unit vector ``(3, 1, 1)``."""
-    return F.normalize(sums[:3], dim=0).float()[:, None, None]
 
 
 def angles(prediction: Tensor, target: Tensor) -> Tensor:

@@ -20,16 +20,6 @@ THRESHOLDS = tuple(k / 20 for k in range(1, 20))
 """Those of the multi-task literature."""
 
 
-def saliency_probability(logits: Tensor) -> Tensor:
-    """Probability of class 1: ``(B, 2, H, W)`` → float32 ``(B, 1, H, W)``."""
-    return logits.float().softmax(1)[:, 1:]
-
-
-def all_foreground(counts: Tensor) -> Tensor:
-    """The constant with the best maxF, whatever was counted: float32 scalar 1."""
-    return torch.ones((), device=counts.device)
-
-
 def threshold_counts(probability: Tensor, target: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:
     """Each image's pixels by target and by the number K of thresholds that their probability reaches (``>=``).
 

@@ -9,26 +9,6 @@ from mtmamba.metrics.pooled import PooledMetric, check_maps, per_image_counts, v
 from mtmamba.types import IGNORE
 
 
-def class_probabilities(logits: Tensor) -> Tensor:
-    """Probability of each class: ``(B, n, H, W)`` → float32 ``(B, n, H, W)``."""
-    return logits.float().softmax(1)
-
-
-def likeliest_class(scores: Tensor) -> Tensor:
-    """The class of the highest logit or probability: ``(B, n, H, W)`` → uint8 ``(B, H, W)``."""
-    return scores.argmax(1).to(torch.uint8)
-
-
-def class_counts(target: Tensor) -> Tensor:
-    """Valid pixels of each class 0..254: ``(B, H, W)`` → float64 ``(255,)``."""
-    return torch.bincount(target[target != IGNORE].long(), minlength=IGNORE).double()
-
-
-def majority_class(counts: Tensor) -> Tensor:
-    """The commonest class of `class_counts`, the constant with the best mIoU: uint8 scalar."""
-    return counts.argmax().to(torch.uint8)
-
-
 def confusion_counts(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """True positives, false positives and false negatives of each class over each image's valid pixels.
 

@@ -1,7 +1,8 @@
 """Depth: the distance of a pixel from the camera's plane, in metres."""
 
+from mtmamba import metrics
 from mtmamba.losses import depth_l1
-from mtmamba.metrics.depth import DepthError, depth_metres, depth_sums, mean_depth
+from mtmamba.tasks.decisions import depth_metres, depth_sums, mean_depth
 from mtmamba.tasks.files import MetresFile
 from mtmamba.tasks.legends import depth_legend
 from mtmamba.tasks.pictures import depth_colours
@@ -12,7 +13,7 @@ TASK = Task(
     title="Depth",
     loss=depth_l1,
     activate=depth_metres,
-    metric=lambda _: DepthError(),
+    metric=lambda _: metrics.DepthError(),
     headline="RMSE",
     units={"RMSE": "m"},
     lower_is_better=frozenset({"RMSE"}),

@@ -1,8 +1,8 @@
 """Boundaries: the probability that a pixel lies on one."""
 
+from mtmamba import metrics
 from mtmamba.losses import edge_cross_entropy
-from mtmamba.metrics.edge import EdgeLoss, edge_base_rate, edge_probability
-from mtmamba.metrics.segmentation import class_counts
+from mtmamba.tasks.decisions import class_counts, edge_base_rate, edge_probability
 from mtmamba.tasks.files import ProbabilityFile
 from mtmamba.tasks.legends import share_legend
 from mtmamba.tasks.pictures import greys
@@ -14,7 +14,7 @@ TASK = Task(
     loss=edge_cross_entropy,
     loss_weight=50.0,
     activate=edge_probability,
-    metric=lambda _: EdgeLoss(),
+    metric=lambda _: metrics.EdgeLoss(),
     headline="loss",
     units={"loss": ""},
     lower_is_better=frozenset({"loss"}),

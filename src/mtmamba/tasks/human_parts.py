@@ -5,14 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtmamba import metrics
 from mtmamba.losses import cross_entropy
-from mtmamba.metrics.segmentation import (
-    PartsMeanIoU,
-    class_counts,
-    class_probabilities,
-    likeliest_class,
-    majority_class,
-)
+from mtmamba.tasks.decisions import class_counts, class_probabilities, likeliest_class, majority_class
 from mtmamba.tasks.files import ClassFile
 from mtmamba.tasks.legends import class_legend
 from mtmamba.tasks.pictures import class_colours
@@ -33,7 +28,7 @@ TASK = Task(
     loss_weight=2.0,
     activate=class_probabilities,
     decide=likeliest_class,
-    metric=PartsMeanIoU,
+    metric=lambda n: metrics.PartsMeanIoU(n),
     headline="mIoU",
     units={"mIoU": "%"},
     protocol=Protocol("pooled-miou-parts", 1, "counts over the whole set; images without a part ignored"),

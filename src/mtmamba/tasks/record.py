@@ -3,17 +3,19 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtmamba.metrics import delta_m
-from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.padding import resized
 from mtmamba.tasks import legends, panels, pictures
 from mtmamba.tasks.files import ArrayFile, PredictionFile
 from mtmamba.types import Images
+
+if TYPE_CHECKING:
+    from mtmamba.metrics.pooled import PooledMetric  # importing torchmetrics takes as long as importing torch
 
 
 class Protocol(NamedTuple):
@@ -68,7 +70,7 @@ class Task:
     title: str
     loss: Callable[[Tensor, Tensor], Tensor]
     activate: Callable[[Tensor], Tensor]
-    metric: Callable[[int], PooledMetric]
+    metric: "Callable[[int], PooledMetric]"
     headline: str
     units: Mapping[str, str]
     lower_is_better: frozenset[str] = frozenset()

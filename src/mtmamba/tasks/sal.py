@@ -1,8 +1,8 @@
 """Saliency: the probability that a pixel belongs to what stands out."""
 
+from mtmamba import metrics
 from mtmamba.losses import balanced_cross_entropy
-from mtmamba.metrics.saliency import SaliencyFMeasure, all_foreground, saliency_probability
-from mtmamba.metrics.segmentation import class_counts
+from mtmamba.tasks.decisions import all_foreground, class_counts, saliency_probability
 from mtmamba.tasks.files import ProbabilityFile
 from mtmamba.tasks.legends import share_legend
 from mtmamba.tasks.pictures import greys
@@ -14,7 +14,7 @@ TASK = Task(
     loss=balanced_cross_entropy,
     loss_weight=5.0,
     activate=saliency_probability,
-    metric=lambda _: SaliencyFMeasure(),
+    metric=lambda _: metrics.SaliencyFMeasure(),
     headline="maxF",
     units={"maxF": "%", "maxF_published": "%"},
     protocol=Protocol(

@@ -1,7 +1,8 @@
 """Semantic segmentation: a class for every pixel."""
 
+from mtmamba import metrics
 from mtmamba.losses import cross_entropy
-from mtmamba.metrics.segmentation import MeanIoU, class_counts, class_probabilities, likeliest_class, majority_class
+from mtmamba.tasks.decisions import class_counts, class_probabilities, likeliest_class, majority_class
 from mtmamba.tasks.files import ClassFile
 from mtmamba.tasks.legends import class_legend
 from mtmamba.tasks.pictures import class_colours
@@ -13,7 +14,7 @@ TASK = Task(
     loss=cross_entropy,
     activate=class_probabilities,
     decide=likeliest_class,
-    metric=MeanIoU,
+    metric=lambda n: metrics.MeanIoU(n),
     headline="mIoU",
     units={"mIoU": "%"},
     protocol=Protocol("pooled-miou", 1, "counts over the whole set, a class absent from both sides counts 0"),

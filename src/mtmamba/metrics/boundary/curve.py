@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from mtmamba.files import replacing
 from mtmamba.metrics.boundary.scores import BoundaryScores
@@ -24,6 +23,8 @@ def plot_curve(scores: BoundaryScores | Mapping[str, BoundaryScores], path: Path
     Raises:
         ValueError: an unknown format.
     """
+    from matplotlib.figure import Figure  # slow to import, and prediction knows the datasets' boundaries, too
+
     named = {"": scores} if isinstance(scores, BoundaryScores) else scores
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.add_subplot(xlim=(0, 1), ylim=(0, 1), xlabel="Recall", ylabel="Precision", aspect="equal")
