@@ -13,13 +13,9 @@ from mtmamba.shipped import config_dir
 from mtmamba.trainer_arguments import refusal
 
 MAIN_KEYS = {
-    "eval": "ckpt",
-    "predict": "source",
-    "eval_predictions": "pred",
-    "import_checkpoint": "source",
-    "export": "ckpt",
+    "eval": "ckpt", "predict": "source", "eval_predictions": "pred", "import_checkpoint": "source", "export": "ckpt",
     "report": "runs",
-}
+}  # fmt: skip
 """What a script is called with first, where there is such a thing."""
 
 EXTRAS = {

@@ -3,7 +3,6 @@
 Nothing heavy is imported here: a wrong override is answered before PyTorch is.
 """
 
-import gc
 import logging
 import os
 import shutil
@@ -22,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtmamba.answers import is_answer, tell
 from mtmamba.files import full_disk, is_full_disk
-from mtmamba.jobs import STOPPED, JobError, run_alone, takes_several_devices, work_on_row
+from mtmamba.jobs import STOPPED, JobError, free_memory, run_alone, takes_several_devices, work_on_row
 from mtmamba.settings import check_given, check_settings
 from mtmamba.shipped import config_dir
 
@@ -96,7 +95,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             tell(error, name)
         else:
             return
-        gc.collect()  # a failed run's memory and loading processes, which its error held, are not the next one's burden
+        free_memory()  # the error held it, and loading processes, which the next one need not bear
         if swept:
             raise JobError
         sys.exit(1)
@@ -108,23 +107,18 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             main()
         except JobError:
             sys.exit(1)
-        except KeyboardInterrupt:
-            if debug:
-                raise
-            print("Stopped by Ctrl-C.", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
-            sys.exit(STOPPED)
         except BrokenPipeError:  # whoever read the output has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (KeyboardInterrupt, HydraException, OmegaConfBaseException, OSError) as error:
             if debug:
                 raise
-            tell(error, name)
-            sys.exit(1)
-        except OSError as error:  # the job has answered its own
-            if debug:
-                raise
-            tell(OSError(f"Expected a folder for runs, got {error}: set log_dir=FOLDER."), name)
+            if isinstance(error, KeyboardInterrupt):
+                print("Stopped by Ctrl-C.", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
+                sys.exit(STOPPED)
+            hydras = isinstance(error, HydraException | OmegaConfBaseException)
+            folder = f"Expected a folder for runs, got {error}: set log_dir=FOLDER."  # the job has answered its own
+            tell(error if hydras else OSError(folder), name)
             sys.exit(1)
 
 
