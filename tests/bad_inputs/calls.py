@@ -75,7 +75,7 @@ PHOTOS = cases(
         "a link that leads nowhere": (link("photo.png", "gone.png"), "photo.png"),
         "a task that the model lacks": (nothing, "sal", "tasks=[sal]"),
         "a size that is no size": (nothing, "size", "size=enormous"),
-        "a kind of result that there is not": (nothing, "Expected save to be some of raw, picture, sheet, got video", "save=[video]"),
+        "a kind of result that there is not": (nothing, "or a list of some of them, got [video]", "save=[video]"),
         "a folder for results that holds files": (nothing, "Expected a new or empty save_dir, got rooms", "save_dir=rooms"),
         "a file for the folder of results": (nothing, "Expected a folder in save_dir, got the file tiny.ckpt", "save_dir=tiny.ckpt"),
         "a device that there is not": (nothing, "device", "device=tpu"),
