@@ -293,12 +293,12 @@ def test_processes_are_as_many_as_cpus_and_images(monkeypatch, cpus, images, wor
     monkeypatch.setattr(evaluate, "Console", lambda stderr: SimpleNamespace(is_terminal=stderr and terminal))
     monkeypatch.setattr(evaluate, "track", lambda done, *_, disable, **__: shown.append(not disable) or done)
     settings = {"max_dist": 0.01, "thresholds": [0.5]}
-    for progress in (True, False):
+    for progress in ({}, {"progress": False}):
         if images:
-            evaluate_boundaries([line()] * images, [[line()]] * images, progress=progress, **settings)
+            evaluate_boundaries([line()] * images, [[line()]] * images, **progress, **settings)
         else:
             with pytest.raises(ValueError, match="at least one image"):
-                evaluate_boundaries([], [], progress=progress, **settings)
+                evaluate_boundaries([], [], **progress, **settings)
     assert asked == [workers] * 2
     assert shown == [terminal, False]
 

@@ -160,6 +160,15 @@ def test_suppression_follows_its_definition(shape, smooth, scale):
     assert shape == (2, 3) or 0 < np.count_nonzero(suppressed) < suppressed.size
 
 
+def test_a_neighbour_that_is_one_percent_above_takes_nothing_away():
+    for neighbour, kept in ((0.5 * 1.01, True), (np.nextafter(0.5 * 1.01, 1), False)):
+        probability = np.zeros((20, 20))
+        probability[:, 9], probability[:, 10] = 0.5, neighbour  # upright, so that its neighbours are whole pixels
+        suppressed = suppress_non_maxima(probability)[10]
+        assert (suppressed[9] > 0) == kept
+        assert suppressed[10] == neighbour
+
+
 @pytest.mark.parametrize("angle", [10, 30, 45, 70, 90, 130, 160])
 def test_suppression_keeps_a_ridges_crest(angle):
     """A straight ridge of width 3: what is left lies within a pixel of its middle line."""
