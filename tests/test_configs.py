@@ -60,9 +60,16 @@ def build(*overrides):
     return mtmamba.build_model(mtmamba.load_config(overrides))
 
 
+COUNTED = {}
+
+
 def parameters(cfg):
-    with torch.device("meta"):
-        return sum(p.numel() for p in mtmamba.build_model(cfg).parameters())
+    """Of the network, which is built once however many files choose it."""
+    network = str([plain(cfg.model), plain(cfg.tasks), plain(cfg.data.num_outputs)])
+    if network not in COUNTED:
+        with torch.device("meta"):
+            COUNTED[network] = sum(p.numel() for p in mtmamba.build_model(cfg).parameters())
+    return COUNTED[network]
 
 
 def rows(table):

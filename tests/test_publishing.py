@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -117,11 +116,12 @@ def test_a_model_arrives_whole(hub, model):
     assert "trained on 480 synthetic scenes in the layout of NYUDv2" in card
 
 
-def test_who_may_not_is_told(hub, model):
+def test_who_may_not_is_told(hub, model, monkeypatch):
     hub.refuse = True
-    done = call(hub, model)
-    assert done.returncode == 1
-    assert re.fullmatch(r"Error: Expected to write to me/model on .*401.*`hf auth login`\.\n", done.stderr)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://localhost:{hub.server_port}")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with pytest.raises(PublishError, match=r"^Expected to write to me/model on .*401.*`hf auth login`\.$"):
+        publish(model, "me/model")
 
 
 def test_without_a_connection_it_is_said(monkeypatch, model):

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from functools import partial
 from importlib import import_module, util
 from pathlib import Path
 
@@ -34,9 +33,12 @@ CLASSES = {"semseg": ["wall", "floor", "chair"]}
 
 @pytest.fixture(scope="module")
 def model() -> MultiTaskModel:
-    """A network of two tasks with one STM block at each scale."""
+    """A network of two tasks with one STM block, at stride 8."""
     torch.manual_seed(0)
-    own = partial(stm_stack, depth=1, mfe=MFE, gate=LinearGate)
+
+    def own(tasks, dim):
+        return stm_stack(tasks, dim, depth=int(dim == 16), mfe=MFE, gate=LinearGate)
+
     outputs = {"semseg": 3, "depth": 1}
     decoder = MTMambaDecoder((8, 16, 32, 64), outputs, own=own, cross=lambda *_: None, head=ExpandHead)
     return MultiTaskModel(ToyEncoder(8), decoder).eval()

@@ -70,7 +70,10 @@ BROKEN = {
         lambda run: (run / "config.yaml").write_text(BOMB),
         "config.yaml cannot be read: it holds an alias",
     ),
-    "nested YAML": (lambda run: (run / "config.yaml").write_text("[" * 10**4), "config.yaml cannot be read"),
+    "nested YAML": (
+        lambda run: (run / "config.yaml").write_text("[" * 10**6),
+        "config.yaml cannot be read: it is nested more than 64 deep",
+    ),
     "no UTF-8": (lambda run: (run / "config.yaml").write_bytes(b"a: \xff\xfe"), "config.yaml cannot be read"),
     "a folder for a file": (
         lambda run: ((run / "config.yaml").unlink(), (run / "config.yaml").mkdir()),

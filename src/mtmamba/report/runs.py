@@ -33,8 +33,8 @@ REQUIRED = {
 ONE_VIEW = {"flip": False, "scales": [1.0]}
 """An evaluation without test-time augmentation."""
 
-MAX_BYTES, MAX_NUMBER = 64 * 2**20, 10**15
-"""A record or configuration that is longer, and a number in it that is larger, is not a run's."""
+MAX_BYTES, MAX_DEPTH, MAX_NUMBER = 64 * 2**20, 64, 10**15
+"""A record or configuration that is longer or nested deeper, and a number in it that is larger, is not a run's."""
 BELONGINGS = {"wandb", "checkpoints", "pictures"}
 """Folders inside a run's, where nobody else's run is."""
 
@@ -171,9 +171,14 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
 
 
 def _plain_yaml(text: str) -> Any:
-    """Read YAML without aliases: a few lines of them unfold to more than any memory."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-        raise ValueError("it holds an alias, which no configuration of ours does")
+    """Read YAML without aliases, few of which unfold to more than any memory, and deep nesting, which takes hours."""
+    depth = 0
+    for event in yaml.parse(text):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it holds an alias, which no configuration of ours does")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep, which no configuration of ours is")
     return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
 
 
