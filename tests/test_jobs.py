@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,26 @@ def test_processes_have_gpus_of_their_own_while_there_are_enough(tmp_path, monke
     for end in (ends[0], *ends[2:]):
         end.send("end")
     assert found == [gpus[0], gpus[1], gpus[0], gpus[1]]
+
+
+@pytest.mark.parametrize(
+    ("variables", "overrides", "said"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "none"}, ["hydra.mode=MULTIRUN"], "Expected one run with torchrun, got a sweep"),
+        ({"TORCHELASTIC_RUN_ID": "none"}, [], "Expected hydra.run.dir=FOLDER with torchrun"),
+        ({"SLURM_NTASKS": "2"}, [], "Expected hydra.run.dir=FOLDER with srun"),
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "bash"}, [], None),
+        ({"SLURM_NTASKS": "1"}, [], None),
+        ({}, ["+trainer.num_nodes=2"], "Expected hydra.run.dir=FOLDER with trainer.num_nodes"),
+        ({"SLURM_NTASKS": "2"}, ["hydra.run.dir=there"], None),
+        ({"SLURM_NTASKS": "2"}, ["hydra.run.dir=there", "resume=auto"], "Expected resume=RUN with srun"),
+    ],
+)
+def test_processes_that_others_start_are_told_what_they_share(row, monkeypatch, variables, overrides, said):
+    for name in ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    cfg, _ = row("hydra.mode=RUN", *overrides)
+    with pytest.raises(ConfigError, match=said) if said else nullcontext():
+        jobs.check_launched(cfg)

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtmamba.answers import is_answer, tell
 from mtmamba.files import full_disk, is_full_disk
-from mtmamba.jobs import STOPPED, JobError, free_memory, run_alone, takes_several_devices, work_on_row
+from mtmamba.jobs import STOPPED, JobError, check_launched, free_memory, run_alone, takes_several_devices, work_on_row
 from mtmamba.settings import check_given, check_settings
 from mtmamba.shipped import config_dir
 
@@ -75,6 +75,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             with without_environment(DEBUG, not debug):
                 check_given(cfg)
                 check_settings(cfg)
+                check_launched(cfg)
                 if swept and "resume" in cfg:
                     work_on_row(cfg, folder, work, called)
                 elif swept and takes_several_devices(cfg):

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mtmamba.answers import is_answer
+from mtmamba.settings import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +108,34 @@ def takes_several_devices(cfg: DictConfig) -> bool:
     """Return whether a run may start processes for other devices."""
     trainer = cfg.get("trainer") or {}
     return trainer.get("devices", 1) not in (1, "1") or trainer.get("num_nodes", 1) != 1
+
+
+def check_launched(cfg: DictConfig) -> None:
+    """Refuse, where something else has started the processes of a run, what each of them would decide by itself.
+
+    Raises:
+        ConfigError: a sweep, no folder, or ``resume=auto``.
+    """
+    called, trainer = HydraConfig.get(), cfg.get("trainer") or {}
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        launcher = "torchrun"
+    elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        launcher = "srun"
+    elif trainer.get("num_nodes", 1) != 1:
+        launcher = "trainer.num_nodes"
+    else:
+        return
+    if called.mode == RunMode.MULTIRUN:
+        raise ConfigError(f"Expected one run with {launcher}, got a sweep: leave out -m, and call it for each row.")
+    if trainer and not any(override.startswith("hydra.run.dir=") for override in called.overrides.hydra):
+        raise ConfigError(
+            f"Expected hydra.run.dir=FOLDER with {launcher}, whose processes would each make one of their own, got "
+            "none: name one that all of them reach."
+        )
+    if cfg.get("resume") == "auto":
+        raise ConfigError(
+            f"Expected resume=RUN with {launcher}, whose processes might not find the same run, got auto: name it."
+        )
 
 
 def run_alone(folder: Path, called: Sequence[str], more: Sequence[str] = ()) -> None:
