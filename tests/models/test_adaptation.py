@@ -148,14 +148,12 @@ TIMM = [
 ]  # fmt: skip
 
 
+ONE_OF_EACH = {"swin_micro", "efficientnet_lite0", *TIMM} - {"vit_small_patch16_dinov3"}  # of eva02's class
+
+
 @pytest.mark.parametrize(
     "kind",
-    [
-        pytest.param(
-            kind, marks=[pytest.mark.slow] * (kind in CHOICES and kind not in ("swin_micro", "efficientnet_lite0"))
-        )
-        for kind in [*CHOICES, *TIMM]
-    ],
+    [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in ONE_OF_EACH)) for kind in [*CHOICES, *TIMM]],
 )
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_every_encoder_is_adapted_saved_and_merged(kind, tmp_path):

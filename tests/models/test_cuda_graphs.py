@@ -1,5 +1,7 @@
 """Networks replayed from CUDA graphs compute what they compute without."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
@@ -60,6 +62,11 @@ def trained(device, dtype, graphed, *overrides, course=()):
     return losses, gradients, logits, weights
 
 
+@cache
+def trained_without(device, dtype, decoder):
+    return trained(device, dtype, False, f"decoder={decoder}")
+
+
 @pytest.mark.parametrize(
     ("decoder", "dtype", "checkpointing"),
     [
@@ -72,7 +79,7 @@ def trained(device, dtype, graphed, *overrides, course=()):
 def test_training_with_graphs_is_training_without(graph_device, replays, decoder, dtype, checkpointing):
     if graph_device.type == "cpu" and decoder == "mtmamba_plus":
         pytest.skip("a capture on a CPU changes batch norm's averages")
-    expected = trained(graph_device, dtype, False, f"decoder={decoder}")
+    expected = trained_without(graph_device, dtype, decoder)
     assert not replays
     found = trained(graph_device, dtype, True, f"decoder={decoder}", f"model.checkpointing={checkpointing}")
     forward, backward, inference = dict.fromkeys(replays)

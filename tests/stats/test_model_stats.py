@@ -71,7 +71,12 @@ def build(overrides):
         return mtmamba.build_model(cfg)
 
 
-@pytest.mark.parametrize("overrides", NETWORKS)
+ONE_TASK = [f"decoder=swin2 tasks=[{task}]" for task in ("depth", "normals", "edge")]  # beside segmentation's network
+
+
+@pytest.mark.parametrize(
+    "overrides", [pytest.param(network, marks=[pytest.mark.slow] * (network in ONE_TASK)) for network in NETWORKS]
+)
 def test_every_network_has_the_size_and_cost_of_the_authors(overrides):
     stats = network_stats(overrides)
     assert (stats.total_parameters, stats.total_flops) == NETWORKS[overrides]

@@ -21,6 +21,14 @@ PARITY = Path(os.environ.get("PARITY", Path(__file__).parents[4] / "shared/parit
 CHANNELS = {"swin_tiny": (96, 192, 384, 768), "swin_base": (128, 256, 512, 1024), "swin_large": (192, 384, 768, 1536)}
 
 
+def pytest_collection_modifyitems(items):
+    """Some of the tasks are chosen from one dataset in the fast tests, from both in the slow ones."""
+    for item in items:
+        chosen = item.callspec.params if "exercised" in getattr(item, "fixturenames", ()) else {}
+        if chosen.get("exercised") == "pascal_context" and chosen.get("tasks"):
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def counted():
     """Parameters of a decoder by choice of decoder, dataset and encoder."""
