@@ -150,7 +150,7 @@ class MultiTaskModule(LightningModule):
     def on_after_backward(self) -> None:
         """Raise NonFiniteLossError if a loss of the micro-batch is not finite."""
         assert self._watched is not None
-        self._watched.require_finite(self.trainer.global_step)
+        self._watched.require_finite(self.global_step)
 
     def latest_losses(self) -> dict[str, float]:
         """Return the last micro-batch's losses by the names that they are logged under, once its forward pass is over.
