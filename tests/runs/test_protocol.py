@@ -213,7 +213,9 @@ def test_an_archive_that_climbs_out_is_refused(tmp_path):
         bundle.gather(tmp_path / "bad.tar", tmp_path / "results")
 
 
-@pytest.mark.parametrize("path", sorted((protocol.SCRIPTS.parent / "configs/protocol").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((protocol.SCRIPTS.parent / "configs/protocol").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_row_of_a_protocol_is_a_configuration(path):
     cfg = OmegaConf.load(path)
     assert cfg.name == path.stem
