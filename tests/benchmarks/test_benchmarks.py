@@ -352,7 +352,7 @@ def test_ops_blocks_and_a_network_are_measured(tmp_path, monkeypatch, capsys, re
         "cpu.ops.maps=[{op: conv, tasks: 2, dim: 8, size: [4, 6]}]",
         *(f'networks.tiny="{MICRO}"', "only=conv|stm.*_12_.*forward|train"),
     ]
-    suite.benchmark(build.load_config(choices, name="benchmark"), tmp_path)
+    suite.benchmark(compose.load_config(choices, name="benchmark"), tmp_path)
     record = json.loads((tmp_path / "benchmark.json").read_text())
     names = [row["name"] for row in record["cases"]]
     assert names == [

@@ -229,7 +229,7 @@ def gradients_of(rank, processes):
 
 def one_of_two(rank, folder):
     store = f"file://{folder}/store"
-    distributed.init_process_group("gloo", store, timedelta(minutes=2), rank=rank, world_size=2)
+    distributed.init_process_group("gloo", store, timedelta(minutes=15), rank=rank, world_size=2)
     try:
         return gradients_of(rank, 2)
     finally:
