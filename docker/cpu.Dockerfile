@@ -2,7 +2,7 @@
 #                docker run --rm mtmamba                                       # says what works
 #                docker run --rm -v "$PWD:/work" mtmamba predict source=photo.jpg
 # URL is PyTorch's index of wheels for CPUs, which pytorch.org names; without it come 4 GB of CUDA libraries.
-# Not 3.13, for which ecos (of torchjd's) has no wheel and would need a compiler.
+# 3.12: balancing=nash_mtl needs ecos, which has no wheel for 3.13.
 FROM python:3.12-slim AS build
 ARG PIP_EXTRA_INDEX_URL
 WORKDIR /src

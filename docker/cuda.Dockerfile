@@ -2,7 +2,7 @@
 #              docker run --rm --gpus all mtmamba                              # says what works
 #              docker run --rm --gpus all --ipc host -v "$PWD:/work" mtmamba train experiment=nyud_mtmamba data.root=/work/NYUDv2
 # PyTorch brings the CUDA libraries; the machine needs NVIDIA's driver and container toolkit.
-# Not 3.13, for which ecos (of torchjd's) has no wheel and would need a compiler.
+# 3.12: balancing=nash_mtl needs ecos, which has no wheel for 3.13.
 FROM python:3.12-slim AS build
 WORKDIR /src
 COPY . .

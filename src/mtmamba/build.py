@@ -142,11 +142,15 @@ def build_balancing(cfg: DictConfig, total: Any, model: MultiTaskModel) -> LossW
         model: the network.
 
     Raises:
-        ConfigError: it does not go with the loss or with a frozen encoder, or torchjd is not installed.
+        ConfigError: it does not go with the loss or with a frozen encoder, or a package that it needs is not installed.
     """
     choice = f"balancing={cfg.choices.balancing}"
     if "torchjd" in str(cfg.balancing) and find_spec("torchjd") is None:
         raise ConfigError(f"Expected torchjd for {choice}, got none: pip install 'mtmamba[balancing]'.")
+    if "NashWeights" in str(cfg.balancing) and find_spec("ecos") is None:
+        raise ConfigError(
+            f"Expected ecos for {choice}, got none: pip install ecos, for which Python 3.13 needs a C compiler."
+        )
     balancing = hydra.utils.instantiate(cfg.balancing, tasks=len(cfg.tasks), _convert_="all")
     if not isinstance(total, WeightedTotal) or (isinstance(total, LogTotal) and not balancing.of_logs):
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,14 @@ def dataset(tmp_path_factory) -> Path:
 
 def weights(run_dir):
     return read_checkpoint(run_dir / "checkpoints/last.ckpt")["state_dict"]
+
+
+def test_a_solver_that_is_not_installed_is_named(monkeypatch):
+    """Python 3.13 has no wheel of ecos: set-up had asked for a C compiler there."""
+    monkeypatch.setattr(build, "find_spec", lambda name: None if name == "ecos" else find_spec(name))
+    cfg = mtmamba.load_config(["experiment=demo", "loss=weighted", "balancing=nash_mtl"])
+    with pytest.raises(ConfigError, match=r"Expected ecos for balancing=nash_mtl, got none: pip install ecos"):
+        build.build_module(cfg)
 
 
 def test_the_choices_are_those_that_are_documented():
