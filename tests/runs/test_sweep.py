@@ -80,6 +80,15 @@ def test_a_table_names_rows_by_what_differs(tmp_path, capsys):
     assert ["1", "decoder=stm2", "waiting", "", "", ""] in lines
 
 
+def test_a_row_that_begins_is_running_wherever_its_folder_is_told_from(tmp_path, monkeypatch, capsys):
+    """Hydra gives the sweep's folder as it was written, and a row's from the root of the file system."""
+    (tmp_path / "sweep/0/.hydra").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    show_rows(Path("sweep"), [["seed=0"], ["seed=1"]], tmp_path / "sweep/0")
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [line[2] for line in lines if len(line) > 2] == ["running", "waiting"]
+
+
 def test_the_rows_of_a_sweep_are_those_that_hydra_runs(tmp_path):
     called = {"task": ["seed=1,2", "tasks=[depth,semseg]", "decoder=stm1", "decoder=stm2"]}
     content = {"hydra": {"sweeper": {"params": {"ablation": "g0,g1"}}, "overrides": called}}

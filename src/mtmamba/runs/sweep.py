@@ -108,7 +108,7 @@ def show_rows(sweep_dir: Path, rows: Sequence[Sequence[str]], mine: Path | None 
     table = Table("", "Row", "State", "Step", "Scores", "Left", title=str(sweep_dir))
     for number, overrides in enumerate(rows):
         folder = sweep_dir / str(number)
-        state, step, steps, scores, seconds = progress(folder, folder == mine)
+        state, step, steps, scores, seconds = progress(folder, mine is not None and folder.resolve() == mine.resolve())
         name = " ".join(override for override in overrides if override not in common) or " ".join(overrides)
         left = "" if seconds is None else str(timedelta(seconds=round(seconds)))
         table.add_row(str(number), name, state, "" if steps is None else f"{step} of {steps}", scores, left)
