@@ -63,6 +63,13 @@ def test_without_gradio_it_is_said(monkeypatch, predictor):
         launch(predictor, host="127.0.0.1", port=None, examples=None)
 
 
+def test_the_terminal_has_the_address_and_no_tips(monkeypatch, predictor, capsys):
+    gradio = pytest.importorskip("gradio")
+    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda page: page.close(verbose=False))
+    launch(predictor, host="127.0.0.1", port=None, examples=None)
+    assert re.fullmatch(r"The page is at http://127\.0\.0\.1:\d+/; Ctrl-C ends it\.\n", capsys.readouterr().out)
+
+
 @pytest.mark.slow
 def test_in_a_browser(predictor, photograph):
     """Upload, see every task, read a value, move a slider, find the download."""

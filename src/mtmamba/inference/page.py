@@ -1,5 +1,6 @@
 """The demonstration page: a photograph in, every task over it, raw results out; needs gradio (``mtmamba[demo]``)."""
 
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -36,9 +37,14 @@ def launch(predictor: Predictor, *, host: str, port: int | None, examples: str |
     except ImportError as error:
         raise SourceError("Expected gradio for the page, got none: pip install 'mtmamba[demo]'.") from error
     page = build(gradio, predictor, examples)
-    return page.queue(max_size=WAITING).launch(
-        server_name=host, server_port=port, prevent_thread_lock=not block, head=HEAD, quiet=not block
+    served = page.queue(max_size=WAITING).launch(
+        server_name=host, server_port=port, prevent_thread_lock=True, head=HEAD, quiet=True
     )
+    if block:
+        sys.stdout.write(f"The page is at {served[1]}; Ctrl-C ends it.\n")
+        sys.stdout.flush()
+        page.block_thread()
+    return served
 
 
 def build(gradio: Any, predictor: Predictor, examples: str | None) -> Any:
