@@ -1,6 +1,8 @@
 """Images of every kind become RGB the right way up, compared with the pixels that they were made of."""
 
 import io
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,7 +118,7 @@ def test_arrays_tensors_and_pil():
         (torch.zeros(3, 4, 4, dtype=torch.int64), "uint8 or float, got torch.int64"),
         (7, "got int"),
         (Image.new("RGB", (0, 4)), "in memory, got one without pixels"),
-        ("no/such.png", "got no no/such.png"),
+        ("no/such.png", "got no/such.png, no such file"),
     ],
 )
 def test_what_is_no_image_is_refused(source, message):
@@ -171,6 +173,21 @@ def test_names_of_results(tmp_path):
     assert [item.name for item in find_images(str(tmp_path / "*/room.png"))] == ["a/room", "b/room"]
     twice = find_images([tmp_path / "a/room.png", tmp_path / "b/room.png"])
     assert [item.name for item in twice] == ["room_png", "room_png_2"]
+
+
+def test_images_that_are_no_files_are_listed_and_said(tmp_path):
+    """A link that leads nowhere or in a circle, and a pipe, which is never waited for; folders are gone through."""
+    (tmp_path / "lost.jpg").symlink_to("gone.jpg")
+    (tmp_path / "circle.jpg").symlink_to("circle.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    for source in (tmp_path, tmp_path / "*.jpg"):
+        found = {item.name: item.source for item in find_images(source)}
+        assert sorted(found) == ["circle", "lost", "pipe"]
+        for name, kind in [("lost", "a link to gone.jpg"), ("circle", "a link to circle.jpg"), ("pipe", "a pipe")]:
+            assert pixel_count(Path(found[name])) == 0
+            with pytest.raises(SourceError, match=f"{name}.jpg, {kind}"):
+                read_photo(found[name])
 
 
 @pytest.mark.parametrize("source", ["nothing/here", "nothing/*.jpg"])

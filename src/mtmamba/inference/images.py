@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from mtmamba.files import what_is
+
 UPRIGHT = 1
 """EXIF's orientation of an image that is stored the right way up."""
 
@@ -66,7 +68,7 @@ def read_photo(source: Any) -> Photo:
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         if not path.is_file():
-            raise SourceError(f"Expected an image file, got no {path}: check the path.")
+            raise SourceError(f"Expected an image file, got {path}, {what_is(path)}: check the path.")
         return _decoded(path, str(source))
     raise SourceError(
         "Expected an image as a path, an address, a PIL image, a uint8 array (H, W, 3) or a tensor (3, H, W), got "
@@ -75,7 +77,9 @@ def read_photo(source: Any) -> Photo:
 
 
 def pixel_count(path: Path) -> int:
-    """Return how many pixels a file's header speaks of; 0 where it cannot be read."""
+    """Return how many pixels a file's header speaks of; 0 where it cannot be read. A pipe would be waited for."""
+    if not path.is_file():
+        return 0
     try:
         with Image.open(path) as image:
             return image.width * image.height

@@ -53,7 +53,8 @@ def _films(source: str) -> list[Item]:
 def find_images(sources: str | Path | Iterable[str | Path]) -> list[Item]:
     """Return the images that sources mean, sorted within each, each with a name of its own.
 
-    A folder means the files below it whose suffix is an image's. Files that were named are taken whatever their suffix.
+    A folder means all below it whose suffix is an image's, a broken link too, which `read_photo` refuses.
+    Files that were named are taken whatever their suffix.
 
     Raises:
         SourceError: a source means nothing.
@@ -72,13 +73,15 @@ def _expand(source: str) -> list[Item]:
         raise SourceError("Expected an image, a folder, a pattern or a video, got an empty name: give one.")
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in image_suffixes() and file.is_file())
+        files = sorted(
+            file for file in path.rglob("*") if file.suffix.lower() in image_suffixes() and not file.is_dir()
+        )
         if not files:
             raise SourceError(f"Expected images in the folder {path}, got none: check the path.")
         return [Item(str(file), file.relative_to(path).with_suffix("").as_posix()) for file in files]
     if path.is_file():
         return [Item(source, path.stem)]
-    files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
+    files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if not Path(file).is_dir())
     if not files:
         raise SourceError(
             f"Expected an image, a folder, a pattern or a video, got {source}, {what_is(path)}: check the path."
