@@ -25,10 +25,17 @@ def module():
     return build.build_module(mtmamba.load_config(["tasks=[depth]"]))
 
 
+LIGHTNINGS = {"pytorch-lightning_version": "2.5.0", "loops": {"fit_loop": {}}}
+
+
+def new_optimizer(module):
+    return module.configure_optimizers()["optimizer"]
+
+
 @pytest.fixture(scope="module")
 def content(module):
     """As training writes them, after one step of the optimiser."""
-    optimizer = module.optimizer(module.parameters())
+    optimizer = new_optimizer(module)
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
@@ -37,6 +44,7 @@ def content(module):
         "mtmamba": description,
         "state_dict": module.state_dict(),
         "global_step": 1,
+        **LIGHTNINGS,
         "optimizer_states": [optimizer.state_dict()],
     }
 
@@ -48,7 +56,7 @@ def write(folder, content, name="odd.ckpt"):
 
 def test_what_was_written_is_read(tmp_path, content, module):
     again = read_checkpoint(write(tmp_path, content))
-    require_fitting(again, module, module.parameter_groups(), tmp_path)
+    require_fitting(again, module, new_optimizer(module), tmp_path)
     assert all(torch.equal(x, content["state_dict"][name]) for name, x in again["state_dict"].items())
     assert glance(tmp_path / "odd.ckpt")["mtmamba"] == content["mtmamba"]
 
@@ -78,6 +86,7 @@ def test_a_file_that_ends_early_is_refused(tmp_path, content):
     [
         ("global_step", None, "Expected global_step of the checkpoint .* to be of type int, got NoneType"),
         ("global_step", True, "got bool"),
+        ("global_step", -1, "Expected a step of at least 0"),
         ("state_dict", [1], "Expected state_dict .* of type dict, got list"),
         ("mtmamba", 3, "Expected mtmamba .* of type dict, got int"),
         ("mtmamba", {"values": {}}, r"Expected mtmamba\.choices .* got NoneType"),
@@ -98,6 +107,10 @@ def test_wrong_parts_are_named_with_the_file(tmp_path, content, part, value, mes
         (lambda x: torch.full_like(x, float("nan")), "NaN or infinity"),
         (lambda x: x.to(torch.complex64), r"torch\.complex64"),
         (lambda x: 3.0, "float"),
+        (lambda x: x.to(torch.float8_e4m3fn), r"torch\.float8_e4m3fn"),
+        (lambda x: x.to_sparse(), r"a tensor of torch\.sparse_coo on cpu"),
+        (lambda x: x.to("meta"), r"a tensor of torch\.strided on meta"),
+        (lambda x: torch.zeros(1).expand(10**12), "1000000000000 numbers of which most are not there"),
     ],
 )
 def test_weights_that_are_no_finite_real_tensors_are_refused(tmp_path, content, change, found):
@@ -122,12 +135,12 @@ def test_an_optimisers_state_in_other_shapes_is_refused(tmp_path, content, modul
     odd = copy.deepcopy(content)
     odd["optimizer_states"][0]["state"][2]["exp_avg"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match=r"exp_avg of model\..* real numbers .* got \(1,\) real"):
-        require_fitting(odd, module, module.parameter_groups(), tmp_path)
+        require_fitting(odd, module, new_optimizer(module), tmp_path)
     for number in (len(list(module.parameters())), "0"):
         odd = copy.deepcopy(content)
         odd["optimizer_states"][0]["state"][number] = odd["optimizer_states"][0]["state"][0]
         with pytest.raises(CheckpointError, match=f"got one for number {number}"):
-            require_fitting(odd, module, module.parameter_groups(), tmp_path)
+            require_fitting(odd, module, new_optimizer(module), tmp_path)
 
 
 def test_other_contents_are_told_from_a_checkpoint_with_parts_missing(tmp_path, content):
@@ -182,12 +195,41 @@ def test_a_run_means_its_best_checkpoint_before_its_last(tmp_path):
 @pytest.mark.parametrize("choice", ["decoder=cross_stitch", "encoder.lr_scale=0.5"])
 def test_an_optimisers_state_is_numbered_by_its_groups(tmp_path, choice):
     module = build.build_module(mtmamba.load_config(["tasks=[depth,edge]", choice]))
-    optimizer = module.configure_optimizers()["optimizer"]
+    optimizer = new_optimizer(module)
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    content = {"state_dict": module.state_dict(), "optimizer_states": [optimizer.state_dict()]}
-    require_fitting(content, module, module.parameter_groups(), tmp_path)
+    content = {"state_dict": module.state_dict(), "optimizer_states": [optimizer.state_dict()], **LIGHTNINGS}
+    require_fitting(content, module, new_optimizer(module), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda c: c["optimizer_states"].clear(),
+        lambda c: c["optimizer_states"].insert(0, 3),
+        lambda c: c["optimizer_states"][0].pop("state"),
+        lambda c: c["optimizer_states"][0].pop("param_groups"),
+        lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr="fast"),
+        lambda c: c["optimizer_states"][0]["param_groups"][0].pop("betas"),
+        lambda c: c["optimizer_states"][0]["state"][0].update(step="one"),
+        lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=1.0),
+        lambda c: c.update(lr_schedulers=[3]),
+        lambda c: c["loops"].pop("fit_loop"),
+        lambda c: c.pop("pytorch-lightning_version"),
+    ],
+)
+def test_what_lightning_cannot_go_on_with_is_refused_before_it_tries(damage, content, module, tmp_path):
+    odd = copy.deepcopy(content)
+    damage(odd)
+    with pytest.raises(CheckpointError, match=r"^Expected .*use another checkpoint"):
+        require_fitting(odd, module, new_optimizer(module), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+def test_another_optimisers_state_is_refused(kind, content, module, tmp_path):
+    with pytest.raises(CheckpointError, match=rf"the state of one {kind.__name__} like this run's"):
+        require_fitting(content, module, kind(module.parameter_groups(), lr=0.1), tmp_path)
 
 
 def test_nothing_of_a_checkpoint_is_interpolated(content, monkeypatch):

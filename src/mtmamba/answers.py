@@ -72,6 +72,13 @@ def sentence(error: BaseException, name: str) -> str:
             f"Expected {found[1]} to be importable, got no such name: give its file with extensions=[FILE.py], or put "
             "its folder on PYTHONPATH."
         )
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return (
+            f"Expected a path that can be used so, got {error.filename}: {error.strerror}; choose another, or mend it."
+        )
+    if is_null_choice(error):
+        nulls = [a for a in sys.argv[1:] if "=" in a and (config_dir() / a.partition("=")[0].lstrip("+")).is_dir()]
+        return f"Expected the names of files as choices of groups, got {' '.join(nulls)}: correct what is none."
     if found := re.match("Could not override '(.*?)'. No match in the defaults list", text):
         if (config_dir() / found[1]).is_dir():
             return f"Expected a setting of src/{name}.py, got {found[1]}, which it leaves no choice of."
@@ -92,6 +99,11 @@ def sentence(error: BaseException, name: str) -> str:
         near = near if near != "." else f": a new one is added with +{cause.full_key}=…"
         return f"Expected a setting of src/{name}.py, got {cause.full_key}{near}"
     return text or type(error).__name__
+
+
+def is_null_choice(error: BaseException) -> bool:
+    """Return whether an error is Hydra's for a group that was given no file's name: it has no class of its own."""
+    return str(error).startswith("Config group override must be a string or a list.")
 
 
 def meant(text: str, known: Iterable[str], before: str = "") -> str:

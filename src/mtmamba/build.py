@@ -182,18 +182,30 @@ def build_schedule(cfg: DictConfig) -> Callable[[Optimizer], Any] | None:
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
     """Build the callbacks that the configuration names, and the averaging of weights that ``ema_decay`` asks for."""
+    from lightning.pytorch import Callback
+
     from mtmamba.training.averaging import EMAWeightAveraging
 
-    found = [hydra.utils.instantiate(node, _convert_="all") for node in _targets(cfg.callbacks)]
+    found = [_instance(node, Callback) for node in _targets(cfg.callbacks)]
     return found if cfg.ema_decay is None else [*found, EMAWeightAveraging(cfg.ema_decay)]
 
 
 def build_loggers(cfg: DictConfig, run_dir: Path) -> list[Logger]:
     """Build the loggers that the configuration names, each with ``save_dir``, and tell them the configuration."""
-    loggers = [hydra.utils.instantiate(node, save_dir=run_dir, _convert_="all") for node in _targets(cfg.logger)]
+    from lightning.pytorch.loggers import Logger
+
+    loggers = [_instance(node, Logger, save_dir=run_dir) for node in _targets(cfg.logger)]
     for logger in loggers:
         logger.log_hyperparams(plain(cfg))
     return loggers
+
+
+def _instance(node: DictConfig, kind: type[Any], **settings: Any) -> Any:
+    """Build a callback or a logger, and refuse what is none."""
+    made = hydra.utils.instantiate(node, **settings, _convert_="all")
+    if not isinstance(made, kind):
+        raise ConfigError(f"Expected a {kind.__name__} of Lightning's kind, got {node._target_}: correct its _target_.")
+    return made
 
 
 def _targets(group: DictConfig) -> list[DictConfig]:

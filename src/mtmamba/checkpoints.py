@@ -2,12 +2,13 @@
 
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from mtmamba.files import replacing, what_is
 from mtmamba.models.pretrained import UNREADABLE
@@ -20,6 +21,9 @@ PARTS: dict[str, type] = {"state_dict": dict, "mtmamba": dict, "global_step": in
 
 TRAINING_PARTS: dict[str, type] = {"callbacks": dict, "loops": dict, "optimizer_states": list, "lr_schedulers": list}
 """What a checkpoint to resume from has beside its weights."""
+
+RESUMED: dict[str, type] = {"pytorch-lightning_version": str, "loops.fit_loop": dict}
+"""What Lightning looks for in a checkpoint to resume from, by dotted key."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 """An optimiser's states that have their parameter's shape."""
@@ -103,27 +107,42 @@ def _require_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
         found |= {f"mtmamba.{name}": checkpoint["mtmamba"].get(name) for name in ("choices", "values")}
     for name, value in found.items():
         kind = {**PARTS, **TRAINING_PARTS}.get(name, dict)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise CheckpointError(
-                f"Expected {name} of the checkpoint {path} to be of type {kind.__name__}, got {type(value).__name__}: "
-                "it was not written by this program; use another checkpoint."
-            )
+        _require_kind(name, value, kind, path)
+    if checkpoint["global_step"] < 0:
+        raise CheckpointError(
+            f"Expected a step of at least 0 in the checkpoint {path}, got {checkpoint['global_step']}: use another."
+        )
+
+
+def _require_kind(name: str, value: Any, kind: type, path: Path) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise CheckpointError(
+            f"Expected {name} of the checkpoint {path} to be of type {kind.__name__}, got {type(value).__name__}: "
+            "it was not written by this program; use another checkpoint."
+        )
 
 
 def _require_weights(weights: Mapping[str, Any], path: Path) -> None:
     """Refuse weights that are no finite real tensors."""
     for name, value in weights.items():
-        if not isinstance(value, Tensor):
-            found = type(value).__name__
-        elif value.dtype.is_complex:
-            found = str(value.dtype)
-        elif not value.isfinite().all():
-            found = "NaN or infinity"
-        else:
-            continue
-        raise CheckpointError(
-            f"Expected finite real weights in the checkpoint {path}, got {found} for {name}: use another checkpoint."
-        )
+        if found := flaw(value) if isinstance(name, str) else "a name that is no text":
+            raise CheckpointError(
+                f"Expected finite real weights in the checkpoint {path}, got {found} for {name}: use another "
+                "checkpoint."
+            )
+
+
+def flaw(value: Any) -> str | None:
+    """Say what is wrong with a weight, where it is no finite real tensor whose numbers are all there."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.dtype.is_complex or (value.is_floating_point() and value.element_size() < 2):
+        return str(value.dtype)
+    if value.layout != torch.strided or value.device.type != "cpu":
+        return f"a tensor of {value.layout} on {value.device}"
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        return f"{value.numel()} numbers of which most are not there"
+    return None if value.isfinite().all() else "NaN or infinity"
 
 
 def require_weights_of(weights: Mapping[str, Tensor], model: nn.Module, path: Path) -> None:
@@ -139,9 +158,7 @@ def require_weights_of(weights: Mapping[str, Tensor], model: nn.Module, path: Pa
     _require_equal(mine, its, path)
 
 
-def require_fitting(
-    checkpoint: Mapping[str, Any], model: nn.Module, groups: Iterable[Mapping[str, Any]], path: Path
-) -> None:
+def require_fitting(checkpoint: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, path: Path) -> None:
     """Refuse to go on with weights, or with an optimiser's state of them, in other shapes than a model's.
 
     Fused optimisers read beyond the end of a state that is too small.
@@ -149,25 +166,60 @@ def require_fitting(
     Args:
         checkpoint: from `read_checkpoint`.
         model: that would go on.
-        groups: its parameters as the optimiser is given them, whose order numbers the optimiser's state.
+        optimizer: a new one of its parameters, whose order numbers the optimiser's state.
         path: of the checkpoint, for errors.
 
     Raises:
-        CheckpointError: names the parameter.
+        CheckpointError: names the parameter, or what is not of the kind that goes on.
     """
     require_weights_of(checkpoint["state_dict"], model, path)
+    for name, kind in RESUMED.items():
+        value: Any = checkpoint
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        _require_kind(name, value, kind, path)
+    if len(states := checkpoint.get("optimizer_states", [])) != 1 or not _fits(states[0], optimizer):
+        raise CheckpointError(
+            f"Expected the state of one {type(optimizer).__name__} like this run's in {path}, got another: use another "
+            "checkpoint, or begin a new run from its weights with init=CHECKPOINT."
+        )
+    for schedule in checkpoint.get("lr_schedulers", []):
+        _require_kind("lr_schedulers' parts", schedule, dict, path)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    named = [(names[id(parameter)], tuple(parameter.shape)) for group in groups for parameter in group["params"]]
-    for state in checkpoint.get("optimizer_states", []):
-        for index, values in state["state"].items():
-            if not isinstance(index, int) or index >= len(named):
-                raise CheckpointError(
-                    f"Expected an optimiser's state of {len(named)} parameters in {path}, got one for number {index}: "
-                    "use another checkpoint."
-                )
-            name, shape = named[index]
-            found = {f"{key} of {name}": (tuple(x.shape), "real") for key, x in values.items() if key in MOMENTS}
-            _require_equal(dict.fromkeys(found, (shape, "real")), found, path)
+    named = [
+        (names[id(parameter)], tuple(parameter.shape))
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    for index, values in states[0]["state"].items():
+        if not isinstance(index, int) or index >= len(named):
+            raise CheckpointError(
+                f"Expected an optimiser's state of {len(named)} parameters in {path}, got one for number {index}: "
+                "use another checkpoint."
+            )
+        name, shape = named[index]
+        found = {
+            f"{key} of {name}": (tuple(x.shape), "real")
+            for key, x in values.items()
+            if key in MOMENTS and x is not None
+        }
+        _require_equal(dict.fromkeys(found, (shape, "real")), found, path)
+
+
+def _fits(state: Any, optimizer: Optimizer) -> bool:
+    """Return whether a state is one that an optimiser can go on with: of the same class, as far as it says."""
+    try:
+        before = [set(group) for group in optimizer.param_groups]
+        flags = [group.get("decoupled_weight_decay") for group in optimizer.param_groups]
+        optimizer.load_state_dict(state)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    groups = optimizer.param_groups
+    rates = all(isinstance(group.get("lr"), int | float | Tensor) for group in groups)
+    same = all(keys <= set(group) for keys, group in zip(before, groups, strict=True))
+    moments = [x for values in state["state"].values() for key, x in values.items() if key in MOMENTS]
+    same = same and all(x is None or isinstance(x, Tensor) for x in moments)
+    return rates and same and flags == [group.get("decoupled_weight_decay") for group in groups]
 
 
 def _require_equal(mine: Mapping[str, Any], its: Mapping[str, Any], path: Path) -> None:

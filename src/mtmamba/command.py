@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mtmamba.answers import is_answer, tell
+from mtmamba.answers import is_answer, is_null_choice, tell
 from mtmamba.files import full_disk, is_full_disk
 from mtmamba.jobs import STOPPED, JobError, check_launched, free_memory, run_alone, takes_several_devices, work_on_row
 from mtmamba.settings import check_given, check_settings
@@ -111,13 +111,13 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
         except BrokenPipeError:  # whoever read the output has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        except (KeyboardInterrupt, HydraException, OmegaConfBaseException, OSError) as error:
-            if debug:
+        except (KeyboardInterrupt, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+            hydras = isinstance(error, HydraException | OmegaConfBaseException) or is_null_choice(error)
+            if debug or (isinstance(error, ValueError) and not hydras):
                 raise
             if isinstance(error, KeyboardInterrupt):
                 print("Stopped by Ctrl-C.", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
                 sys.exit(STOPPED)
-            hydras = isinstance(error, HydraException | OmegaConfBaseException)
             folder = f"Expected a folder for runs, got {error}: set log_dir=FOLDER."  # the job has answered its own
             tell(error if hydras else OSError(folder), name)
             sys.exit(1)

@@ -90,7 +90,32 @@ DEVICES = Rule(
 KINDS = ("raw", "picture", "sheet")
 """What is written of a prediction."""
 
+PLACE = TEXT._replace(words="a folder", example="./FOLDER")
+
+
+def is_by_name(value: Any, holds: Callable[[Any], bool]) -> bool:
+    """Return whether a value is a mapping from names to values that a test holds for."""
+    return isinstance(value, dict) and all(isinstance(key, str) and holds(item) for key, item in value.items())
+
+
+GROUPS = (
+    "data", "encoder", "decoder", "model", "model.encoder", "model.decoder", "loss", "optimizer", "trainer",
+    "callbacks", "logger", "tta", "bootstrap",
+)  # fmt: skip
+"""Settings that are mappings of settings."""
+
+BUILT = {"data", "encoder", "decoder", "model.encoder", "model.decoder", "trainer"}
+"""Those of them that name the class to be built of them; training's own may be of a file that is not there."""
+
 RULES: Mapping[str, Rule] = {
+    "resume": or_null(TEXT._replace(words="a run's folder, a checkpoint, or auto", example="RUN")),
+    "data.root": PLACE,
+    "data.num_outputs": Rule("numbers of outputs by task", lambda v: is_by_name(v, lambda _: True), "{TASK:1}"),
+    "data.delta_m_base": Rule(
+        "scores by task and metric, none of them 0",
+        lambda v: is_by_name(v, lambda scores: is_by_name(scores, lambda x: is_number(x) and x != 0)),
+        "{TASK:{METRIC:1.0}}",
+    ),
     "init": or_null(TEXT._replace(words="a run, a checkpoint or the name of a model", example="nyud_lite")),
     "seed": Rule("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32, "0"),
     "tasks": TASKS,
@@ -143,6 +168,12 @@ RULES: Mapping[str, Rule] = {
     "bootstrap.resamples": whole(0, 1000),
     "bootstrap.seed": whole(0, 0),
     "worst": whole(0, 8),
+    "runs": Rule(
+        "folders of runs, or a list of them",
+        lambda v: TEXT.holds(v) or (isinstance(v, list) and bool(v) and all(map(TEXT.holds, v))),
+        "logs",
+    ),
+    "out": PLACE,
     "split": Rule("train or val", lambda value: value in ("train", "val"), "val"),
     "save_predictions": SWITCH,
     "source": Rule(
@@ -199,6 +230,7 @@ def check_settings(cfg: DictConfig) -> None:
         cfg.tasks = cfg.tasks.split(",")
     from_checkpoint = "ckpt" in list(cfg)  # also while it has no value
     stated_later = from_checkpoint or OmegaConf.select(cfg, "data.description", default="") is None
+    _check_groups(cfg, from_checkpoint)
     for key, rule in RULES.items():
         parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
         if not isinstance(parent, DictConfig) or key.rpartition(".")[2] not in parent:
@@ -213,6 +245,24 @@ def check_settings(cfg: DictConfig) -> None:
         for name, value in cfg.trainer.items():
             if reason := refusal(str(name), value, evaluation=from_checkpoint):
                 raise ConfigError(reason)
+
+
+def _check_groups(cfg: DictConfig, from_checkpoint: bool) -> None:
+    """Refuse a value in the place of a group of settings, and a group that no longer says what it is of."""
+    for key in GROUPS:
+        *parents, name = key.split(".")
+        parent = cfg.get(parents[0]) if parents else cfg
+        if not isinstance(parent, DictConfig) or name not in parent or OmegaConf.is_missing(parent, name):
+            continue
+        group = parent[name]
+        if not isinstance(group, DictConfig) or (
+            key in BUILT and not from_checkpoint and not isinstance(group.get("_target_"), str)
+        ):
+            found = "none of its class" if isinstance(group, DictConfig) else shown(group)
+            raise ConfigError(
+                f"Expected {key} to be a group of settings with its _target_, got {found}: choose one of its files, "
+                "or leave it as it is."
+            )
 
 
 def check_given(cfg: DictConfig) -> None:

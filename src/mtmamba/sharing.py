@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mtmamba.checkpoints import CheckpointError, find_checkpoint, read_checkpoint
+from mtmamba.checkpoints import CheckpointError, find_checkpoint, flaw, read_checkpoint
 from mtmamba.data.datasets import all_datasets
 from mtmamba.files import replacing, write_json, write_text
 from mtmamba.models.multitask import MultiTaskModel
@@ -61,8 +61,9 @@ def _read_folder(folder: Path) -> dict[str, Any]:
             f"Expected a model of this program in {folder}, got files that are damaged or another's "
             f"({error!r}): copy it again."
         ) from error
-    if bad := [name for name, x in weights.items() if not x.isfinite().all()]:
-        raise CheckpointError(f"Expected finite weights in {folder}, got NaN or infinity for {bad[0]}: copy it again.")
+    for name, x in weights.items():
+        if found := flaw(x):
+            raise CheckpointError(f"Expected finite weights in {folder}, got {found} for {name}: copy it again.")
     return {
         "mtmamba": description,
         "global_step": step,

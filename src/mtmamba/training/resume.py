@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from mtmamba import compose
-from mtmamba.checkpoints import BEST, FOLDER, LAST, find_checkpoint, glance, read_checkpoint, save_checkpoint
+from mtmamba.checkpoints import (
+    BEST,
+    FOLDER,
+    LAST,
+    CheckpointError,
+    find_checkpoint,
+    glance,
+    read_checkpoint,
+    save_checkpoint,
+)
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.decisive import check_resumed
 from mtmamba.runs.folder import find_unfinished
@@ -90,11 +100,27 @@ def restore_record(validations: Validations, resumed: Resumed) -> None:
     """
     state = resumed.content.get("callbacks", {}).get("Checkpointing")
     if state is not None:
-        validations.load_state_dict(state)
+        with _record_of(resumed.path):
+            validations.load_state_dict(state)
     best = resumed.path.parent / BEST
-    validations.best = _best(glance(best), validations) if best.is_file() else None
+    with _record_of(best):
+        validations.best = _best(glance(best), validations) if best.is_file() else None
     if validations.best is None and validations.scores:
         log.warning("No %s: the next validation is the best one.", best)
+
+
+@contextmanager
+def _record_of(path: Path) -> Iterator[None]:
+    """Say whose record of validations it is that cannot be read."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if str(error).startswith("Expected "):
+            raise
+        raise CheckpointError(
+            f"Expected a record of validations in {path}, got none that can be read ({error!r}): use another "
+            "checkpoint."
+        ) from error
 
 
 def _best(content: Mapping[str, Any], validations: Validations) -> tuple[int, float] | None:

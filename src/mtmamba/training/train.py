@@ -90,7 +90,8 @@ def _train(
         load_weights(module.model, *initial)
         initial = None  # nobody else holds these weights
     if resumed is not None:
-        require_fitting(resumed.content, module, module.parameter_groups(), resumed.path)
+        made: Any = module.configure_optimizers()
+        require_fitting(resumed.content, module, made["optimizer"], resumed.path)
         rank_zero_only(remove_partial)(run_dir)
     checkpointing = Checkpointing(cfg.callbacks.checkpoint_every, validations)
     starting = LambdaCallback(on_train_start=lambda *_: begin_once())  # a refused resume writes nothing

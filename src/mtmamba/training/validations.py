@@ -50,8 +50,8 @@ class Validations:
             ConfigError: it went by another score.
         """
         self.require(state["monitor"])
-        self.scores = dict(state["scores"])
-        self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
+        self.scores = {int(step): float(score) for step, score in state["scores"].items()}
+        self.best = None if state["best"] is None else (int(state["best"][0]), float(state["best"][1]))
 
     def require(self, monitor: str) -> None:
         """Refuse a run whose best went by another score."""
