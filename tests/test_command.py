@@ -14,6 +14,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import mtmamba
+from mtmamba import build
+from mtmamba.answers import sentence
 from mtmamba.config_checks import demo_settings
 from mtmamba.settings import ConfigError, check_settings
 from mtmamba.shipped import config_dir
@@ -267,3 +269,16 @@ def test_ctrl_c_ends_a_command_in_a_word(tmp_path, answer, said):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (130, said)
+
+
+def test_an_error_of_the_system_about_a_path_is_a_sentence():
+    said = sentence(FileExistsError(17, "File exists", "/dev/full"), "report")
+    assert said == "Expected a path that can be used so, got /dev/full: File exists; choose another, or mend it."
+
+
+@pytest.mark.parametrize(("group", "kind"), [("callbacks", "Callback"), ("logger", "Logger")])
+def test_what_is_no_callback_or_logger_is_refused(group, kind):
+    cfg = configuration("train").copy()
+    cfg[group] = {"odd": {"_target_": "builtins.dict"}}
+    with pytest.raises(ConfigError, match=f"Expected a {kind} of Lightning's kind, got builtins.dict"):
+        build.build_callbacks(cfg) if group == "callbacks" else build.build_loggers(cfg, Path("run"))

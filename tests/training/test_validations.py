@@ -1,11 +1,14 @@
 """Which validation is best, by which score, and what is kept of them."""
 
 import math
+from pathlib import Path
 
 import pytest
 
+from mtmamba.checkpoints import CheckpointError
 from mtmamba.config_checks import ConfigError
 from mtmamba.tasks import select_tasks
+from mtmamba.training.resume import Resumed, restore_record
 from mtmamba.training.validations import Validations, choose_monitor
 
 
@@ -62,3 +65,14 @@ def test_the_score_that_best_goes_by(name, base, chosen):
 def test_a_score_that_there_is_not_is_named():
     with pytest.raises(ConfigError, match=r"auto or one of .*val/depth/RMSE.*, got val/sal/maxF: choose"):
         choose_monitor("val/sal/maxF", select_tasks(["depth"]), {})
+
+
+@pytest.mark.parametrize(
+    "record",
+    [3, {}, {"monitor": "val/loss"}, {"monitor": "val/loss", "scores": [1, 2], "best": None}]
+    + [{"monitor": "val/loss", "scores": {}, "best": best} for best in (3, ["one", "two"])],
+)
+def test_a_record_of_another_kind_is_refused_with_its_file(record):
+    resumed = Resumed(Path("run/checkpoints/last.ckpt"), {"callbacks": {"Checkpointing": record}})
+    with pytest.raises(CheckpointError, match=r"^Expected a record of validations in run/checkpoints/last\.ckpt"):
+        restore_record(Validations("val/loss", "min"), resumed)
