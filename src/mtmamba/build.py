@@ -204,7 +204,9 @@ def _instance(node: DictConfig, kind: type[Any], **settings: Any) -> Any:
     """Build a callback or a logger, and refuse what is none."""
     made = hydra.utils.instantiate(node, **settings, _convert_="all")
     if not isinstance(made, kind):
-        raise ConfigError(f"Expected a {kind.__name__} of Lightning's kind, got {node._target_}: correct its _target_.")
+        raise ConfigError(
+            f"Expected a {kind.__name__} of Lightning's kind, got {node['_target_']}: correct its _target_."
+        )
     return made
 
 
