@@ -17,7 +17,8 @@ from fake_data import write_nyud
 from fake_training import overrides
 from mtmamba.checkpoints import read_checkpoint
 from mtmamba.jobs import rows_of
-from mtmamba.runs.sweep import progress, show_rows
+from mtmamba.runs.sweep import is_there, progress, show_rows
+from mtmamba.settings import ConfigError
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}
@@ -52,6 +53,18 @@ def test_a_row_says_how_far_it_has_come(tmp_path):
     assert [(row.step, row.steps) for row in found] == [(10, 10), (4, 10), (0, 10), (0, None)]
     assert found[0].scores == "depth 0.5123, semseg 33.3"
     assert progress(tmp_path / "1", mine=True).state == "running"
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "config.yaml", "metrics.csv"])
+def test_a_row_with_a_damaged_file_is_unreadable_and_refused_by_name(tmp_path, name):
+    write_row(tmp_path, 4, finished=True)
+    (tmp_path / name).write_text("{[" if name != "metrics.csv" else "step,a\nx,y\n")
+    if name == "metrics.csv":
+        (tmp_path / "metrics.json").unlink()
+    assert progress(tmp_path).state == "unreadable"
+    if name != "metrics.csv":
+        with pytest.raises(ConfigError, match=f"Expected a finished row in {tmp_path}, .* got one that is unreadable"):
+            is_there(None, tmp_path)
 
 
 def test_a_row_of_another_process_says_how_long_it_will_take(tmp_path):

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
+from yaml import YAMLError
 
 from mtmamba import compose
 from mtmamba.decisive import differences
@@ -34,7 +36,8 @@ class Progress(NamedTuple):
     """How far a row has come.
 
     Attributes:
-        state: ``finished``, ``running``, ``stopped`` (with a checkpoint to go on from), ``failed`` or ``waiting``.
+        state: ``finished``, ``running``, ``stopped`` (with a checkpoint to go on from), ``failed``, ``waiting``,
+            or ``unreadable`` (a file of its folder is damaged).
         step: optimiser steps that are logged.
         steps: of the whole training; None before it begins.
         scores: the tasks' headlines, in the end.
@@ -56,6 +59,11 @@ def is_there(cfg: DictConfig, folder: Path) -> bool:
     """
     if not (folder / "metrics.json").is_file():
         return False
+    if (state := progress(folder).state) != "finished":
+        raise ConfigError(
+            f"Expected a finished row in {folder}, which has a metrics.json, got one that is {state}: move it away to "
+            "train the row again."
+        )
     found: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     mine = compose.with_choices(cfg.copy())
     differing = differences(compose.describe(mine), {"choices": found["choices"], "values": found})
@@ -79,6 +87,13 @@ def progress(folder: Path, mine: bool = False) -> Progress:
         folder: the row's.
         mine: whether this process is at it.
     """
+    try:
+        return _progress(folder, mine)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, YAMLError, OmegaConfBaseException):
+        return Progress("unreadable")
+
+
+def _progress(folder: Path, mine: bool) -> Progress:
     steps = _steps(folder)
     if (folder / "metrics.json").is_file():
         record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
