@@ -1,6 +1,8 @@
 """Prediction at any size, in any batch and order; files that evaluation scores; videos."""
 
 import json
+import os
+import signal
 import threading
 
 import cv2
@@ -374,6 +376,33 @@ def test_two_calls_do_not_share_a_folder(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="Expected a new or empty save_dir"):
         predict(cfg)
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [("predictions.json", "another's")]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_predicted_before_a_stop_is_written_and_listed(checkpoint, tmp_path, monkeypatch, stop):
+    """Results on their way to files had been left out of predictions.json, all of it where SIGTERM came."""
+    for index in range(4):
+        Image.new("RGB", (40, 30), (index, 90, 90)).save(tmp_path / f"{index}.png")
+    files = Predictor.files
+
+    def stopped(self, *args):
+        for number, result in enumerate(files(self, *args)):
+            if number == 3:
+                os.kill(os.getpid(), stop)
+            yield result
+
+    monkeypatch.setattr(Predictor, "files", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    places = {"source": str(tmp_path / "*.png"), "save_dir": str(tmp_path / "out"), "ckpt": str(checkpoint)}
+    cfg = settings("predict", **places, device="cpu", save=["picture"], batch_size=1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            predict(cfg)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    entries = json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]
+    assert [entry["name"] for entry in entries] == ["0", "1", "2"]
+    assert all((tmp_path / "out" / file).is_file() for entry in entries for file in entry["files"])
 
 
 def test_long_names_and_what_a_killed_run_left(checkpoint, tmp_path):

@@ -1,6 +1,8 @@
 """The work of ``predict.py``: inputs in, a folder of results out; what cannot be read is listed, the rest goes on."""
 
 import os
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -30,6 +32,8 @@ WRITERS = min(os.cpu_count() or 1, 16)
 """Threads that encode and write results while the network goes on."""
 WAITING = 32
 """Results that wait for them, at most."""
+LINE_SECONDS = 30
+"""Between two lines of progress in a file."""
 
 
 def predict(cfg: DictConfig) -> bool:
@@ -54,6 +58,8 @@ def predict(cfg: DictConfig) -> bool:
     predictor = make_predictor(cfg)
     console = Console()
     start, entries = time.perf_counter(), []
+    if threading.current_thread() is threading.main_thread():  # a cluster's way to say Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     with claimed(folder):
         _require_new(folder, cfg.overwrite)  # another call may have filled it meanwhile
         try:
@@ -106,40 +112,55 @@ def _require_new(folder: Path, overwrite: bool) -> None:
 
 
 def _counted(results: Iterator[Any], total: int | None, console: Console) -> Iterator[Any]:
-    """Pass results on under a bar of progress with images per second."""
+    """Pass results on under a bar of progress with images per second; into a file goes a line now and then."""
     columns = (TextColumn("Predicting"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("", total=total, rate="")
-        start = time.perf_counter()
+        start = said = time.perf_counter()
         for number, result in enumerate(results, 1):
             yield result
-            rate = number / (time.perf_counter() - start)
-            progress.update(task, completed=number, rate=f"{rate:.1f} images/s")
+            now = time.perf_counter()
+            rate = f"{number / (now - start):.1f} images/s"
+            progress.update(task, completed=number, rate=rate)
+            if not console.is_terminal and now - said > LINE_SECONDS:
+                console.print(f"{number} of {total} images, {rate}", markup=False, soft_wrap=True)
+                said = now
 
 
 def written(
     results: Iterator[Result | Failure], folder: Path, kinds: Sequence[str], show: bool
 ) -> Iterator[dict[str, Any]]:
-    """Write results in threads, and yield what ``predictions.json`` says of each, in order."""
+    """Write results in threads, and yield what ``predictions.json`` says of each, in order.
+
+    What ends the results, such as Ctrl-C, is raised when those that were there are written.
+    """
     waiting: deque[tuple[Future[dict[str, Any]], int]] = deque()
     held = 0
     with ThreadPoolExecutor(WRITERS) as pool:
-        for result in results:
-            if isinstance(result, Failure):
-                entry = {"source": result.item.source, "name": result.item.name, "error": result.reason}
-                waiting.append((_known(entry), 0))
-            else:
-                waiting.append((pool.submit(_saved, result, folder, kinds), result.image[..., 0].size))
-                if show:
-                    result.show()
-            held += waiting[-1][1]
-            del result  # so that nothing but its writer holds it
-            while len(waiting) > WAITING or held > PIXELS_AHEAD:
-                future, pixels = waiting.popleft()
-                held -= pixels
-                yield future.result()
-        for future, _ in waiting:
-            yield future.result()
+        try:
+            for result in results:
+                if isinstance(result, Failure):
+                    entry = {"source": result.item.source, "name": result.item.name, "error": result.reason}
+                    waiting.append((_known(entry), 0))
+                else:
+                    waiting.append((pool.submit(_saved, result, folder, kinds), result.image[..., 0].size))
+                    if show:
+                        result.show()
+                held += waiting[-1][1]
+                del result  # so that nothing but its writer holds it
+                while len(waiting) > WAITING or held > PIXELS_AHEAD:
+                    future, pixels = waiting.popleft()
+                    held -= pixels
+                    yield future.result()
+        except (Exception, KeyboardInterrupt):
+            yield from _entries(waiting)
+            raise
+        yield from _entries(waiting)
+
+
+def _entries(waiting: deque[tuple[Future[dict[str, Any]], int]]) -> Iterator[dict[str, Any]]:
+    while waiting:
+        yield waiting.popleft()[0].result()
 
 
 def _known(entry: dict[str, Any]) -> Future[dict[str, Any]]:
