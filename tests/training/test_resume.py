@@ -219,3 +219,12 @@ def test_scores_are_written_although_no_training_label_is_known(tmp_path, caplog
     record = json.loads((tmp_path / "run/metrics.json").read_text())
     assert record["constant"].keys() == {"normals"}
     assert "No valid training label for depth" in caplog.text
+
+
+def test_a_yaml_bomb_beside_the_runs_is_passed_over(tmp_path, caplog):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/last.ckpt").touch()
+    lines = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    (tmp_path / "run/config.yaml").write_text("\n".join(["a0: &a0 [1, 1]", *lines]))
+    assert find_unfinished({}, tmp_path) is None
+    assert "cannot be read (it holds an alias" in caplog.text

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mtmamba.decisive import decisive, flat
 from mtmamba.paper import DEFAULTS, Network
 from mtmamba.report.curves import read_curves
+from mtmamba.runs.plain_yaml import plain_yaml
 from mtmamba.settings import is_number
 from mtmamba.tasks import all_tasks
 
@@ -33,8 +32,8 @@ REQUIRED = {
 ONE_VIEW = {"flip": False, "scales": [1.0]}
 """An evaluation without test-time augmentation."""
 
-MAX_BYTES, MAX_DEPTH, MAX_NUMBER = 64 * 2**20, 64, 10**15
-"""A record or configuration that is longer or nested deeper, and a number in it that is larger, is not a run's."""
+MAX_BYTES, MAX_NUMBER = 64 * 2**20, 10**15
+"""A record or configuration that is longer, and a number in it that is larger, is not a run's."""
 BELONGINGS = {"wandb", "checkpoints", "pictures"}
 """Folders inside a run's, where nobody else's run is."""
 
@@ -145,7 +144,7 @@ def read_run(folder: Path) -> Run:
     if not (folder / "config.yaml").is_file():
         raise BrokenRunError("no config.yaml")
     record = _parsed(folder / "metrics.json", json.loads)
-    config = _parsed(folder / "config.yaml", _plain_yaml)
+    config = _parsed(folder / "config.yaml", plain_yaml)
     _require_complete(record, config)
     checkpoint, recorded = Path(record["checkpoint"]), Path(record["run"])
     is_evaluation = checkpoint.resolve().parent.parent != recorded.resolve()
@@ -168,18 +167,6 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
         if isinstance(error, BrokenRunError):
             raise
         raise BrokenRunError(f"{path.name} cannot be read: {' '.join(str(error).split())}") from error
-
-
-def _plain_yaml(text: str) -> Any:
-    """Read YAML without aliases, few of which unfold to more than any memory, and deep nesting, which takes hours."""
-    depth = 0
-    for event in yaml.parse(text):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it holds an alias, which no configuration of ours does")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} deep, which no configuration of ours is")
-    return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
 
 
 def _run_folders(root: Path) -> Iterator[Path]:

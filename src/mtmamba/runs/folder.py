@@ -17,6 +17,7 @@ from mtmamba.checkpoints import FOLDER, LAST
 from mtmamba.decisive import differences
 from mtmamba.files import what_is, write_json, write_text
 from mtmamba.runs.environment import environment
+from mtmamba.runs.plain_yaml import plain_yaml
 from mtmamba.settings import ConfigError
 
 log = logging.getLogger(__name__)
@@ -98,9 +99,9 @@ def find_unfinished(description: Mapping[str, Any], log_dir: Path) -> Path | Non
         try:
             if not (path := run / "config.yaml").is_file():
                 raise FileNotFoundError(what_is(path))
-            config: Any = OmegaConf.to_container(OmegaConf.load(path))
+            config: Any = plain_yaml(path.read_text(encoding="utf-8"))
             differing = differences(description, {"choices": config["choices"], "values": config})
-        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException, KeyError, TypeError) as error:
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException, KeyError, TypeError) as error:
             log.warning("resume=auto: passing over %s, whose config.yaml cannot be read (%s).", run, error)
             continue
         if not differing:
