@@ -67,6 +67,19 @@ def test_a_row_with_a_damaged_file_is_unreadable_and_refused_by_name(tmp_path, n
             is_there(None, tmp_path)
 
 
+def test_a_configuration_that_unfolds_without_end_is_unreadable_at_once(tmp_path):
+    """Aliases of aliases had been unfolded for longer than anybody waits."""
+    write_row(tmp_path, 4)
+    lines = [
+        "a0: &a0 [x, x, x, x, x, x, x, x, x]",
+        *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)),
+    ]
+    (tmp_path / "config.yaml").write_text("\n".join(lines))
+    start = time.process_time()
+    assert progress(tmp_path).state == "unreadable"
+    assert time.process_time() - start < 1
+
+
 def test_a_row_of_another_process_says_how_long_it_will_take(tmp_path):
     write_row(tmp_path, 4)
     (tmp_path / "environment.json").touch()

@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 from yaml import YAMLError
@@ -22,6 +22,7 @@ from mtmamba import compose
 from mtmamba.decisive import differences
 from mtmamba.runs.environment import visible_gpus
 from mtmamba.runs.folder import is_at_work, speak
+from mtmamba.runs.plain_yaml import plain_yaml
 from mtmamba.runs.table import show
 from mtmamba.settings import ConfigError
 from mtmamba.tasks import get_task
@@ -64,7 +65,7 @@ def is_there(cfg: DictConfig, folder: Path) -> bool:
             f"Expected a finished row in {folder}, which has a metrics.json, got one that is {state}: move it away to "
             "train the row again."
         )
-    found: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    found = plain_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
     mine = compose.with_choices(cfg.copy())
     differing = differences(compose.describe(mine), {"choices": found["choices"], "values": found})
     steps = found["trainer"]["max_steps"]
@@ -164,4 +165,4 @@ def _logged(folder: Path) -> int:
 def _steps(folder: Path) -> int | None:
     """Return the length of a run's training."""
     path = folder / "config.yaml"
-    return int(OmegaConf.load(path).trainer.max_steps) if path.is_file() else None
+    return int(plain_yaml(path.read_text(encoding="utf-8"))["trainer"]["max_steps"]) if path.is_file() else None
