@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from mtmamba.trainer_arguments import refusal
 
@@ -109,7 +110,7 @@ BUILT = {"data", "encoder", "decoder", "model.encoder", "model.decoder", "traine
 
 RULES: Mapping[str, Rule] = {
     "resume": or_null(TEXT._replace(words="a run's folder, a checkpoint, or auto", example="RUN")),
-    "data.root": PLACE,
+    "data.root": or_null(PLACE),  # null in models that are shared
     "data.num_outputs": Rule("numbers of outputs by task", lambda v: is_by_name(v, lambda _: True), "{TASK:1}"),
     "data.delta_m_base": Rule(
         "scores by task and metric, none of them 0",
@@ -235,7 +236,10 @@ def check_settings(cfg: DictConfig) -> None:
         parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
         if not isinstance(parent, DictConfig) or key.rpartition(".")[2] not in parent:
             continue
-        value = OmegaConf.select(cfg, key)
+        try:
+            value = OmegaConf.select(cfg, key)
+        except InterpolationKeyError:  # it follows from a setting that this script has not, nor needs
+            continue
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         if value is None and key not in NEVER_NULL and (stated_later or (key == "tasks" and "pred" in list(cfg))):
             continue

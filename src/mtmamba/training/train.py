@@ -58,6 +58,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     start = time.perf_counter()
     speak()
     settle_auto(cfg)
+    if cfg.data.root is None:
+        raise ConfigError("Expected data.root=FOLDER, got null: name the dataset's folder.")
     cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())  # as its checkpoints shall find it
     validations = Validations(
         *choose_monitor(cfg.monitor, select_tasks(cfg.tasks), compose.plain(cfg.data.delta_m_base))
