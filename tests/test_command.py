@@ -50,7 +50,6 @@ ANSWERS = {
     ("train", "~encoder"): "Expected encoder to be a group of settings with its _target_, got none of its class",
     ("train", "resume=3"): "Expected resume to be a run's folder, a checkpoint, or auto, or null, got 3",
     ("train", "data.root=[a]"): "Expected data.root to be a folder, got [a]: write data.root=./FOLDER.",
-    ("train", "data.root=null"): "Expected data.root=FOLDER, got null: name the dataset's folder.",
     ("train", "data.num_outputs=null"): "Expected data.num_outputs to be numbers of outputs by task, got null",
     ("train", "+data.delta_m_base.depth.RMSE=0"): "Expected data.delta_m_base to be scores by task and metric",
     ("report", "runs=null"): "Expected runs to be folders of runs, or a list of them, got null: write runs=logs.",

@@ -110,7 +110,7 @@ BUILT = {"data", "encoder", "decoder", "model.encoder", "model.decoder", "traine
 
 RULES: Mapping[str, Rule] = {
     "resume": or_null(TEXT._replace(words="a run's folder, a checkpoint, or auto", example="RUN")),
-    "data.root": or_null(PLACE),  # null in models that are shared
+    "data.root": PLACE._replace(holds=or_null(PLACE).holds),  # null in models that are shared
     "data.num_outputs": Rule("numbers of outputs by task", lambda v: is_by_name(v, lambda _: True), "{TASK:1}"),
     "data.delta_m_base": Rule(
         "scores by task and metric, none of them 0",

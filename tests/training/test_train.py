@@ -169,6 +169,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(dataset, finished, tmp_pat
     assert [{k: row[k] for k in shared} for row in resumed] == [{k: row[k] for k in shared} for row in whole]
 
 
+def test_training_without_a_folder_is_refused(tmp_path):
+    with pytest.raises(config_checks.ConfigError, match=r"Expected data\.root=FOLDER, got null"):
+        workflows.train(mtmamba.load_config(["data=nyud", "data.root=null"]), tmp_path / "run")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_run_with_cuda_graphs_is_a_run_without(dataset, tmp_path, monkeypatch, graph_device, replays):
     """Accumulating, with averaged weights, interrupted and resumed, its validation and its scores too."""
     options = ["data.device_batch_size=2", "ema_decay=0.5", "encoder.drop_path=0.2", "trainer.precision=32-true"]
