@@ -4,8 +4,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mtmamba.command import DEMO
+from mtmamba.rules import is_whole
 from mtmamba.scan.registry import BACKENDS
-from mtmamba.settings import ConfigError, is_whole
+from mtmamba.settings import ConfigError
 from mtmamba.tasks import all_tasks, select_tasks
 
 ABLATED = {

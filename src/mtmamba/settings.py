@@ -1,13 +1,31 @@
 """Settings checked by type and range before anything is read or imported: a sentence for each that cannot work."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
+from mtmamba.rules import (
+    DEVICES,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SCALES,
+    SHARE,
+    SIZE,
+    SWITCH,
+    TASKS,
+    TEXT,
+    Rule,
+    is_by_name,
+    is_number,
+    is_whole,
+    or_null,
+    pair,
+    shown,
+    whole,
+)
 from mtmamba.trainer_arguments import refusal
 
 
@@ -35,68 +53,10 @@ def settings_of(group: str) -> Iterator[None]:
         ) from error
 
 
-class Rule(NamedTuple):
-    """What a setting may be: in words, as a test of a plain value, and a value that is right."""
-
-    words: str
-    holds: Callable[[Any], bool]
-    example: str
-
-
-def is_whole(value: Any) -> bool:
-    """Return whether a value is an integer, and no truth value."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-
-
-def whole(low: int, example: int) -> Rule:
-    """Return the rule of whole numbers from a lowest one on."""
-    return Rule(f"a whole number of at least {low}", lambda value: is_whole(value) and value >= low, str(example))
-
-
-def pair(words: str, holds: Callable[[Any], bool], example: str) -> Rule:
-    """Return the rule of two values in a list that a test holds for."""
-    return Rule(words, lambda value: isinstance(value, list) and len(value) == 2 and holds(value), example)
-
-
-def or_null(rule: Rule) -> Rule:
-    """Return a rule that ``null`` obeys, too."""
-    return Rule(f"{rule.words}, or null", lambda value: value is None or rule.holds(value), rule.example)
-
-
-TEXT = Rule("a name", lambda value: isinstance(value, str) and bool(value.strip()), "NAME")
-SWITCH = Rule("true or false", lambda value: isinstance(value, bool), "true")
-POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0, "1.0")
-NOT_NEGATIVE = Rule("a number of at least 0", lambda value: is_number(value) and value >= 0, "0.0")
-SHARE = Rule("a number from 0 to below 1", lambda value: is_number(value) and 0 <= value < 1, "0.1")
-SIZE = pair("height and width, two whole numbers above 0", lambda v: all(is_whole(x) and x > 0 for x in v), "[448,576]")
-TASKS = Rule(
-    "a list of the dataset's tasks",
-    lambda value: isinstance(value, list) and bool(value) and all(isinstance(task, str) for task in value),
-    "[TASK,TASK]",
-)
-SCALES = Rule(
-    "a list of numbers above 0", lambda v: isinstance(v, list) and bool(v) and all(map(POSITIVE.holds, v)), "[0.75,1]"
-)
-DEVICES = Rule(
-    "a number of devices, a list of their indices, or auto",
-    lambda v: v == "auto" or (isinstance(v, str | list) and bool(v)) or (is_whole(v) and (v > 0 or v == -1)),
-    "2",
-)
-
 KINDS = ("raw", "picture", "sheet")
 """What is written of a prediction."""
 
 PLACE = TEXT._replace(words="a folder", example="./FOLDER")
-
-
-def is_by_name(value: Any, holds: Callable[[Any], bool]) -> bool:
-    """Return whether a value is a mapping from names to values that a test holds for."""
-    return isinstance(value, dict) and all(isinstance(key, str) and holds(item) for key, item in value.items())
 
 
 GROUPS = (
@@ -277,15 +237,3 @@ def check_given(cfg: DictConfig) -> None:
     """
     if missing := [f"{key!s}=…" for key in cfg if OmegaConf.is_missing(cfg, key)]:
         raise ConfigError(f"Expected {' and '.join(missing)}, got none: give it.")
-
-
-def shown(value: Any) -> str:
-    """Return a value as on the command line.
-
-    >>> shown(None), shown([1, None]), shown(True)
-    ('null', '[1,null]', 'true')
-    """
-    if isinstance(value, list):
-        return "[" + ",".join(shown(item) for item in value) + "]"
-    text = "null" if value is None else str(value)
-    return text.lower() if isinstance(value, bool) else text

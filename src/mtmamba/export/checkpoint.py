@@ -10,7 +10,7 @@ from mtmamba.compose import dataset_record
 from mtmamba.export.program import ExportError
 from mtmamba.export.write import FORMATS, export
 from mtmamba.restore import config_of, restore_model
-from mtmamba.settings import SIZE
+from mtmamba.rules import SIZE
 from mtmamba.sharing import read_model
 
 

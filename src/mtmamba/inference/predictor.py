@@ -22,7 +22,7 @@ from mtmamba.inference.sources import Item, find_images, is_video
 from mtmamba.inference.video import frames
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.restore import load_model
-from mtmamba.settings import is_whole
+from mtmamba.rules import is_whole
 from mtmamba.tasks import select_tasks
 
 DEFAULT_MODEL = "nyud_lite"

@@ -14,8 +14,8 @@ from yaml import YAMLError
 from mtmamba.decisive import decisive, flat
 from mtmamba.paper import DEFAULTS, Network
 from mtmamba.report.curves import read_curves
+from mtmamba.rules import is_number
 from mtmamba.runs.plain_yaml import plain_yaml
-from mtmamba.settings import is_number
 from mtmamba.tasks import all_tasks
 
 Scores = Mapping[str, Mapping[str, float]]

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from mtmamba.data.datasets.folder.kinds import SUFFIXES, class_count, kind_of
 from mtmamba.data.datasets.record import SPLITS
 from mtmamba.data.layouts import DatasetError
-from mtmamba.settings import POSITIVE, SHARE, SIZE, SWITCH, TEXT, Rule, shown, whole
+from mtmamba.rules import POSITIVE, SHARE, SIZE, SWITCH, TEXT, Rule, shown, whole
 from mtmamba.tasks import Task, all_tasks
 from mtmamba.tasks.files import ClassFile
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtmamba.data.readers import MAX_DEPTH, fail, read_stored
-from mtmamba.settings import NOT_NEGATIVE, POSITIVE, Rule, is_number, is_whole, whole
+from mtmamba.rules import NOT_NEGATIVE, POSITIVE, Rule, is_number, is_whole, whole
 from mtmamba.tasks import Task
 from mtmamba.tasks.files import ArrayFile, ClassFile, MetresFile, NormalsFile, PredictionFile, ProbabilityFile
 from mtmamba.types import IGNORE
