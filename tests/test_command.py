@@ -247,6 +247,24 @@ def test_the_terminal_holds_what_matters_and_a_file_no_bar(tmp_path):
     assert "\r" not in done.stdout
 
 
+@pytest.mark.parametrize("script", sorted(path.stem for path in config_dir().glob("*.yaml")))
+def test_help_shows_a_scripts_own_settings_and_groups_alone(tmp_path, script):
+    done = call(script, "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (config_dir() / f"{script}.yaml").read_text(encoding="utf-8")
+    assert done.stdout.startswith(text.partition("\n")[0].removeprefix("# "))
+    inherited = "train" if script == "import_checkpoint" else script
+    own = yaml.safe_load((config_dir() / f"{inherited}.yaml").read_text(encoding="utf-8"))
+    mine = yaml.safe_load(text).keys() - {"defaults", "hydra"}
+    settings, _, rest = done.stdout.partition("== Settings: KEY=VALUE ==")[2].partition("== Groups: GROUP=FILE ==")
+    assert all(re.search(rf"^{key}:", settings, re.M) for key in mine)
+    groups = {group for entry in own["defaults"] if isinstance(entry, dict) for group in entry} - {"hydra"}
+    groups -= {"data"} if script == "eval" else set()
+    listed = rest.partition("== All settings")[0]
+    assert set(re.findall(r"^(\w+): \w", listed, re.M)) == groups
+    assert not groups or f"\n{sorted(groups)[0]}:" in rest
+
+
 def test_whoever_reads_the_output_may_go(tmp_path):
     read, write = os.pipe()
     os.close(read)

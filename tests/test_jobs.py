@@ -73,6 +73,18 @@ def test_a_row_that_failed_is_tried_again_alone_from_its_checkpoint(row, alone, 
     assert capsys.readouterr().out.count("seed=2") == 2  # the table, before and after
 
 
+@pytest.mark.parametrize(("number", "tables"), [("0", 0), ("1", 1)])
+def test_a_finished_sweep_called_again_shows_its_rows_once(row, monkeypatch, capsys, number, tables):
+    monkeypatch.setattr("mtmamba.runs.sweep.is_there", lambda *_: True)
+    cfg, folder = row()
+    for name in ("0", "1"):
+        (folder.parent / name).mkdir(exist_ok=True)
+        (folder.parent / name / "metrics.json").write_text('{"tasks": {"depth": {"RMSE": 0.25}}}')
+    jobs.work_on_row(cfg, folder.parent / number, fails(AssertionError, False), CALLED)
+    said = capsys.readouterr().out
+    assert said.count(" finished ") == said.count("depth 0.25") == 2 * tables
+
+
 def test_a_row_of_several_devices_is_tried_as_often_as_is_said(row, alone):
     calls, failures = alone
     failures += [jobs.JobError(), jobs.JobError(), jobs.JobError()]

@@ -134,6 +134,24 @@ def test_without_a_connection_it_is_said(monkeypatch, model):
             publish(model, "somebody/rooms")
 
 
+@pytest.mark.parametrize(
+    ("absent", "message"), [("huggingface_hub", "pip install 'mtmamba[hub]'"), ("", "hf auth login")]
+)
+def test_what_is_missing_is_said_before_anything_is_loaded(tmp_path, absent, message):
+    for name in filter(None, ("torch", absent)):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} was imported')")
+    paths = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
+    environment = os.environ | {"PYTHONPATH": paths, "HF_HOME": str(tmp_path)}
+    for key in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
+        environment.pop(key, None)
+    command = [sys.executable, str(ROOT / "src/publish.py"), "ckpt=nyud_lite", "repo=me/model"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: Expected ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_names_that_are_none(model):
     with pytest.raises(PublishError, match="repo=owner/name, got model"):
         publish(model, "model")

@@ -5,6 +5,7 @@ Nothing heavy is imported here: a wrong override is answered before PyTorch is.
 
 import logging
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -13,7 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -49,6 +52,34 @@ def run_group(*, _root_: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("run_group", run_group, replace=True)
+
+
+def script_help(*, _root_: DictConfig) -> str:
+    """Return the template of a script's ``--help``: its own YAML, explained, and the files of its own groups."""
+    called, loader = _root_.hydra, GlobalHydra.instance().config_loader()
+    yaml = (config_dir() / f"{called.job.name}.yaml").read_text(encoding="utf-8").replace("$", "$$")
+    purpose, _, rest = yaml.partition("defaults:\n")
+    parts = [re.sub("^# ", "", purpose, flags=re.M), "== Settings: KEY=VALUE ==", rest.partition("\n\n")[2]]
+    lines = []
+    for group, choice in reversed(called.runtime.choices.items()):
+        if group.startswith("hydra") or (choice is None and group in _root_):  # of a checkpoint: not to be chosen
+            continue
+        files = loader.get_group_options(group)
+        for inner in loader.get_group_options(group, ObjectType.GROUP):
+            files = files + [f"{inner}/{file}" for file in loader.get_group_options(f"{group}/{inner}")]
+        lines.append(f"{group}: {', '.join(files)}")
+    if lines:
+        parts += [
+            "== Groups: GROUP=FILE ==",
+            *lines,
+            "",
+            "== All settings, with those of the files chosen ==",
+            "$CONFIG",
+        ]
+    return "\n".join([*parts, "Hydra's own options: --hydra-help"])
+
+
+OmegaConf.register_new_resolver("script_help", script_help, replace=True)
 
 
 def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:

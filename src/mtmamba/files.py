@@ -147,13 +147,14 @@ def full_disk(path: Path) -> str:
 def what_is(path: Path) -> str:
     """Say in words what lies at a path: a pipe or a device is never read, which might not end."""
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
     except (OSError, ValueError) as error:
         if path.is_symlink():
             return f"a link to {os.readlink(path)} that leads nowhere"
         return "no such file" if isinstance(error, FileNotFoundError) else str(error)
-    kinds = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
+    file = "a file" if found.st_size else "an empty file"
+    kinds = {stat.S_IFREG: file, stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(found.st_mode), "a device")
 
 
 def sha256(path: Path) -> str:

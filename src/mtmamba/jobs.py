@@ -54,6 +54,8 @@ def work_on_row(cfg: DictConfig, folder: Path, work: Callable[[DictConfig, Path]
         take_gpu(sweep_dir)
     overrides = rows_of(sweep_dir)
     if is_there(cfg, folder):
+        if folder.name == str(len(overrides) - 1):  # rows that are trained have shown all of them
+            show_rows(sweep_dir, overrides)
         return
     show_rows(sweep_dir, overrides, folder)
     try:

@@ -1,18 +1,10 @@
 """Models to the hub."""
 
-import logging
 import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-
-from mtmamba.extensions import load_extensions
-from mtmamba.sharing import save_pretrained
-
-log = logging.getLogger(__name__)
 
 
 class PublishError(RuntimeError):
@@ -49,9 +41,16 @@ def publish(
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise PublishError(f"Expected repo=owner/name, got {repo}: correct it.")
     try:
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, get_token
     except ImportError as error:
         raise PublishError("Expected huggingface_hub, got none: pip install 'mtmamba[hub]'.") from error
+    if get_token() is None:
+        raise PublishError("Expected a token of the hub, got none: log in with `hf auth login`, or set HF_TOKEN.")
+    import torch  # not before: nobody waits for PyTorch to be told this
+
+    from mtmamba.extensions import load_extensions
+    from mtmamba.sharing import save_pretrained
+
     load_extensions(extensions)
     with tempfile.TemporaryDirectory() as folder:
         dtype = torch.bfloat16 if half else None

@@ -82,7 +82,7 @@ PHOTOS = cases(
         "a device that holds no numbers": (nothing, "a GPU such as cuda:0, got meta", "device=meta"),
         "a folder with a picture's name": (instead("photo.png", lambda path: path.mkdir()), "Expected images in the folder photo.png, got none"),
         "text": (write("photo.png", "no photograph"), "a whole image that Pillow reads in photo.png, got another kind of file"),
-        "an empty file": (write("photo.png", b""), "a whole image that Pillow reads in photo.png"),
+        "an empty file": (write("photo.png", b""), "Expected an image file, got photo.png, an empty file"),
         "cut off": (cut("photo.png", -60), "a whole image that Pillow reads in photo.png"),
         "a PNG of 60000 x 60000 pixels": (write("photo.png", bomb(60000, 60000)), "a whole image that Pillow reads in photo.png"),
         "a film that is none": (write("film.mp4", "no film"), "film.mp4", "source=film.mp4"),

@@ -132,7 +132,9 @@ def test_broken_files(tmp_path):
     (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[:-3000])
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.png").write_bytes(b"")
-    for name in ("cut.jpg", "text.jpg", "empty.png"):
+    with pytest.raises(SourceError, match=r"Expected an image file, got .*empty.png, an empty file: check"):
+        read_photo(tmp_path / "empty.png")
+    for name in ("cut.jpg", "text.jpg"):
         with pytest.raises(SourceError, match=rf"whole image that Pillow reads in .*{name}, got"):
             read_photo(tmp_path / name)
     assert pixel_count(tmp_path / "text.jpg") == 0

@@ -67,7 +67,7 @@ def read_photo(source: Any) -> Photo:
         return _decoded(_fetched(source), source)
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
-        if not path.is_file():
+        if not path.is_file() or not path.stat().st_size:
             raise SourceError(f"Expected an image file, got {path}, {what_is(path)}: check the path.")
         return _decoded(path, str(source))
     raise SourceError(
