@@ -52,7 +52,8 @@ TESTS = {
         for name in ("validation", "file_checks")
     },
     "evaluation/statistics.py": ["tests/evaluation/test_statistics.py"],
-    "checkpoints.py": ["tests/test_checkpoints.py"],
+    "checkpoints.py": ["tests/test_checkpoints.py", "tests/training/test_fitting.py"],
+    "training/fitting.py": ["tests/training/test_fitting.py"],
     **{
         f"training/{name}.py": [f"tests/training/test_{name}.py"]
         for name in ("checkpointing", "checkpoint_io", "validations")

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from mtmamba.files import replacing, what_is
 from mtmamba.models.pretrained import UNREADABLE
@@ -21,12 +20,6 @@ PARTS: dict[str, type] = {"state_dict": dict, "mtmamba": dict, "global_step": in
 
 TRAINING_PARTS: dict[str, type] = {"callbacks": dict, "loops": dict, "optimizer_states": list, "lr_schedulers": list}
 """What a checkpoint to resume from has beside its weights."""
-
-RESUMED: dict[str, type] = {"pytorch-lightning_version": str, "loops.fit_loop": dict}
-"""What Lightning looks for in a checkpoint to resume from, by dotted key."""
-
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
-"""An optimiser's states that have their parameter's shape."""
 
 
 class CheckpointError(ValueError):
@@ -50,7 +43,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     checkpoint = glance(path)
     _require_intact(path)
-    _require_weights(checkpoint["state_dict"], path)
+    require_weights(checkpoint["state_dict"], path)
     return _read(path, mmap=False)
 
 
@@ -107,14 +100,15 @@ def _require_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
         found |= {f"mtmamba.{name}": checkpoint["mtmamba"].get(name) for name in ("choices", "values")}
     for name, value in found.items():
         kind = {**PARTS, **TRAINING_PARTS}.get(name, dict)
-        _require_kind(name, value, kind, path)
+        require_kind(name, value, kind, path)
     if checkpoint["global_step"] < 0:
         raise CheckpointError(
             f"Expected a step of at least 0 in the checkpoint {path}, got {checkpoint['global_step']}: use another."
         )
 
 
-def _require_kind(name: str, value: Any, kind: type, path: Path) -> None:
+def require_kind(name: str, value: Any, kind: type, path: Path) -> None:
+    """Refuse a part of a checkpoint that is of another type."""
     if not isinstance(value, kind) or isinstance(value, bool):
         raise CheckpointError(
             f"Expected {name} of the checkpoint {path} to be of type {kind.__name__}, got {type(value).__name__}: "
@@ -122,7 +116,7 @@ def _require_kind(name: str, value: Any, kind: type, path: Path) -> None:
         )
 
 
-def _require_weights(weights: Mapping[str, Any], path: Path) -> None:
+def require_weights(weights: Mapping[str, Any], path: Path) -> None:
     """Refuse weights that are no finite real tensors."""
     for name, value in weights.items():
         if found := flaw(value) if isinstance(name, str) else "a name that is no text":
@@ -155,80 +149,18 @@ def require_weights_of(weights: Mapping[str, Tensor], model: nn.Module, path: Pa
         {name: (tuple(x.shape), "real" if x.is_floating_point() else "whole") for name, x in state.items()}
         for state in (model.state_dict(), weights)
     )
-    _require_equal(mine, its, path)
+    require_equal(mine, its, path)
 
 
-def require_fitting(checkpoint: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, path: Path) -> None:
-    """Refuse to go on with weights, or with an optimiser's state of them, in other shapes than a model's.
-
-    Fused optimisers read beyond the end of a state that is too small.
-
-    Args:
-        checkpoint: from `read_checkpoint`.
-        model: that would go on.
-        optimizer: a new one of its parameters, whose order numbers the optimiser's state.
-        path: of the checkpoint, for errors.
-
-    Raises:
-        CheckpointError: names the parameter, or what is not of the kind that goes on.
-    """
-    require_weights_of(checkpoint["state_dict"], model, path)
-    for name, kind in RESUMED.items():
-        value: Any = checkpoint
-        for key in name.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        _require_kind(name, value, kind, path)
-    if len(states := checkpoint.get("optimizer_states", [])) != 1 or not _fits(states[0], optimizer):
-        raise CheckpointError(
-            f"Expected the state of one {type(optimizer).__name__} like this run's in {path}, got another: use another "
-            "checkpoint, or begin a new run from its weights with init=CHECKPOINT."
-        )
-    for schedule in checkpoint.get("lr_schedulers", []):
-        _require_kind("lr_schedulers' parts", schedule, dict, path)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    named = [
-        (names[id(parameter)], tuple(parameter.shape))
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    ]
-    for index, values in states[0]["state"].items():
-        if not isinstance(index, int) or index >= len(named):
-            raise CheckpointError(
-                f"Expected an optimiser's state of {len(named)} parameters in {path}, got one for number {index}: "
-                "use another checkpoint."
-            )
-        name, shape = named[index]
-        found = {
-            f"{key} of {name}": (tuple(x.shape), "real")
-            for key, x in values.items()
-            if key in MOMENTS and x is not None
-        }
-        _require_equal(dict.fromkeys(found, (shape, "real")), found, path)
-
-
-def _fits(state: Any, optimizer: Optimizer) -> bool:
-    """Return whether a state is one that an optimiser can go on with: of the same class, as far as it says."""
-    try:
-        before = [set(group) for group in optimizer.param_groups]
-        flags = [group.get("decoupled_weight_decay") for group in optimizer.param_groups]
-        optimizer.load_state_dict(state)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return False
-    groups = optimizer.param_groups
-    rates = all(isinstance(group.get("lr"), int | float | Tensor) for group in groups)
-    same = all(keys <= set(group) for keys, group in zip(before, groups, strict=True))
-    moments = [x for values in state["state"].values() for key, x in values.items() if key in MOMENTS]
-    same = same and all(x is None or isinstance(x, Tensor) for x in moments)
-    return rates and same and flags == [group.get("decoupled_weight_decay") for group in groups]
-
-
-def _require_equal(mine: Mapping[str, Any], its: Mapping[str, Any], path: Path) -> None:
+def require_equal(
+    mine: Mapping[str, Any], its: Mapping[str, Any], path: Path, remedy: str = "it is of another network"
+) -> None:
+    """Refuse tensors of other names, shapes and kinds, ``{name: (shape, kind)}``, than a model's or its optimiser's."""
     for name in {**mine, **its}:
         if mine.get(name) != its.get(name):
             expected, found = (" ".join(map(str, kind[name])) if name in kind else "none" for kind in (mine, its))
             raise CheckpointError(
-                f"Expected {name} to be {expected} numbers in the checkpoint {path}, got {found}: it is of another "
-                "network."
+                f"Expected {name} to be {expected} numbers in the checkpoint {path}, got {found}: {remedy}."
             )
 
 

@@ -84,10 +84,7 @@ class MultiTaskModule(LightningModule):
         Raises:
             ValueError: the schedule waits for a score, or settings are none of the classes'.
         """
-        with settings_of("optimizer"):
-            optimizer = self.optimizer(self.parameter_groups())
-        for group in optimizer.param_groups:
-            group["lr"] *= group.pop("lr_scale", 1.0)
+        optimizer = self.new_optimizer(self.parameter_groups())
         if self.schedule is None:
             return {"optimizer": optimizer}
         with settings_of("optimizer.schedule"):
@@ -98,6 +95,14 @@ class MultiTaskModule(LightningModule):
                 "optimizer.schedule."
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def new_optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
+        """Return an optimiser of parameters in groups like those of `parameter_groups`."""
+        with settings_of("optimizer"):
+            optimizer = self.optimizer(groups)
+        for group in optimizer.param_groups:
+            group["lr"] *= group.pop("lr_scale", 1.0)
+        return optimizer
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Set the rate of the step to come, in PyTorch's way or in timm's."""

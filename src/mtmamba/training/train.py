@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from mtmamba import build, compose
-from mtmamba.checkpoints import find_checkpoint, read_checkpoint, require_fitting
+from mtmamba.checkpoints import find_checkpoint, read_checkpoint
 from mtmamba.config_checks import ConfigError, demo_settings, on_gpu, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
@@ -30,6 +30,7 @@ from mtmamba.training.batch_norm import SyncBatchNorms
 from mtmamba.training.callbacks import BEST, START, name_pictures
 from mtmamba.training.checkpoint_io import AtomicCheckpointIO
 from mtmamba.training.checkpointing import Checkpointing, log_validation
+from mtmamba.training.fitting import require_fitting
 from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.training.loggers import CSVLogger
 from mtmamba.training.resume import Resumed, find_resumed, restore_record, validate_due
@@ -92,8 +93,7 @@ def _train(
         load_weights(module.model, *initial)
         initial = None  # nobody else holds these weights
     if resumed is not None:
-        made: Any = module.configure_optimizers()
-        require_fitting(resumed.content, module, made["optimizer"], resumed.path)
+        require_fitting(resumed.content, module, resumed.path, averaged=cfg.ema_decay is not None)
         rank_zero_only(remove_partial)(run_dir)
     checkpointing = Checkpointing(cfg.callbacks.checkpoint_every, validations)
     starting = LambdaCallback(on_train_start=lambda *_: begin_once())  # a refused resume writes nothing
