@@ -221,3 +221,10 @@ def test_every_row_of_a_protocol_is_a_configuration(path):
     assert cfg.name == path.stem
     for overrides in cfg.rows.values():
         load_config([*cfg.train, *overrides.split(), "seed=3"])
+
+
+def test_a_revision_written_by_hand_ends_with_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "REPOSITORY", tmp_path)
+    assert bundle.packed_revision() is None
+    (tmp_path / "REVISION").write_text("6aa279b\n")
+    assert bundle.packed_revision() == "6aa279b"

@@ -49,7 +49,7 @@ def pack(target: Path, data: Path, results: Path) -> None:
 def packed_revision() -> str | None:
     """Return the revision that a bundle was made from; None in a checkout."""
     path = REPOSITORY / REVISION
-    return path.read_text(encoding="utf-8") or None if path.is_file() else None
+    return path.read_text(encoding="utf-8").strip() or None if path.is_file() else None
 
 
 def gather(source: Path, results: Path) -> list[str]:
