@@ -52,16 +52,18 @@ def onnx_file(model, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 1, 1, 1), (2, 3, 5, 2, 4), (1, 4, 3, 7, 16), (2, 2, 4, 17, 1), (1, 2, 9, 100, 3)]
-)
-def test_the_scan_in_onnx_is_the_recurrence(shape):
-    """b, g, d, l, n; lengths that fill their chunks, and others."""
+@pytest.mark.parametrize("shift", [0, -12, 30])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 3, 5, 2, 4), (1, 4, 3, 7, 16), (2, 2, 4, 17, 1)])
+def test_the_scan_in_onnx_is_the_recurrence(shape, shift):
+    """b, g, d, l, n; time steps of a millionth keep their digits, and large ones do not overflow."""
     b, g, d, length, n = shape
     shapes = [(b, g * d, length)] * 2 + [(g * d, n)] + [(b, g, n, length)] * 2 + [(g * d,)] * 2
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(s, generator=generator) for s in shapes]
+    inputs[1] += shift
     inputs[2] = -inputs[2].exp()
+    if shift:
+        inputs[5].zero_()  # D's part would hide the states'
     session = onnxruntime.InferenceSession(onnx_scan.to_model_proto().SerializeToString())
     names = [node.name for node in session.get_inputs()]
     (found,) = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
