@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,10 @@ class Result:
             del values, picture
         if "sheet" in kinds:
             written.append(folder / "sheets" / f"{self.name}.jpg")
+            bgr = cv2.cvtColor(self._sheet(tiles), cv2.COLOR_RGB2BGR)
+            encoded = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, SHEET_QUALITY))[1]
             with replacing(written[-1]) as partial:
-                Image.fromarray(self._sheet(tiles)).save(partial, "JPEG", quality=SHEET_QUALITY)
+                partial.write_bytes(encoded.data)
         return written
 
     @property
@@ -141,7 +144,7 @@ class Result:
         return sheet([Tile(self.name or "Image", self.image[:: self._step, :: self._step]), *tiles])
 
     def _legend(self, task: Task, values: NDArray[Any]) -> Legend:
-        legend = task.legend(self.classes.get(task.name, ()), self._draw(task.name))
+        legend = _whole_legend(task, tuple(self.classes.get(task.name, ())), self._draw(task.name))
         if task.dtype != "uint8" or legend.bar:
             return legend
         counts = cv2.calcHist([values], [0], None, [256], (0, 256)).ravel()[: len(legend.entries)]
@@ -155,3 +158,8 @@ class Result:
             if task.name == name:
                 return task
         raise KeyError(f"Expected a task among {', '.join(self.values)}, got {name}.")
+
+
+@lru_cache(maxsize=64)  # of a task it is the same for all images
+def _whole_legend(task: Task, classes: tuple[str, ...], draw: Draw) -> Legend:
+    return task.legend(classes, draw)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -45,25 +46,33 @@ def sheet(tiles: Sequence[Tile], width: int = WIDTH) -> Picture:
     columns = min(COLUMNS if len(tiles) != 4 else 2, len(tiles))
     drawn = [_drawn(tile, width) for tile in tiles]
     rows = [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
-    heights = [max(image.height for image in row) for row in rows]
-    full = Image.new("RGB", (columns * (width + GAP) + GAP, sum(heights) + GAP * (len(rows) + 1)), (BACKGROUND,) * 3)
+    heights = [max(len(picture) for picture in row) for row in rows]
+    full = _paper(sum(heights) + GAP * (len(rows) + 1), columns * (width + GAP) + GAP)
     top = GAP
     for row, height in zip(rows, heights, strict=True):
-        for column, image in enumerate(row):
-            full.paste(image, (GAP + column * (width + GAP), top))
+        for column, picture in enumerate(row):
+            left = GAP + column * (width + GAP)
+            full[top : top + len(picture), left : left + width] = picture
         top += height + GAP
-    return np.asarray(full, np.uint8)
+    return full
 
 
-def _drawn(tile: Tile, width: int) -> Image.Image:
+def _drawn(tile: Tile, width: int) -> Picture:
     scale = min(width / tile.picture.shape[1], TALLEST * width / tile.picture.shape[0])
     height, own = (max(1, round(side * scale)) for side in tile.picture.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    picture = Image.fromarray(np.asarray(cv2.resize(tile.picture, (own, height), interpolation=method), np.uint8))
-    legend = tile.legend.drawn(width)
-    image = Image.new("RGB", (width, TITLE + height + len(legend)), (BACKGROUND,) * 3)
-    ImageDraw.Draw(image).text((2, 4), tile.title, INK, font(15))
-    image.paste(picture, ((width - own) // 2, TITLE))
-    if len(legend):
-        image.paste(Image.fromarray(legend), (0, TITLE + height))
-    return image
+    middle = _paper(height, width)
+    left = (width - own) // 2
+    middle[:, left : left + own] = cv2.resize(tile.picture, (own, height), interpolation=method)
+    return np.concatenate((_titled(tile.title, width), middle, tile.legend.drawn(width)))
+
+
+@lru_cache(maxsize=64)  # the tasks' are the same on every sheet
+def _titled(title: str, width: int) -> Picture:
+    image = Image.new("RGB", (width, TITLE), (BACKGROUND,) * 3)
+    ImageDraw.Draw(image).text((2, 4), title, INK, font(15))
+    return np.asarray(image, np.uint8)
+
+
+def _paper(height: int, width: int) -> Picture:
+    return np.full((height, width, 3), BACKGROUND, np.uint8)

@@ -34,7 +34,7 @@ class Legend(NamedTuple):
         """Return it as a picture ``(h, width, 3)``, of no height where there are no entries."""
         if not self.entries:
             return np.empty((0, width, 3), np.uint8)
-        return np.asarray(_bar(self, width) if self.bar else _swatches(self, width), np.uint8)
+        return (_bar if self.bar else _swatches)(self, width)
 
     def of_shown(self, pictures: Iterable[Picture]) -> "Legend":
         """Return the entries whose colours some of these pictures have."""
@@ -98,33 +98,33 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _swatches(legend: Legend, width: int) -> Image.Image:
+def _swatches(legend: Legend, width: int) -> Picture:
     """A small square of each colour with its word, in as many lines as they take."""
     places, left, line = [], 0, 0
     for swatch in map(_swatch, legend.entries):
-        if left and left + swatch.width > width:
+        if left and left + swatch.shape[1] > width:
             left, line = 0, line + 1
-        places.append((swatch, (left, line * LINE + 6)))
-        left += swatch.width
-    image = Image.new("RGB", (width, (line + 1) * LINE + 8), (BACKGROUND,) * 3)
-    for swatch, place in places:
-        image.paste(swatch, place)
-    return image
+        places.append((swatch, line * LINE + 6, left))
+        left += swatch.shape[1]
+    picture = np.full(((line + 1) * LINE + 8, width, 3), BACKGROUND, np.uint8)
+    for swatch, top, left in places:
+        picture[top : top + LINE, left : left + swatch.shape[1]] = swatch[:, : width - left]
+    return picture
 
 
 @lru_cache(maxsize=1024)  # the same on many sheets
-def _swatch(entry: tuple[str, tuple[int, int, int]]) -> Image.Image:
+def _swatch(entry: tuple[str, tuple[int, int, int]]) -> Picture:
     """A small square of a colour with its word."""
     (word, colour), small = entry, font(12)
     image = Image.new("RGB", (SWATCH + 5 + math.ceil(small.getlength(word)) + 12, LINE), (BACKGROUND,) * 3)
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 1, SWATCH, 1 + SWATCH), colour, INK)
     draw.text((SWATCH + 5, 0), word, INK, small)
-    return image
+    return np.asarray(image, np.uint8)
 
 
 @lru_cache(maxsize=16)  # the same on every sheet
-def _bar(legend: Legend, width: int) -> Image.Image:
+def _bar(legend: Legend, width: int) -> Picture:
     """A bar along which the colours change, with the words below."""
     colours = np.array([colour for _, colour in legend.entries], np.float64)
     places = np.linspace(0, len(colours) - 1, width)
@@ -136,4 +136,4 @@ def _bar(legend: Legend, width: int) -> Image.Image:
         length = small.getlength(word)
         middle = (width - 1) * index / (len(legend.entries) - 1)
         draw.text((min(max(middle - length / 2, 0), width - length), BAR + 8), word, INK, small)
-    return image
+    return np.asarray(image, np.uint8)

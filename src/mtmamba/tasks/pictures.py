@@ -59,7 +59,7 @@ def class_colours(classes: Tensor, colours: Sequence[Sequence[int]] = ()) -> Pic
     """Each class in its colour, else in that of the `palette`: ``(H, W)`` classes, 255 for ignored."""
     table = palette().copy()
     table[: len(colours)] = np.reshape(colours, (-1, 3))
-    return table[classes.numpy(force=True)]
+    return np.take(table, classes.numpy(force=True), axis=0)  # as table[classes], without Python's lock
 
 
 @by_rows
@@ -96,7 +96,7 @@ def normal_colours(normals: Tensor) -> Picture:
 def greys(values: Tensor) -> Picture:
     """Saliency or boundaries from 0 (black) to 1 (white): ``(H, W)``, 255 for ignored."""
     array = values.numpy(force=True).astype(np.float32)
-    return _without_ignored(np.repeat(_bytes(array)[..., None], 3, axis=-1), array == IGNORE)
+    return _without_ignored(cv2.cvtColor(_bytes(array), cv2.COLOR_GRAY2RGB), array == IGNORE)
 
 
 def stretched(values: Tensor) -> Picture:
@@ -143,7 +143,7 @@ def save_png(path: Path, picture: Picture) -> None:
     """Write a PNG file, making its folder; a reader sees the old file or the whole new one, never a part."""
     _, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     with replacing(path) as partial:
-        partial.write_bytes(encoded.tobytes())
+        partial.write_bytes(encoded.data)
 
 
 def _bytes(values: NDArray[np.floating]) -> Picture:
