@@ -67,6 +67,8 @@ def test_a_file_that_ends_early_is_refused(tmp_path, content):
         ("global_step", None, "Expected global_step of the checkpoint .* to be of type int, got NoneType"),
         ("global_step", True, "got bool"),
         ("global_step", -1, "Expected a step of at least 0"),
+        ("threads", "2", "Expected threads of the checkpoint .* to be of type int, got str"),
+        ("threads", 0, "Expected a number of threads of at least 1 in the checkpoint .*, got 0"),
         ("state_dict", [1], "Expected state_dict .* of type dict, got list"),
         ("mtmamba", 3, "Expected mtmamba .* of type dict, got int"),
         ("mtmamba", {"values": {}}, r"Expected mtmamba\.choices .* got NoneType"),

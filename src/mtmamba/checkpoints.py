@@ -101,10 +101,12 @@ def _require_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
     for name, value in found.items():
         kind = {**PARTS, **TRAINING_PARTS}.get(name, dict)
         require_kind(name, value, kind, path)
-    if checkpoint["global_step"] < 0:
-        raise CheckpointError(
-            f"Expected a step of at least 0 in the checkpoint {path}, got {checkpoint['global_step']}: use another."
-        )
+    require_kind("threads", threads := checkpoint.get("threads", 1), int, path)
+    for name, value, least in (("step", checkpoint["global_step"], 0), ("number of threads", threads, 1)):
+        if value < least:
+            raise CheckpointError(
+                f"Expected a {name} of at least {least} in the checkpoint {path}, got {value}: use another."
+            )
 
 
 def require_kind(name: str, value: Any, kind: type, path: Path) -> None:

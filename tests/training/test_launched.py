@@ -17,6 +17,7 @@ from fake_training import overrides
 from mtmamba.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
+THREADS = {"OMP_NUM_THREADS": "1"}  # the last bits depend on how many a process has, which each launcher sees otherwise
 SRUN = """#!/bin/bash
 # Two nodes with a task each, as SLURM's srun starts them; a signal is passed on, and the greatest exit status returned.
 export SLURM_NTASKS=2 SLURM_LOCALID=0 SLURM_NODELIST=127.0.0.1 MASTER_PORT=$PORT
@@ -48,8 +49,8 @@ def whole(settings, tmp_path_factory):
     return folder / "1", folder / "2"
 
 
-def call(*command, **variables):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **variables}
+def call(*command):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **THREADS}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done
@@ -97,7 +98,7 @@ def test_the_script_for_slurm_makes_the_same_run_and_goes_on(settings, whole, tm
     (tmp_path / "src").symlink_to(ROOT / "src")
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "1"}
     path = f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, **slurm, "PYTHONPATH": str(ROOT / "src"), "PATH": path}
+    environment = {**os.environ, **slurm, **THREADS, "PYTHONPATH": str(ROOT / "src"), "PATH": path}
     run_dir = tmp_path / "logs/slurm/7"
 
     def begin():
@@ -114,6 +115,7 @@ def test_the_script_for_slurm_makes_the_same_run_and_goes_on(settings, whole, tm
         said = job.communicate()[1]
     assert (tmp_path / "requeued").read_text() == "requeue 7\n", said
     assert not (run_dir / "metrics.json").exists()
+    environment["OMP_NUM_THREADS"] = "2"  # where it is queued again; the run keeps what it began with
     with begin() as job:
         said = job.communicate()[1]
     assert (run_dir / "metrics.json").exists(), said

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -124,7 +125,8 @@ class Checkpointing(Checkpoint):
             self._save_last(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let the loops stand right after the step, wherever in the loops the checkpoint is written."""
+        """Let the loops stand right after the step, wherever in them it is written, and note the number of threads."""
+        checkpoint["threads"] = torch.get_num_threads()
         if self._complete is not None and self._complete[0] == checkpoint["global_step"]:
             _, checkpoint["loops"]["fit_loop"], checkpoint["epoch"] = self._complete
 

@@ -34,6 +34,7 @@ from mtmamba.training.fitting import require_fitting
 from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.training.loggers import CSVLogger
 from mtmamba.training.resume import Resumed, find_resumed, restore_record, validate_due
+from mtmamba.training.threads import settle_threads, threads_of_its_own
 from mtmamba.training.unused import RefuseUnused
 from mtmamba.training.validations import Validations, choose_monitor
 from mtmamba.training.wandb_run import WandbRun
@@ -70,7 +71,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         restore_record(validations, resumed)
         remove_empty(run_dir)
         run_dir = resumed.run_dir
-    with locked(run_dir):
+    with locked(run_dir), threads_of_its_own():
         return _train(cfg, run_dir, validations, resumed, start)
 
 
@@ -111,6 +112,7 @@ def _train(
             loggers,
             resumed,
         )
+        settle_threads(trainer.num_devices, None if resumed is None else resumed.content)
         sizes = [(p.numel(), p.requires_grad) for p in module.model.parameters()]
         trained, every = sum(n for n, is_trained in sizes if is_trained) / 1e6, sum(n for n, _ in sizes) / 1e6
         log.info("Parameters: %.2f of %.2f million are trained, %.1f %%", trained, every, 100 * trained / every)
