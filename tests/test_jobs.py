@@ -166,6 +166,29 @@ def test_processes_have_gpus_of_their_own_while_there_are_enough(tmp_path, monke
 
 
 @pytest.mark.parametrize(
+    ("launcher", "visible", "number", "shown", "kept"),
+    [
+        ("submitit_local", "2,3,GPU-5a", 2, "0,1", "2,3"),
+        ("submitit_local", "2,3", None, "", "2,3"),
+        ("submitit_local", None, 2, "0,1", "0,1"),
+        ("submitit_local", None, None, "", None),
+        ("submitit_local", "", 2, "0,1", ""),
+        ("submitit_local", "2,3", 0, "", ""),
+        ("submitit_slurm", "2,3", 2, "0,1", "0,1"),  # SLURM knows what it gives
+    ],
+)
+def test_a_local_job_of_submitit_sees_the_gpus_that_the_sweep_was_called_with(
+    monkeypatch, launcher, visible, number, shown, kept
+):
+    """It had taken the machine's first ones, or none, whatever the user had left it."""
+    called = {"launcher": {"gpus_per_node": number}, "runtime": {"choices": {"hydra/launcher": launcher}}}
+    monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create(called))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    jobs.keep_gpus(visible)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == kept
+
+
+@pytest.mark.parametrize(
     ("variables", "overrides", "said"),
     [
         ({"TORCHELASTIC_RUN_ID": "none"}, ["hydra.mode=MULTIRUN"], "Expected one run with torchrun, got a sweep"),

@@ -24,7 +24,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtmamba.answers import is_answer, is_null_choice, tell
 from mtmamba.files import full_disk, is_full_disk
-from mtmamba.jobs import STOPPED, JobError, check_launched, free_memory, run_alone, takes_several_devices, work_on_row
+from mtmamba.jobs import (
+    STOPPED,
+    JobError,
+    check_launched,
+    free_memory,
+    keep_gpus,
+    run_alone,
+    takes_several_devices,
+    work_on_row,
+)
 from mtmamba.settings import check_given, check_settings
 from mtmamba.shipped import config_dir
 
@@ -96,6 +105,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
     if not debug:
         hush()
     called = [os.path.abspath(sys.argv[0]), *sys.argv[1:]]  # what a launcher's processes are called with is another
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
 
     def job(cfg: DictConfig) -> None:
         swept = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -104,6 +114,8 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             hush()  # launchers run jobs in other processes
         try:
             with without_environment(DEBUG, not debug):
+                if swept:
+                    keep_gpus(visible)
                 check_given(cfg)
                 check_settings(cfg)
                 check_launched(cfg)

@@ -78,6 +78,25 @@ def work_on_row(cfg: DictConfig, folder: Path, work: Callable[[DictConfig, Path]
         show_rows(sweep_dir, overrides)
 
 
+def keep_gpus(visible: str | None) -> None:
+    """Let a job that submitit has started on this machine see the GPUs that the sweep was called with.
+
+    submitit shows it the machine's first ``hydra.launcher.gpus_per_node``, whoever has those, and none where that is
+    not set.
+
+    Args:
+        visible: the caller's ``CUDA_VISIBLE_DEVICES``, of which the first ``gpus_per_node`` are kept; None: all.
+    """
+    called = HydraConfig.get()
+    if called.runtime.choices["hydra/launcher"] != "submitit_local":
+        return
+    number = called.launcher.get("gpus_per_node")
+    if visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[:number])
+    elif number is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+
+
 def may_pass(error: Exception) -> bool:
     """Return whether an error may not come again: the machine's or a process's, and no answer to settings."""
     passing = isinstance(error, JobError) or (isinstance(error, OSError) and not str(error).startswith("Expected "))
