@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import mtmamba
@@ -292,6 +294,14 @@ def test_ctrl_c_ends_a_command_in_a_word(tmp_path, answer, said):
 def test_an_error_of_the_system_about_a_path_is_a_sentence():
     said = sentence(FileExistsError(17, "File exists", "/dev/full"), "report")
     assert said == "Expected a path that can be used so, got /dev/full: File exists; choose another, or mend it."
+
+
+def test_a_logger_whose_package_is_missing_is_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    node = OmegaConf.create({"logger": {"wandb": {"_target_": "mtmamba.training.loggers.wandb_logger"}}})
+    with pytest.raises(InstantiationException) as caught:
+        instantiate(node.logger.wandb, save_dir=tmp_path)
+    assert sentence(caught.value, "train") == "Expected wandb for logger.wandb, got no such package: pip install wandb."
 
 
 @pytest.mark.parametrize(("group", "kind"), [("callbacks", "Callback"), ("logger", "Logger")])

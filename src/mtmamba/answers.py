@@ -87,6 +87,8 @@ def sentence(error: BaseException, name: str) -> str:
         return f"Expected one choice of {found[1]}, got two: leave out the plus before {found[1]}=…"
     if found := re.match("Error in call to target '(.*?)'", text):
         key = text.partition("full_key: ")[2]
+        if isinstance(cause, ModuleNotFoundError):
+            return f"Expected {cause.name} for {key}, got no such package: pip install {cause.name}."
         return f"Expected settings of {key} that {found[1]} takes, got {str(cause).rstrip('.')}: correct {key}."
     if found := re.match("Ambiguous value for argument '(.*?)'", text):
         return f"Expected one value, got {found[1]}: add -m for a run of each, or write a list as KEY=[A,B]."
