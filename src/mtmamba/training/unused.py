@@ -1,8 +1,9 @@
 """Parameters without a part in a step's loss, which processes that share their gradients wait for."""
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from mtmamba.config_checks import ConfigError
 
@@ -11,19 +12,35 @@ STRATEGY = "ddp_find_unused_parameters_true"
 
 
 class RefuseUnused(Callback):
-    """Stop before the step where plain DDP was given a parameter that has no gradient.
+    """Stop all processes before the step where plain DDP has no gradient of a parameter from one of them.
 
-    PyTorch would say so at the next step, after one whose gradients the processes have not shared.
+    PyTorch would say so there at the next step, while the others wait in their backward passes for what never comes.
     """
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Raise ConfigError for such a parameter."""
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Note the gradients of earlier micro-batches."""
+        self._before = {name: _version(p) for name, p in pl_module.named_parameters()}
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raise ConfigError in every process if a backward pass has left out parameters in one of them."""
         parallel = trainer.strategy.model
         if not isinstance(parallel, DistributedDataParallel) or parallel.find_unused_parameters:
             return
-        unused = [name for name, p in pl_module.named_parameters() if p.requires_grad and p.grad is None]
-        if unused:
+        if not parallel.require_backward_grad_sync:  # a micro-batch before the last
+            return
+        unused = {n: p for n, p in pl_module.named_parameters() if p.requires_grad and _version(p) == self._before[n]}
+        if unused:  # what the others wait for
+            torch.autograd.backward(list(unused.values()), [torch.zeros_like(p) for p in unused.values()])
+        if trainer.strategy.reduce_boolean_decision(bool(unused), all=False):
+            every: list[list[str]] = [[]] * trainer.world_size
+            torch.distributed.all_gather_object(every, list(unused))
+            names = sorted(set().union(*every))
             raise ConfigError(
-                f"Expected every parameter to have a part in the loss with trainer.strategy=ddp, got {len(unused)} "
-                f"without one at step {trainer.global_step}, such as {unused[0]}: set trainer.strategy={STRATEGY}."
+                f"Expected every parameter to have a part in the loss with trainer.strategy=ddp, got {len(names)} "
+                f"without one at step {trainer.global_step}, such as {names[0]}: set trainer.strategy={STRATEGY}."
             )
+
+
+def _version(parameter: Tensor) -> int | None:
+    """Return what grows with every change of a parameter's gradient, None where it has none."""
+    return None if parameter.grad is None else parameter.grad._version
