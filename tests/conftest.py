@@ -1,5 +1,6 @@
 """Fixtures of several files."""
 
+import dataclasses
 import socket
 from contextlib import nullcontext
 
@@ -44,16 +45,31 @@ def replays(graph_device, monkeypatch):
     return done
 
 
-@pytest.fixture
-def loop_bounds_for_the_interpreter(monkeypatch):
-    """NumPy from 2.4 makes no integer of an array of one element, which Triton's interpreter takes bounds for."""
-    if INTERPRETED:
-        from triton.runtime import interpreter
+@pytest.fixture(scope="session", autouse=True)
+def interpreter():
+    """Triton's interpreter, where kernels run in it, as fast as it can be and with NumPy from 2.4."""
+    if not INTERPRETED:
+        yield
+        return
+    from triton import language
+    from triton.runtime import interpreter
 
-        patch = interpreter._patch_lang_tensor
+    patch = interpreter._patch_lang_tensor
 
-        def with_index(tensor, scope):
-            patch(tensor, scope)
-            scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+    def with_index(tensor, scope):
+        patch(tensor, scope)  # whose index NumPy makes no integer of, in an array of one element
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
-        monkeypatch.setattr(interpreter, "_patch_lang_tensor", with_index)
+    def call(function, *args, **kwargs):
+        """Of a function within a kernel, for which the language is set up but for what is once and for all."""
+        if language.core.is_builtin(language.core.add):
+            interpreter._patch_lang(function.fn)
+        return function.rewrite()(*args, **kwargs)
+
+    builder = interpreter.interpreter_builder
+    options = dataclasses.replace(builder.options, sanitize_overflow=False)  # which GPUs do not check either
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(interpreter, "_patch_lang_tensor", with_index)
+        patches.setattr(builder, "options", options)
+        patches.setattr(interpreter.InterpretedFunction, "__call__", call)
+        yield

@@ -19,7 +19,6 @@ from mtmamba.models.encoders import SwinEncoder
 from mtmamba.models.encoders.swin_blocks import Residual, SwinBlock
 from triton_runs import DEVICE, INTERPRETED, ON_GPU, compile_for_hopper, compiler, gpu, kernel
 
-pytestmark = pytest.mark.usefixtures("loop_bounds_for_the_interpreter")
 PRECISION = {torch.float32: 1e-5, torch.float16: 3e-3}
 if not INTERPRETED:  # which multiplies the bits of bfloat16 as integers
     PRECISION[torch.bfloat16] = 2e-2

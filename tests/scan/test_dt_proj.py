@@ -11,7 +11,6 @@ from mtmamba.benchmarks.timing import tf32
 from mtmamba.scan import dt_proj
 from triton_runs import DEVICE, INTERPRETED, compile_for_hopper, compiler, gpu, kernel
 
-pytestmark = pytest.mark.usefixtures("loop_bounds_for_the_interpreter")
 PRECISION = {torch.float32: 1e-5, torch.float16: 2e-3}
 if not INTERPRETED:  # which multiplies the bits of bfloat16 as integers
     PRECISION[torch.bfloat16] = 1.6e-2
