@@ -18,6 +18,7 @@ from mtmamba.compose import describe, plain
 from mtmamba.config_checks import ConfigError, settle_auto
 from mtmamba.decisive import check_resumed
 from mtmamba.models.pretrained import WeightsError
+from mtmamba.models.skeleton import skeleton
 from mtmamba.models.ss2d import SS2D
 from mtmamba.restore import config_of
 from mtmamba.shipped import config_dir
@@ -67,7 +68,7 @@ def parameters(cfg):
     """Of the network, which is built once however many files choose it."""
     network = str([plain(cfg.model), plain(cfg.tasks), plain(cfg.data.num_outputs)])
     if network not in COUNTED:
-        with torch.device("meta"):
+        with skeleton():
             COUNTED[network] = sum(p.numel() for p in mtmamba.build_model(cfg).parameters())
     return COUNTED[network]
 
@@ -136,7 +137,7 @@ def test_parameters_of_the_other_models(overrides, expected):
 @pytest.mark.parametrize(("width", "tasks"), [(8, ["depth"]), (20, ["semseg", "edge"]), (96, ["semseg", "normals"])])
 def test_parameters_of_the_decoder_follow_the_closed_form(decoder, width, tasks):
     cfg = mtmamba.load_config([f"decoder={decoder}", f"tasks=[{','.join(tasks)}]"])
-    with torch.device("meta"):
+    with skeleton():
         built = mtmamba.build_decoder(cfg, [width, 2 * width, 4 * width, 8 * width])
     T, crossing = len(tasks), decoder == "mtmamba"
     k = 2 if crossing else int(decoder[-1])

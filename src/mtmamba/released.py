@@ -24,6 +24,7 @@ from mtmamba.models.adapters import (
     strip_prefix,
 )
 from mtmamba.models.pretrained import UNREADABLE
+from mtmamba.models.skeleton import skeleton
 from mtmamba.shipped import config_dir
 from mtmamba.tasks import all_tasks
 
@@ -72,7 +73,7 @@ def import_checkpoint(cfg: DictConfig, source: Path, output: Path | None = None)
         model = build.build_model(cfg)
         log.info("%s is a head alone: its encoder is encoder=%s, as configured", source, cfg.choices.encoder)
     else:
-        with torch.device("meta"):  # so nothing is drawn at random, and nothing fetched
+        with skeleton():  # so nothing is drawn at random, and nothing fetched
             model = build.build_model(cfg)
         model.to_empty(device="cpu")
         load_released_encoder(model.encoder, state)

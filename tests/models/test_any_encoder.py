@@ -15,6 +15,7 @@ from mtmamba.models.encoders import SwinEncoder, TimmEncoder, freeze
 from mtmamba.models.encoders.efficientnet_lite import EfficientNetLite
 from mtmamba.models.encoders.neck import SimplePyramid
 from mtmamba.models.pretrained import WeightsError
+from mtmamba.models.skeleton import skeleton
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
 
 VIT = "vit_tiny_patch16_224"
@@ -69,7 +70,7 @@ def test_channels_that_do_not_double_get_a_neck(name, width, channels):
 )
 @pytest.mark.parametrize("size", [(64, 96), (224, 224)])
 def test_a_plain_vit_gives_a_pyramid_of_any_size(name, width, size):
-    with torch.device("meta"):
+    with skeleton():
         encoder = TimmEncoder(name).eval()
         maps = encoder(torch.empty(1, 3, *size))
     assert encoder.channels == (width, 2 * width, 4 * width, 8 * width)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import mtmamba
+from mtmamba.models.skeleton import skeleton
 from mtmamba.paper import MTMAMBA, Row
 from mtmamba.stats import tables
 from mtmamba.stats.flops import model_stats
@@ -67,7 +68,7 @@ PARTS = {
 @cache
 def build(overrides):
     cfg = mtmamba.load_config(overrides.split(), "model_stats")
-    with torch.device("meta"):
+    with skeleton():
         return mtmamba.build_model(cfg)
 
 

@@ -19,6 +19,7 @@ from mtmamba.config_checks import ConfigError
 from mtmamba.models.decoders.mtmamba.extractors import EXPANSION
 from mtmamba.models.layers import DepthwiseConv2d, TaskLayerNorm, TaskLinear
 from mtmamba.models.multitask import MultiTaskModel
+from mtmamba.models.skeleton import skeleton
 from mtmamba.models.ss2d import SS2D
 
 PASSES = ("forward", "backward")
@@ -88,7 +89,7 @@ class MapCase(Case):
 
     def work(self) -> Work:
         """Count a forward pass."""
-        with torch.device("meta"):
+        with skeleton():
             return count_work(self.build("auto"), [torch.empty(self.shape)])
 
 
@@ -150,7 +151,7 @@ def _kinds(overrides: str) -> dict[tuple[str, tuple[int, ...]], int]:
 def network_on_meta(overrides: str) -> tuple[DictConfig, MultiTaskModel]:
     """Compose a network's training configuration and build the network without storage."""
     cfg = network_config(overrides)
-    with torch.device("meta"):
+    with skeleton():
         return cfg, build.build_model(cfg)
 
 

@@ -22,6 +22,7 @@ from mtmamba.connection import answers
 from mtmamba.files import what_is
 from mtmamba.models.adapters.encoder import encoder_part, encoder_views
 from mtmamba.models.adapters.views import Views, fill, mismatches
+from mtmamba.models.skeleton import skeleton
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def load_timm_weights(features: nn.Module, name: str, path: Path) -> None:
         WeightsError: no such file, not a file of weights, or a tensor missing, unknown or of another shape.
     """
     state = read_state(path)
-    with torch.device("meta"):
+    with skeleton():
         network = timm.create_model(name)
     convert = getattr(sys.modules[timm.model_entrypoint(name).__module__], "checkpoint_filter_fn", None)
     if convert is not None:

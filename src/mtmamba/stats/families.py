@@ -16,6 +16,7 @@ import torch
 from mtmamba.models.encoders import TimmEncoder
 from mtmamba.models.encoders.encoder import STRIDES
 from mtmamba.models.encoders.timm import UnfitError
+from mtmamba.models.skeleton import skeleton
 
 SIZES = ((64, 96), (224, 224))
 """Heights and widths of the images that an encoder must take, besides `TRIAL_SIZE`, which it tries itself."""
@@ -55,7 +56,7 @@ def attempt(name: str) -> Trial:
     """Build a model as an encoder and try it at `SIZES`, with stochastic depth where it has any."""
     for drop_path in (0.1, 0.0):
         try:
-            with torch.device("meta"):
+            with skeleton():
                 encoder = TimmEncoder(name, drop_path=drop_path).eval()
                 for height, width in SIZES:
                     require_maps(encoder, height, width)
@@ -85,7 +86,7 @@ def require_maps(encoder: TimmEncoder, height: int, width: int) -> None:
 def takes_its_own_size(name: str) -> bool:
     """Return whether a model gives features of images of the size that it was made for."""
     try:
-        with torch.device("meta"):
+        with skeleton():
             features: Any = timm.create_model(name, features_only=True).eval()
             features(torch.empty(1, *features.default_cfg["input_size"]))
     except (RuntimeError, ValueError, AssertionError, TypeError, AttributeError):

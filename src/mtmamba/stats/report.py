@@ -6,6 +6,7 @@ from rich.table import Table
 
 from mtmamba import build, restore
 from mtmamba.config_checks import ConfigError
+from mtmamba.models.skeleton import skeleton
 from mtmamba.runs.environment import hardware
 from mtmamba.runs.table import show
 from mtmamba.stats.flops import ModelStats, model_stats
@@ -44,7 +45,7 @@ def report_model(cfg: DictConfig) -> None:
     Raises:
         ValueError: another convention, or no image size.
     """
-    with torch.device("meta"):
+    with skeleton():
         stats = model_stats(build.build_model(cfg), cfg.image_size, cfg.convention)
     title = " ".join(f"{group}={choice}" for group, choice in cfg.choices.items())
     size = "x".join(map(str, cfg.image_size))

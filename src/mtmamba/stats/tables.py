@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from functools import cache
 from types import MappingProxyType
 
-import torch
 from rich.table import Table
 
 from mtmamba import build, compose
 from mtmamba import paper as published
+from mtmamba.models.skeleton import skeleton
 from mtmamba.paper import Row
 from mtmamba.stats.flops import ModelStats, model_stats
 
@@ -56,7 +56,7 @@ def network_stats(overrides: str) -> ModelStats:
         overrides: as on the command line, over MTMamba with Swin-Large on NYUDv2.
     """
     cfg = compose.load_config(overrides.split(), name="model_stats")
-    with torch.device("meta"):
+    with skeleton():
         model = build.build_model(cfg)
     return model_stats(model, cfg.image_size)
 

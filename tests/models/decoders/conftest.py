@@ -13,6 +13,7 @@ import mtmamba
 from mtmamba import build, compose
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.models.adapters import decoder_views, export_views, load_released_decoder
+from mtmamba.models.skeleton import skeleton
 from mtmamba.stats.flops import model_stats
 
 PARITY = Path(os.environ.get("PARITY", Path(__file__).parents[4] / "shared/parity"))
@@ -35,7 +36,7 @@ def counted():
 
     def count(decoder, data, encoder, *more):
         cfg = mtmamba.load_config([f"decoder={decoder}", f"data={data}", *more])
-        with torch.device("meta"):
+        with skeleton():
             built = mtmamba.build_decoder(cfg, CHANNELS[encoder])
         return sum(p.numel() for p in built.parameters())
 
@@ -52,7 +53,7 @@ def gmacs():
     def count(decoder, encoder, *more):
         choices = [f"decoder={decoder}", "data=nyud", f"encoder={encoder}", "encoder.depths=[1,1,1,1]"]
         cfg = mtmamba.load_config([*choices, *more])
-        with torch.device("meta"):
+        with skeleton():
             stats = model_stats(mtmamba.build_model(cfg), (448, 576), "macs")
         return (stats.total_flops - stats.part_flops()["encoder"]) / 1e9
 

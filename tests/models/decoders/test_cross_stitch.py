@@ -10,6 +10,7 @@ from mtmamba.models.encoders.efficientnet_lite import EfficientNetLite
 from mtmamba.models.encoders.encoder import pretrained_parameters
 from mtmamba.models.encoders.timm import TimmEncoder
 from mtmamba.models.pretrained import WeightsError
+from mtmamba.models.skeleton import skeleton
 
 MICRO = ("data=nyud", "decoder=cross_stitch", "decoder.head_width=8")
 
@@ -34,7 +35,7 @@ def model_of(*overrides):
 )
 def test_parameters_of_the_specification(data, encoder, units):
     one = {"swin_tiny": 27_520_698, "swin_large": 195_201_204}[encoder]
-    with torch.device("meta"):
+    with skeleton():
         model = model_of(f"data={data}", f"encoder={encoder}")
     assert sum(p.numel() for p in model.encoder.units.parameters()) == units
     assert sum(p.numel() for p in model.encoder.parameters()) == len(model.decoder.tasks) * one + units
@@ -45,7 +46,7 @@ def test_parameters_of_the_specification(data, encoder, units):
     [("swin_large", "null", 814_192_701), ("swin_large", 256, 783_814_653), ("swin_tiny", "null", 118_482_357)],
 )
 def test_parameters_of_the_whole_network(encoder, width, total):
-    with torch.device("meta"):
+    with skeleton():
         model = model_of(f"encoder={encoder}", f"decoder.head_width={width}")
     assert sum(p.numel() for p in model.parameters()) == total
 

