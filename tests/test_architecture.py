@@ -103,10 +103,10 @@ def test_hydra_is_imported_where_configurations_are_composed():
 THEIRS = {
     "_replace", "_asdict", "_fields",  # of named tuples: public in spite of the line
     "_pytree", "_foreach_copy_", "_cdata", "_parameters", "_buffers", "_local_scalar_dense", "_to_copy",  # PyTorch's
-    "_global_forward_hooks", "_global_forward_pre_hooks",
+    "_global_forward_hooks", "_global_forward_pre_hooks", "_version",
     "_defaults",  # torchmetrics': a metric's states before the first update
     "_attn", "_exit",  # of timm's Swin block; of Python's os
-    "_patch_lang_tensor",  # of Triton's interpreter
+    "_patch_lang_tensor", "_patch_lang",  # of Triton's interpreter
     "_guards_code",  # of an exported program
 }  # fmt: skip
 """Other libraries' names that have no public counterpart."""

@@ -180,7 +180,7 @@ def test_pretrained_weights_are_asked_for_by_configuration():
 def test_a_configuration_composes_from_any_working_directory(tmp_path, monkeypatch):
     here = mtmamba.load_config(["experiment=nyud_mtmamba", "encoder=swin_tiny"])
     monkeypatch.chdir(tmp_path)
-    assert mtmamba.load_config(["experiment=nyud_mtmamba", "encoder=swin_tiny"]) == here
+    assert mtmamba.load_config(["experiment=nyud_mtmamba", "encoder=swin_tiny"], config_dir=tmp_path) == here
 
 
 def test_weights_of_unknown_tasks_are_refused():
@@ -342,17 +342,17 @@ def names(package):
     return [f"mtmamba.{package}", *(m.name for m in pkgutil.walk_packages(path, f"mtmamba.{package}."))]
 walked = 0
 for package, above in below.items():
-    for name in names(package):
-        if name.endswith("_triton") and not importlib.util.find_spec("triton"):
-            continue
-        walked += 1
+    found = [name for name in names(package) if not name.endswith("_triton") or importlib.util.find_spec("triton")]
+    walked += len(found)
+    for together in [[name] for name in found] if "alone" in sys.argv else [found]:
         if os.fork() == 0:  # with nothing of ours imported yet
             absent(*(f"mtmamba.{other}" for other in above))
-            try:
-                importlib.import_module(name)
-            except BaseException as error:
-                print(f"{name}: {error!r}", flush=True)
-                os._exit(1)
+            for name in together:
+                try:
+                    importlib.import_module(name)
+                except BaseException as error:
+                    print(f"{name}: {error!r}", flush=True)
+                    os._exit(1)
             os._exit(0)
         if os.wait()[1]:
             sys.exit(1)
@@ -360,10 +360,11 @@ print(walked)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="one process for each module")
-def test_modules_below_import_nothing_from_above():
-    """Each module of kernels, scan, models and metrics by itself, without what stands above it."""
-    done = subprocess.run([sys.executable, "-c", ALONE], cwd=ROOT / "src", capture_output=True, text=True)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="one process for each package or module")
+@pytest.mark.parametrize("together", ["packages", pytest.param("alone", marks=pytest.mark.slow)])
+def test_modules_below_import_nothing_from_above(together):
+    """Modules of kernels, scan, models and metrics without what stands above, each by itself or with its package."""
+    done = subprocess.run([sys.executable, "-c", ALONE, together], cwd=ROOT / "src", capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     packages = [ROOT / "src/mtmamba" / name for name in ("kernels", "scan", "models", "metrics")]
     assert int(done.stdout) == sum(len([*package.rglob("*.py")]) for package in packages)

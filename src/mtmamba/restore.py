@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mtmamba import compose
 from mtmamba.build import build_model
 from mtmamba.checkpoints import CheckpointError, require_weights_of
-from mtmamba.compose import compose
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.decisive import UPDATES
 from mtmamba.extensions import load_extensions
@@ -52,7 +52,9 @@ def config_of(
     if not re.fullmatch(r"[\w/+-]*", experiment := str(stated.get("experiment"))):
         raise ConfigError(f"Expected an experiment's name in the checkpoint, got {experiment}: do not trust this file.")
     own = [group for group in ONLY_TRAINING if not (config_dir() / group / f"{stated[group]}.yaml").is_file()]
-    cfg = compose([choice for choice in choices if choice.partition("=")[0] not in own], own_configs=own_configs)
+    cfg = compose.compose(
+        [choice for choice in choices if choice.partition("=")[0] not in own], own_configs=own_configs
+    )
     for group in own:  # somebody's own file, which only training needs
         cfg[group], cfg.choices[group] = {}, stated[group]
     cfg.choices.experiment = experiment

@@ -93,6 +93,8 @@ def test_graphs_add_no_error_to_that_of_bfloat16(graph_device, replays):
 
     Training multiplies such differences; compared are steps from the same weights, with the error of each tensor.
     """
+    if graph_device.type == "cpu":
+        pytest.skip("a CPU sums in one order")
     decoder, half = "decoder=mtmamba_plus", torch.bfloat16
     *without, course = trained(graph_device, half, False, decoder)
     *exact, _ = trained(graph_device, torch.float32, False, decoder, course=course)

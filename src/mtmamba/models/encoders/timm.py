@@ -1,6 +1,7 @@
 """Whatever timm can make: pyramids of any channels, and plain ViTs through a simple feature pyramid."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from math import log2
 from pathlib import Path
@@ -82,7 +83,7 @@ class TimmEncoder(Encoder):
         super().__init__()
         if width is not None and width < 1:
             raise ValueError(f"Expected encoder.width of at least 1, got {width}: leave it at null, or try 96.")
-        settings, strides = _feature_settings(name, drop_path, layers)
+        settings, strides = _feature_settings(name, drop_path, None if layers is None else tuple(layers))
         fetched = pretrained and weights is None and not on_meta()
         features: Any = (create_pretrained if fetched else timm.create_model)(name, **settings)
         if weights is not None and not on_meta():
@@ -147,12 +148,13 @@ def _multiple_of_8(width: float) -> int:
     return max(8, 8 * round(width / 8))
 
 
+@cache
 def _feature_settings(
-    name: str, drop_path: float, layers: Sequence[int] | None
+    name: str, drop_path: float, layers: tuple[int, ...] | None
 ) -> tuple[dict[str, Any], tuple[int, ...]]:
     """Return what makes timm build the model as an encoder for any image size, and the strides of its maps.
 
-    It is found without allocating anything.
+    It is found without allocating anything, once for a model.
     """
     if not timm.is_model(name):
         raise ValueError(f"Expected the name of a timm model, got encoder.name={name}: see timm.list_models().")
@@ -192,11 +194,11 @@ def _require_sides(name: str, maps: Sequence[Tensor], sides: Sequence[int], stri
 
 
 def _indices(
-    name: str, strides: Sequence[int], layers: Sequence[int] | None, numbers: Sequence[int]
+    name: str, strides: Sequence[int], layers: tuple[int, ...] | None, numbers: Sequence[int]
 ) -> tuple[int, ...]:
     """Return which of a model's maps to take, given the strides of those that it has and timm's numbers of these."""
     if len(set(strides)) == 1:  # a plain ViT, whose layers all have the same
-        return (-1,) if layers is None else tuple(layers)
+        return (-1,) if layers is None else layers
     if layers is not None:
         raise ValueError(f"Expected encoder.layers=null with encoder.name={name}, whose maps have strides {strides}.")
     if missing := [stride for stride in STRIDES if stride not in strides]:
