@@ -300,7 +300,7 @@ def test_a_logger_whose_package_is_missing_is_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
     node = OmegaConf.create({"logger": {"wandb": {"_target_": "mtmamba.training.loggers.wandb_logger"}}})
     with pytest.raises(InstantiationException) as caught:
-        instantiate(node.logger.wandb, save_dir=tmp_path)
+        instantiate(node.logger.wandb, save_dir=tmp_path, project="", label="", choices={})
     assert sentence(caught.value, "train") == "Expected wandb for logger.wandb, got no such package: pip install wandb."
 
 
