@@ -8,8 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import scipy.io
-from scipy.io.matlab import MatReadError
 
 from mtmamba.data.readers import fail
 from mtmamba.metrics.boundary.thinning import thin
@@ -17,7 +15,9 @@ from mtmamba.types import IGNORE
 
 NUM_CONTEXT_CLASSES = 459
 _PERSON = 15
-_BROKEN = (ValueError, TypeError, KeyError, IndexError, NotImplementedError, EOFError, OSError, MatReadError)
+_BROKEN = (
+    ValueError, TypeError, KeyError, IndexError, NotImplementedError, EOFError, OSError, zlib.error, struct.error,
+)  # fmt: skip
 
 # The classes that NYUDv2 and PASCAL-Context share by name (without "unknown"), and tvmonitor: elsewhere, a distilled
 # normal was predicted by a network trained on indoor scenes for something it has never seen.
@@ -44,9 +44,11 @@ PART_CLASSES = {
 
 
 def _load(path: Path, data: bytes, key: str) -> Any:
+    from scipy.io.matlab import MatReadError, loadmat  # here: nobody waits for SciPy who reads no such file
+
     try:
-        return scipy.io.loadmat(io.BytesIO(data), variable_names=[key], squeeze_me=True, struct_as_record=False)[key]
-    except (*_BROKEN, zlib.error, struct.error) as error:
+        return loadmat(io.BytesIO(data), variable_names=[key], squeeze_me=True, struct_as_record=False)[key]
+    except (*_BROKEN, MatReadError) as error:
         fail(path, f"a MATLAB file with {key}", f"{type(error).__name__}: {error}")
 
 

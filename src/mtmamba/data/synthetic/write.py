@@ -6,7 +6,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from mtmamba.data.datasets import cityscapes, nyud, pascal_context
@@ -117,6 +116,8 @@ def _save_image(path: Path, image: NDArray[Any], *parameters: int) -> None:
 
 def _save_mat(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    from scipy.io import savemat  # here: nobody waits for SciPy who writes no such file
+
     buffer = io.BytesIO()
-    scipy.io.savemat(buffer, content, do_compression=True)
+    savemat(buffer, content, do_compression=True)
     path.write_bytes(_MAT_HEADER + buffer.getvalue()[len(_MAT_HEADER) :])

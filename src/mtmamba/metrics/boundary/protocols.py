@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from mtmamba.metrics.boundary.thinning import thin
@@ -135,8 +134,10 @@ def read_bsds(path: Path) -> NDArray[np.uint8]:
     Raises:
         ValueError: the file holds something else.
     """
+    from scipy.io import loadmat  # here: nobody waits for SciPy who reads no such file
+
     try:
-        cells = scipy.io.loadmat(path, variable_names=["groundTruth"])["groundTruth"]
+        cells = loadmat(path, variable_names=["groundTruth"])["groundTruth"]
         return np.stack([cell["Boundaries"][0, 0] for cell in cells.ravel()]).astype(np.uint8)
     except (KeyError, IndexError, TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(

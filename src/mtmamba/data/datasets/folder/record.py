@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from scipy.ndimage import distance_transform_edt
 from yaml import YAMLError
 
 from mtmamba.cache import cached
@@ -172,6 +171,8 @@ def _borders(read: Read) -> Reader:
     def compute(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if (classes == IGNORE).all():
             return classes
+        from scipy.ndimage import distance_transform_edt  # here: nobody waits for SciPy who reads no such borders
+
         distance, nearest = distance_transform_edt(classes == IGNORE, return_indices=True)
         target = thin(segmentation_boundaries(classes[tuple(nearest)])).astype(np.uint8)
         target[distance > REACH] = IGNORE
