@@ -49,7 +49,16 @@ ANSWERS = {
     ("train", "+decoder=stm1"): "Expected one choice of decoder, got two: leave out the plus",
     ("train", "encoder=null"): "Expected the names of files as choices of groups, got encoder=null",
     ("train", "model=null"): "Expected model to be a group of settings with its _target_, got null",
-    ("train", "~encoder"): "Expected encoder to be a group of settings with its _target_, got none of its class",
+    ("train", "~encoder"): "Expected encoder to have a value, got ~encoder, which takes it out: leave it as it is",
+    ("train", "~callbacks.x"): "Expected a setting of src/train.py, got ~callbacks.x, which it has not",
+    ("train", "+logger.x=3"): "Expected logger.x to say with its _target_ what is to be built, got 3",
+    ("train", "+x=3"): "Expected a setting that something reads, got +x: leave it out, or refer to it as ${x}.",
+    ("train", "+seed=3"): "Expected a new setting after the plus, got +seed, which there is: leave out the plus.",
+    ("train", "data.root=${oc.env:NOPE}"): "environment variable NOPE, which data.root refers to, got none: set it.",
+    ("train", "log_dir=${oc.env:NOPE}"): "environment variable NOPE, which hydra.run.dir refers to, got none: set it.",
+    ("train", "optimizer.lr=${nope}"): "Expected a setting nope, which optimizer.lr refers to, got none: correct",
+    ("train", "hydra.job=3"): "Expected a value that hydra.job may have, got hydra.job=3: correct it.",
+    ("train", "callbacks=[a]"): "Expected choices of callbacks that there are, got a: correct it",
     ("train", "resume=3"): "Expected resume to be a run's folder, a checkpoint, or auto, or null, got 3",
     ("train", "data.root=[a]"): "Expected data.root to be a folder, got [a]: write data.root=./FOLDER.",
     ("train", "data.num_outputs=null"): "Expected data.num_outputs to be numbers of outputs by task, got null",
@@ -166,6 +175,7 @@ def test_a_failed_run_of_a_sweep_leaves_its_memory_to_the_next_and_says_what_nee
 WRONG = """
     seed=null seed=-1 seed=1.5 tasks=null tasks=[] tasks=[1] compile=1 baseline=no-thanks pictures=-1
     pictures=null ema_decay=0 ema_decay=1 log_dir=null log_dir='' cache_dir=null data.crop_size=448
+    label=[a] extensions=3 data.scenes.train=x
     data.crop_size=[0,576] data.crop_size=[448] data.crop_size=null data.batch_size=0 data.batch_size=-1
     data.batch_size=2.5 data.batch_size=true data.device_batch_size=0 data.val_batch_size=0
     data.val_batch_size=null data.num_workers=-1 data.scale=[2,1] data.scale=1 data.scale=[0,1]
@@ -204,6 +214,14 @@ def test_a_setting_of_a_wrong_type_or_range_is_refused_with_a_form_that_is_right
         check_settings(changed(script, override))
     remedy = str(refused.value).rpartition(": write ")[2].removesuffix(".")
     check_settings(changed(script, remedy))
+
+
+@pytest.mark.parametrize("key", ["data.scenes", "encoder.lora", "loss.weights", "optimizer.schedule"])
+def test_a_number_is_no_group_of_settings(key):
+    with pytest.raises(
+        ConfigError, match=rf"Expected {key} to be (a group of settings|numbers by task).*, got 3: write"
+    ):
+        check_settings(changed("train", f"{key}=3"))
 
 
 def test_a_configuration_is_checked_where_it_is_composed():

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from mtmamba.shipped import config_dir
 from mtmamba.trainer_arguments import refusal
@@ -56,8 +56,10 @@ def sentence(error: BaseException, name: str) -> str:
             f"Expected the GPU's memory to suffice, got: {text.partition(' If reserved')[0]} Lower "
             "data.device_batch_size (data.val_batch_size in evaluation), or set model.checkpointing=blocks."
         )
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if not error.options:  # of one of several choices
+            return f"Expected choices of {group} that there are, got {choice}: correct it, or give --config-dir DIR."
         there = f"{', '.join(error.options)}, or one of yours in --config-dir DIR"
         if choice in EXTRAS:
             return f"Expected {EXTRAS[choice]} for {group}={choice}, got none: pip install '{EXTRAS[choice]}'."
@@ -83,6 +85,17 @@ def sentence(error: BaseException, name: str) -> str:
         if (config_dir() / found[1]).is_dir():
             return f"Expected a setting of src/{name}.py, got {found[1]}, which it leaves no choice of."
         return f"Expected no folder named after a setting in --config-dir, got {found[1]}, which would be its choices."
+    if isinstance(error, InterpolationResolutionError):
+        key = error.full_key
+        if found := re.search("Environment variable '(.*?)' not found", text):
+            return f"Expected the environment variable {found[1]}, which {key} refers to, got none: set it."
+        if found := re.match("Interpolation key '(.*?)' not found", text):
+            return f"Expected a setting {found[1]}, which {key} refers to, got none: correct {key}."
+        return f"Expected {key} to refer to a value, got what leads to none: correct it."
+    if found := re.match("Could not delete from config. '(.*?)' does not exist", text):
+        return f"Expected a setting of src/{name}.py, got ~{found[1]}, which it has not: leave it out."
+    if found := re.match("Could not append to config. An item is already at '(.*?)'", text):
+        return f"Expected a new setting after the plus, got +{found[1]}, which there is: leave out the plus."
     if found := re.match("Multiple values for (.*?)\\.", text):
         return f"Expected one choice of {found[1]}, got two: leave out the plus before {found[1]}=…"
     if found := re.match("Error in call to target '(.*?)'", text):
@@ -100,6 +113,8 @@ def sentence(error: BaseException, name: str) -> str:
         near = meant(key, known, f"{parent}." if parent else "")
         near = near if near != "." else f": a new one is added with +{cause.full_key}=…"
         return f"Expected a setting of src/{name}.py, got {cause.full_key}{near}"
+    if found := re.match("Error merging override (.*?)(=|$)", text):
+        return f"Expected a value that {found[1]} may have, got {text.partition('override ')[2]}: correct it."
     return text or type(error).__name__
 
 

@@ -30,11 +30,13 @@ from mtmamba.jobs import (
     check_launched,
     free_memory,
     keep_gpus,
+    overrides_of,
     run_alone,
     takes_several_devices,
     work_on_row,
 )
-from mtmamba.settings import check_given, check_settings
+from mtmamba.overrides import check_left_out, check_overrides
+from mtmamba.settings import ConfigError, check_given, check_settings
 from mtmamba.shipped import config_dir
 
 DEBUG = "HYDRA_FULL_ERROR"
@@ -117,6 +119,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
                 if swept:
                     keep_gpus(visible)
                 check_given(cfg)
+                check_overrides(overrides_of("task"), cfg, HydraConfig.get().runtime.choices)
                 check_settings(cfg)
                 check_launched(cfg)
                 if swept and "resume" in cfg:
@@ -148,6 +151,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
     main = hydra.main(version_base="1.3", config_path=str(config_dir().resolve()), config_name=name)(job)
     with without_environment(DEBUG, debug is False, "1"):  # Hydra hands its errors on
         try:
+            check_left_out(sys.argv[1:])
             main()
         except JobError:
             sys.exit(1)
@@ -155,14 +159,14 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except (KeyboardInterrupt, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-            hydras = isinstance(error, HydraException | OmegaConfBaseException) or is_null_choice(error)
-            if debug or (isinstance(error, ValueError) and not hydras):
+            told = isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or is_null_choice(error)
+            if debug or (isinstance(error, ValueError) and not told):
                 raise
             if isinstance(error, KeyboardInterrupt):
                 print("Stopped by Ctrl-C.", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
                 sys.exit(STOPPED)
             folder = f"Expected a folder for runs, got {error}: set log_dir=FOLDER."  # the job has answered its own
-            tell(error if hydras else OSError(folder), name)
+            tell(error if told else OSError(folder), name)
             sys.exit(1)
 
 

@@ -14,6 +14,7 @@ from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.data.datasets import DatasetRecord, folder, get_dataset, open_dataset
 from mtmamba.decisive import UPDATES
 from mtmamba.extensions import load_extensions
+from mtmamba.overrides import check_left_out, check_overrides
 from mtmamba.settings import check_settings
 from mtmamba.shipped import config_dir
 from mtmamba.tasks import select_tasks
@@ -39,6 +40,7 @@ def load_config(
 
 def compose(overrides: Sequence[str] = (), name: str = "train", own_configs: str | Path | None = None) -> DictConfig:
     """Compose a configuration and record its choices, as `load_config`, without a check of it."""
+    check_left_out(overrides)
     running = GlobalHydra.instance().hydra  # a script's, which would refuse a second composition
     GlobalHydra.instance().clear()
     try:
@@ -49,7 +51,9 @@ def compose(overrides: Sequence[str] = (), name: str = "train", own_configs: str
     choices = cfg.hydra.runtime.choices
     with open_dict(cfg):
         del cfg["hydra"]
-    return record_choices(cfg, choices)
+    record_choices(cfg, choices)
+    check_overrides(overrides, cfg, choices)
+    return cfg
 
 
 def _own_folders(given: str | Path | None) -> list[str]:

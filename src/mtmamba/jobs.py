@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -111,11 +112,16 @@ def free_memory() -> None:
             torch.cuda.empty_cache()
 
 
+def overrides_of(kind: str) -> list[str]:
+    """Return what the present job is called with, ``task`` or ``hydra``, as it is written: nothing is interpolated."""
+    return cast(list[str], OmegaConf.to_container(getattr(HydraConfig.get().overrides, kind)))
+
+
 def rows_of(sweep_dir: Path) -> list[list[str]]:
     """Return the overrides of a sweep's rows, in the order of their numbers, from Hydra's record of the call."""
-    called = OmegaConf.load(sweep_dir / "multirun.yaml").hydra
-    params = [f"{key}={value}" for key, value in (called.sweeper.params or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*params, *called.overrides.task])
+    called: Any = OmegaConf.to_container(OmegaConf.load(sweep_dir / "multirun.yaml").hydra)  # nothing is interpolated
+    params = [f"{key}={value}" for key, value in (called["sweeper"]["params"] or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*params, *called["overrides"]["task"]])
     values = {
         override.get_key_element(): list(override.sweep_string_iterator())
         if override.is_sweep_override()
@@ -148,7 +154,7 @@ def check_launched(cfg: DictConfig) -> None:
         return
     if called.mode == RunMode.MULTIRUN:
         raise ConfigError(f"Expected one run with {launcher}, got a sweep: leave out -m, and call it for each row.")
-    if trainer and not any(override.startswith("hydra.run.dir=") for override in called.overrides.hydra):
+    if trainer and not any(override.startswith("hydra.run.dir=") for override in overrides_of("hydra")):
         raise ConfigError(
             f"Expected hydra.run.dir=FOLDER with {launcher}, whose processes would each make one of their own, got "
             "none: name one that all of them reach."
@@ -180,8 +186,8 @@ def run_alone(folder: Path, called: Sequence[str], more: Sequence[str] = ()) -> 
             flags += [argument, next(values)]
         elif argument.startswith("--config-"):
             flags.append(argument)
-    overrides = HydraConfig.get().overrides
-    ours = [*overrides.task, *(o for o in overrides.hydra if not o.startswith(("hydra.mode=", "hydra.sweep")))]
+    hydras = [o for o in overrides_of("hydra") if not o.startswith(("hydra.mode=", "hydra.sweep"))]
+    ours = [*overrides_of("task"), *hydras]
     call = [sys.executable, script, *flags, *ours, *more, "hydra.mode=RUN", f"hydra.run.dir='{folder}'"]
     with subprocess.Popen(call) as child:
         before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}

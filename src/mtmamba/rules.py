@@ -4,6 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
+class ConfigError(ValueError):
+    """A configuration that makes no sense; the message names the keys and the remedy."""
+
+
 class Rule(NamedTuple):
     """What a setting may be: in words, as a test of a plain value, and a value that is right."""
 
@@ -60,6 +64,7 @@ POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0
 NOT_NEGATIVE = Rule("a number of at least 0", lambda value: is_number(value) and value >= 0, "0.0")
 SHARE = Rule("a number from 0 to below 1", lambda value: is_number(value) and 0 <= value < 1, "0.1")
 SIZE = pair("height and width, two whole numbers above 0", lambda v: all(is_whole(x) and x > 0 for x in v), "[448,576]")
+GROUP = Rule("a group of settings", lambda value: isinstance(value, dict), "{KEY:VALUE}")
 TASKS = Rule(
     "a list of the dataset's tasks",
     lambda value: isinstance(value, list) and bool(value) and all(isinstance(task, str) for task in value),

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
+from mtmamba.groups import check_entries, check_groups
 from mtmamba.rules import (
     DEVICES,
+    GROUP,
     NOT_NEGATIVE,
     POSITIVE,
     SCALES,
@@ -17,6 +19,7 @@ from mtmamba.rules import (
     SWITCH,
     TASKS,
     TEXT,
+    ConfigError,
     Rule,
     is_by_name,
     is_number,
@@ -27,10 +30,6 @@ from mtmamba.rules import (
     whole,
 )
 from mtmamba.trainer_arguments import refusal
-
-
-class ConfigError(ValueError):
-    """A configuration that makes no sense; the message names the keys and the remedy."""
 
 
 @contextmanager
@@ -59,17 +58,13 @@ KINDS = ("raw", "picture", "sheet")
 PLACE = TEXT._replace(words="a folder", example="./FOLDER")
 
 
-GROUPS = (
-    "data", "encoder", "decoder", "model", "model.encoder", "model.decoder", "loss", "optimizer", "trainer",
-    "callbacks", "logger", "tta", "bootstrap",
-)  # fmt: skip
-"""Settings that are mappings of settings."""
-
-BUILT = {"data", "encoder", "decoder", "model.encoder", "model.decoder", "trainer"}
-"""Those of them that name the class to be built of them; training's own may be of a file that is not there."""
-
 RULES: Mapping[str, Rule] = {
     "resume": or_null(TEXT._replace(words="a run's folder, a checkpoint, or auto", example="RUN")),
+    "data.scenes": or_null(GROUP._replace(example="{train:480,val:64}")),
+    "data.scenes.train": whole(0, 480),
+    "data.scenes.val": whole(0, 64),
+    "data.scenes.size": SIZE,
+    "data.scenes.seed": whole(0, 0),
     "data.root": PLACE._replace(holds=or_null(PLACE).holds),  # null in models that are shared
     "data.num_outputs": Rule("numbers of outputs by task", lambda v: is_by_name(v, lambda _: True), "{TASK:1}"),
     "data.delta_m_base": Rule(
@@ -78,6 +73,10 @@ RULES: Mapping[str, Rule] = {
         "{TASK:{METRIC:1.0}}",
     ),
     "init": or_null(TEXT._replace(words="a run, a checkpoint or the name of a model", example="nyud_lite")),
+    "label": or_null(Rule("a name", lambda value: is_number(value) or TEXT.holds(value), "NAME")),
+    "extensions": or_null(
+        Rule("Python files", lambda v: TEXT.holds(v) or (isinstance(v, list) and all(map(TEXT.holds, v))), "[FILE.py]")
+    ),
     "seed": Rule("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32, "0"),
     "tasks": TASKS,
     "compile": SWITCH,
@@ -107,11 +106,14 @@ RULES: Mapping[str, Rule] = {
     "data.check": Rule("samples or all", lambda v: v in ("samples", "all"), "all"),
     "encoder.lr_scale": NOT_NEGATIVE._replace(example="0.1"),
     "encoder.layer_decay": Rule("a number above 0 and up to 1", lambda v: is_number(v) and 0 < v <= 1, "0.75"),
+    "encoder.lora": or_null(GROUP._replace(example="{rank:8}")),
     "encoder.lora.rank": or_null(whole(1, 8)),
     "encoder.lora.alpha": or_null(whole(1, 16)),
     "drop_path": SHARE,
     "encoder.drop_path": SHARE,
     "decoder.drop_path": SHARE,
+    "loss.weights": Rule("numbers by task", lambda v: is_by_name(v, is_number), "{TASK:1.0}"),
+    "optimizer.schedule": or_null(GROUP._replace(example="{_target_:CLASS}")),
     "optimizer.lr": POSITIVE._replace(example="0.0001"),
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.betas": pair("two numbers from 0 to below 1", lambda v: all(map(SHARE.holds, v)), "[0.9,0.999]"),
@@ -191,7 +193,8 @@ def check_settings(cfg: DictConfig) -> None:
         cfg.tasks = cfg.tasks.split(",")
     from_checkpoint = "ckpt" in list(cfg)  # also while it has no value
     stated_later = from_checkpoint or OmegaConf.select(cfg, "data.description", default="") is None
-    _check_groups(cfg, from_checkpoint)
+    check_groups(cfg, from_checkpoint)
+    check_entries(cfg, RULES)
     for key, rule in RULES.items():
         parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
         if not isinstance(parent, DictConfig) or key.rpartition(".")[2] not in parent:
@@ -209,24 +212,6 @@ def check_settings(cfg: DictConfig) -> None:
         for name, value in cfg.trainer.items():
             if reason := refusal(str(name), value, evaluation=from_checkpoint):
                 raise ConfigError(reason)
-
-
-def _check_groups(cfg: DictConfig, from_checkpoint: bool) -> None:
-    """Refuse a value in the place of a group of settings, and a group that no longer says what it is of."""
-    for key in GROUPS:
-        *parents, name = key.split(".")
-        parent = cfg.get(parents[0]) if parents else cfg
-        if not isinstance(parent, DictConfig) or name not in parent or OmegaConf.is_missing(parent, name):
-            continue
-        group = parent[name]
-        if not isinstance(group, DictConfig) or (
-            key in BUILT and not from_checkpoint and not isinstance(group.get("_target_"), str)
-        ):
-            found = "none of its class" if isinstance(group, DictConfig) else shown(group)
-            raise ConfigError(
-                f"Expected {key} to be a group of settings with its _target_, got {found}: choose one of its files, "
-                "or leave it as it is."
-            )
 
 
 def check_given(cfg: DictConfig) -> None:

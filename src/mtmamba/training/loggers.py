@@ -167,7 +167,7 @@ def decisive_settings(run_dir: Path) -> list[str]:
     Such as ``["optimizer.lr=0.001"]``, from Hydra's record of the call; nothing where there is no such record.
     """
     path = run_dir / ".hydra" / "overrides.yaml"
-    overrides = list(OmegaConf.load(path)) if path.is_file() else []
+    overrides: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []  # nothing is interpolated
     found = []
     for key, _, value in (str(override).lstrip("+~").partition("=") for override in overrides):
         decides = (key.partition(".")[0] in UPDATES and "." in key) or key in ALONE
