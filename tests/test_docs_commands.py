@@ -25,6 +25,26 @@ RUN_BY = {"extending.md": "tests/test_extensions.py"}
 WITHOUT_SETTINGS = {"results"}
 """Scripts that take none."""
 
+CALLED_IN = {
+    "benchmark": "tests/test_scripts.py",
+    "doctor": "tests/test_command.py",
+    "eval": "tests/test_scripts.py",
+    "eval_predictions": "tests/test_scripts.py",
+    "evidence": "tests/runs/test_protocol.py",
+    "export": "tests/test_scripts.py",
+    "import_checkpoint": "tests/test_released.py",
+    "model_stats": "tests/stats/test_model_stats.py",
+    "predict": "tests/inference/test_many_files.py",
+    "prepare_data": "tests/test_preparation.py",
+    "publish": "tests/test_publishing.py",
+    "report": "tests/report/test_report_files.py",
+    "train": "tests/training/test_launched.py",
+}
+"""The test that calls a script as people do, in small form."""
+
+NEEDING = {"dashboard", "demo_app", "evidence", "publish"}
+"""Scripts that need a login, a browser or a dataset, whatever they are called with."""
+
 OTHERS = (
     "git clone",
     "cd mtmamba",
@@ -37,17 +57,26 @@ OTHERS = (
 """What other programs' commands begin with."""
 
 
-def commands(page):
-    """The commands of a page: of its blocks, continued lines joined, and of its text."""
+def lines_of(page):
+    """The lines of a page's blocks, continued ones joined, with what comments above and beside say; of text, None."""
     text = page.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```bash\n((?!#!).*?)^```", text, re.M | re.S)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    for block in re.findall(r"^```bash\n((?!#!).*?)^```", text, re.M | re.S):
+        above = ""
+        for line in block.replace("\\\n", " ").splitlines():
+            if re.match(r"#|\s*$", line):
+                above = line
+            yield line, above + line.partition(" #")[2]
     plain = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
-    lines += re.findall(r"`((?:python|torchrun|make|pip|\.venv/bin/\w+) [^`]*)`", re.sub(r"\s*\n\s*", " ", plain))
-    for line in lines:
+    for line in re.findall(r"`((?:python|torchrun|make|pip|\.venv/bin/\w+) [^`]*)`", re.sub(r"\s*\n\s*", " ", plain)):
+        yield line, None
+
+
+def commands(page):
+    """The commands of a page, each with its words and what is said of it."""
+    for line, said in lines_of(page):
         for part in re.split(r"; | && ", re.sub(r"(^|\s)#.*", "", line)):
             if words := shlex.split(part):
-                yield part, words
+                yield part, words, said
 
 
 def overrides(words):
@@ -103,9 +132,42 @@ def require(words):
 def test_every_command_of_a_page_composes(page):
     wrong = []
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        for command, words in commands(page):
+        for command, words, _ in commands(page):
             try:
                 require(words)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
                 wrong.append(f"{command}: {error}")
     assert "\n".join(wrong) == ""
+
+
+def is_needing(words):
+    """Whether a call needs what not everybody has: a dataset, the network, GPUs, a launcher, an account."""
+    if words[0] == "torchrun" or any(re.match(r"\+?hydra[./]launcher", word) or "cuda" in word for word in words):
+        return True
+    script = re.fullmatch(r"src/(\w+)\.py", words[1] if len(words) > 1 else "")
+    if script is None or script[1] in NEEDING:
+        return script is not None
+    if script[1] != "train":
+        return any(re.match(r"data\.root=|data=(nyud|pascal_context|cityscapes)$", word) for word in words)
+    cfg = compose("train", [*overrides(words[2:])])
+    return not cfg.data.get("scenes") or bool(cfg.model.encoder.get("pretrained"))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in RUN_BY], ids=lambda page: page.name)
+def test_every_command_is_called_by_a_test_or_says_what_it_needs(page):
+    silent, uncalled = [], set()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        for command, words, said in commands(page):
+            if is_needing(words):
+                silent += [command] if said is not None and "needs" not in said else []
+            elif scripts := re.findall(r"src/(\w+)\.py", command):
+                uncalled |= set(scripts) - CALLED_IN.keys() - WITHOUT_SETTINGS
+    assert silent == []
+    assert uncalled == set()
+
+
+def test_the_tests_that_call_the_scripts_name_them():
+    for script, test in CALLED_IN.items():
+        text = (ROOT / test).read_text(encoding="utf-8")
+        assert re.search(rf'[("/]{script}(\.py)?"', text), (script, test)
+        assert (ROOT / f"src/{script}.py").is_file()

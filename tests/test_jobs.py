@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from mtmamba import jobs
-from mtmamba.runs.sweep import take_gpu
+from mtmamba.runs.sweep import progress, take_gpu
 from mtmamba.settings import ConfigError
 from mtmamba.shipped import config_dir
 
@@ -50,6 +51,19 @@ def alone(monkeypatch):
 
     monkeypatch.setattr(jobs, "run_alone", run)
     return calls, failures
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_row_that_failed_is_shown_so_until_it_is_tried_again(row, alone, checkpoint):
+    """It had been shown as one that was stopped, or as one that waits once its folder was removed."""
+    cfg, folder = row("retries=0")
+    with pytest.raises(RuntimeError):
+        jobs.work_on_row(cfg, folder, fails(RuntimeError("CUDA error: unknown"), checkpoint), CALLED)
+    assert progress(folder).state == "failed"
+    shutil.rmtree(folder)
+    assert progress(folder).state == "failed"
+    jobs.work_on_row(cfg, folder, lambda *_: None, CALLED)
+    assert progress(folder).state == "waiting"
 
 
 def fails(error, checkpoint):

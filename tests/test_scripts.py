@@ -63,6 +63,12 @@ def test_benchmark_leaves_a_run_folder(folder):
 
 
 @pytest.mark.slow
+def test_an_export_lies_beside_its_checkpoint(folder):
+    call("export", f"ckpt={folder}/tiny.ckpt", "format=torch_export", cwd=folder)
+    assert torch.export.load(folder / "tiny.pt2")
+
+
+@pytest.mark.slow
 def test_saved_predictions_score_the_same(folder):
     """Boundaries matched by several processes, which import the script anew."""
     options = [f"cache_dir={folder}/cache", "boundary_workers=2", "bootstrap.resamples=20"]

@@ -47,7 +47,7 @@ def work_on_row(cfg: DictConfig, folder: Path, work: Callable[[DictConfig, Path]
         work: trains.
         called: the script and its arguments.
     """
-    from mtmamba.runs.sweep import is_there, show_rows, take_gpu
+    from mtmamba.runs.sweep import failure, is_there, show_rows, take_gpu
 
     hydra_cfg = HydraConfig.get()
     sweep_dir, alone = Path(hydra_cfg.sweep.dir), takes_several_devices(cfg)
@@ -58,6 +58,7 @@ def work_on_row(cfg: DictConfig, folder: Path, work: Callable[[DictConfig, Path]
         if folder.name == str(len(overrides) - 1):  # rows that are trained have shown all of them
             show_rows(sweep_dir, overrides)
         return
+    failure(folder).unlink(missing_ok=True)
     show_rows(sweep_dir, overrides, folder)
     try:
         for left in reversed(range(cfg.retries + 1)):
@@ -71,6 +72,7 @@ def work_on_row(cfg: DictConfig, folder: Path, work: Callable[[DictConfig, Path]
                 return
             except Exception as error:
                 if left == 0 or not may_pass(error):
+                    failure(folder).touch()
                     raise
                 log.warning("Expected %s to be trained, got an error; it is tried again.", folder, exc_info=True)
             free_memory()

@@ -37,8 +37,8 @@ class Progress(NamedTuple):
     """How far a row has come.
 
     Attributes:
-        state: ``finished``, ``running``, ``stopped`` (with a checkpoint to go on from), ``failed``, ``waiting``,
-            or ``unreadable`` (a file of its folder is damaged).
+        state: ``finished``, ``running``, ``stopped`` (with a checkpoint to go on from), ``failed`` (perhaps with one),
+            ``waiting``, or ``unreadable`` (a file of its folder is damaged).
         step: optimiser steps that are logged.
         steps: of the whole training; None before it begins.
         scores: the tasks' headlines, in the end.
@@ -81,6 +81,11 @@ def is_there(cfg: DictConfig, folder: Path) -> bool:
     return True
 
 
+def failure(folder: Path) -> Path:
+    """Return the file that says that a row failed: beside the row's folder, which may be removed then."""
+    return folder.with_name(f".failed{folder.name}")
+
+
 def progress(folder: Path, mine: bool = False) -> Progress:
     """Read how far a row has come.
 
@@ -107,6 +112,8 @@ def _progress(folder: Path, mine: bool) -> Progress:
         seconds = time.time() - begun.stat().st_mtime if begun.is_file() else 0.0
         left = (steps - step) * seconds / step if steps is not None and step else None
         return Progress("running", step, steps, seconds=None if mine else left)
+    if failure(folder).exists():
+        return Progress("failed", step, steps)
     if (folder / "checkpoints" / "last.ckpt").is_file():
         return Progress("stopped", step, steps)
     return Progress("failed" if (folder / ".hydra").is_dir() else "waiting", step, steps)
