@@ -35,6 +35,11 @@ def test_classes_have_a_key_to_those_that_are_shown():
     assert key.shape[1:] == (300, 3)
 
 
+def test_classes_without_names_have_no_key():
+    """Such as those of a folder whose dataset.yaml says how many there are."""
+    assert picture_keys([SEMSEG], rows([[3, 7]]), {}, {})[SEMSEG.title](300).shape == (0, 300, 3)
+
+
 def test_depth_has_a_bar_of_the_colours_that_metres_have():
     key = picture_keys([SEMSEG, DEPTH], rows([[0]]), {"semseg": NAMES}, {})[DEPTH.title](400)
     bar = key[10].astype(int)  # a row through the bar

@@ -36,7 +36,7 @@ def by_rows(draw: Callable[..., Picture]) -> Callable[..., Picture]:
     @wraps(draw)
     def drawn(values: Tensor, *args: Any, **kwargs: Any) -> Picture:
         height, width = values.shape[-2:]
-        rows = max(1, PIXELS_AT_ONCE // width)
+        rows = max(1, PIXELS_AT_ONCE // max(1, width))
         if rows >= height:
             return draw(values, *args, **kwargs)
         bands = (draw(values[..., top : top + rows, :], *args, **kwargs) for top in range(0, height, rows))
