@@ -25,15 +25,35 @@ from mtmamba.shipped import config_dir
 ROOT = Path(__file__).parents[1]
 
 
-def call(script, *arguments, cwd, **environment):
-    """Run a script in another folder, where importing PyTorch fails; it has to answer before."""
+def python(*arguments, cwd, **environment):
+    """Run Python in another folder, where importing PyTorch fails: a script has to answer before."""
     (cwd / "absent").mkdir(exist_ok=True)
     (cwd / "absent/torch.py").write_text("raise AssertionError('PyTorch was imported')")
     paths = os.pathsep.join([str(cwd / "absent"), str(ROOT / "src")])
-    command = [sys.executable, str(ROOT / f"src/{script}.py"), *arguments]
     environment = {**os.environ, "PYTHONPATH": paths, **environment}
-    environment.pop("HYDRA_FULL_ERROR", None) if "HYDRA_FULL_ERROR" not in environment else None
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def call(script, *arguments, cwd, **environment):
+    return python(str(ROOT / f"src/{script}.py"), *arguments, cwd=cwd, **environment)
+
+
+EACH = """
+import json, os, runpy, sys
+import mtmamba.command  # Hydra, once for all calls
+for number, (script, *arguments) in enumerate(json.loads(sys.argv[1])):
+    os.makedirs((folder := f"{number}") + "/absent")  # for --config-dir
+    if os.fork() == 0:
+        os.chdir(folder)
+        for stream, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), stream)
+        sys.argv = [script, *arguments]
+        runpy.run_path(script, run_name="__main__")
+        sys.exit()
+    with open(f"{folder}/status", "w") as file:
+        file.write(str(os.waitstatus_to_exitcode(os.wait()[1])))
+"""
+"""Calls of scripts as of new processes, each in a folder of its own with what it says and its exit status."""
 
 
 ANSWERS = {
@@ -79,15 +99,26 @@ ANSWERS = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """What the wrong calls have left in their folders: files, and what these hold."""
+    folder = tmp_path_factory.mktemp("answered")
+    calls = [[str(ROOT / f"src/{script}.py"), *overrides] for script, *overrides in ANSWERS]
+    done = python("-c", EACH, json.dumps(calls), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    every = [(folder / f"{i}").rglob("*") for i in range(len(calls))]
+    return [{path.name: path.read_text() if path.is_file() else None for path in paths} for paths in every]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="one process for each call")
 @pytest.mark.parametrize("arguments", ANSWERS, ids=" ".join)
-def test_a_wrong_call_is_answered_in_a_sentence_before_heavy_imports(arguments, tmp_path):
-    script, *overrides = arguments
-    done = call(script, *overrides, cwd=tmp_path)
-    (line,) = done.stderr.splitlines()
+def test_a_wrong_call_is_answered_in_a_sentence_before_heavy_imports(arguments, answered):
+    left = answered[list(ANSWERS).index(arguments)]
+    (line,) = left["stderr"].splitlines()
     assert line.startswith("Error: Expected ")
     assert ANSWERS[arguments] in line
-    assert (done.returncode, done.stdout) == (1, "")
-    assert not (tmp_path / "logs").exists()
+    assert (left["status"], left["stdout"]) == ("1", "")
+    assert left.keys() == {"absent", "stderr", "stdout", "status"}  # no folder for runs
 
 
 @pytest.mark.parametrize(
