@@ -71,8 +71,8 @@ def test_the_terminal_has_the_address_and_no_tips(monkeypatch, predictor, capsys
 
 
 @pytest.mark.slow
-def test_in_a_browser(predictor, photograph):
-    """Upload, see every task, read a value, move a slider, find the download."""
+def test_in_a_browser(predictor, photograph, tmp_path):
+    """Upload, see every task, read a value, move a slider, find the download; broken files are answered."""
     pytest.importorskip("gradio")
     webdriver = pytest.importorskip("selenium.webdriver")
     from selenium.webdriver.common.by import By
@@ -113,6 +113,12 @@ def test_in_a_browser(predictor, photograph):
         wait(lambda: browser.execute_script("return arguments[0].querySelector('.mtmamba-values').complete", depth))
         metres = float(browser.execute_script(move, depth).removesuffix(" m"))
         assert metres == pytest.approx(float(predictor(photograph)["depth"][20, 30]), abs=0.01)
+        shown = """
+            return [...arguments[0].querySelectorAll('img')].map(image => image.getBoundingClientRect().height);
+        """
+        photo, over, values = browser.execute_script(shown, depth)
+        assert photo == over > 0 == values
+        assert depth.find_element(By.CSS_SELECTOR, ".mtmamba-figure").size["height"] == pytest.approx(photo, abs=1)
         fade = """
             const slider = arguments[0].querySelector('input');
             slider.value = 0.25; slider.dispatchEvent(new Event('input'));
@@ -120,5 +126,14 @@ def test_in_a_browser(predictor, photograph):
         """
         assert browser.execute_script(fade, depth) == "0.25"
         assert wait(lambda: browser.find_elements(By.CSS_SELECTOR, "#download a"))
+        (tmp_path / "text.png").write_text("no picture")
+        (tmp_path / "cut.png").write_bytes(photograph.read_bytes()[:-2000])
+        for name, reason in (("text.png", "another kind of file"), ("cut.png", "image file is truncated")):
+            browser.get(f"http://127.0.0.1:{port}")
+            wait(lambda: browser.find_elements(By.CSS_SELECTOR, "#photograph input[type=file]"))[0].send_keys(
+                str(tmp_path / name)
+            )
+            (said,) = wait(lambda: browser.find_elements(By.CSS_SELECTOR, "#found [role=alert]"))
+            assert said.text.startswith(f"Expected a whole image that Pillow reads in {name}, got {reason}")
     finally:
         browser.quit()

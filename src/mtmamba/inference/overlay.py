@@ -39,7 +39,7 @@ def _task(result: Result, task: Task, photo: str) -> str:
         'onmousemove="mtmambaRead(event, this)" ontouchmove="mtmambaRead(event.touches[0], this)">'
         f'<img src="{photo}" alt="photograph"><img class="mtmamba-over" alt="{html.escape(task.title)}" '
         f'src="{_address(_shown(result.picture(task.name)), ".png")}" style="opacity:0.8">'
-        f'<img class="mtmamba-values" alt="" src="{_address(values, ".png")}"></div>'
+        f'<img class="mtmamba-values" alt="" style="display:none" src="{_address(values, ".png")}"></div>'
         '<input type="range" min="0" max="1" step="0.01" value="0.8" oninput="mtmambaFade(this)" '
         f'aria-label="opacity of {html.escape(task.title)}">{_legend(result.legend(task.name))}</div>'
     )

@@ -1,5 +1,6 @@
 """The demonstration page: a photograph in, every task over it, raw results out; needs gradio (``mtmamba[demo]``)."""
 
+import html
 import sys
 import time
 import zipfile
@@ -51,17 +52,23 @@ def build(gradio: Any, predictor: Predictor, examples: str | None) -> Any:
     """Return the page, not served yet; visitors' archives lie in a folder that goes with it."""
     folder = TemporaryDirectory(prefix="mtmamba_")
 
-    def answer(photograph: Image.Image | None) -> tuple[str, str | None]:
+    def answer(photograph: str | Image.Image | None) -> tuple[str, str | None]:
         if photograph is None:
             return "", None
-        return predicted(predictor, read_photo(photograph), Path(folder.name))
+        try:
+            return predicted(predictor, read_photo(photograph), Path(folder.name))
+        except SourceError as error:
+            text = str(error).replace(str(photograph), Path(str(photograph)).name)  # visitors know no folder of ours
+            return f'<p role="alert">{html.escape(text)}</p>', None
 
     with gradio.Blocks(title="MTMamba", delete_cache=(KEPT, KEPT)) as page:  # gradio's own copies
         titles = ", ".join(task.title.lower() for task in predictor.tasks)
         gradio.Markdown(f"# MTMamba\nA photograph in: {titles} out. Point at a picture to read its values.")
         with gradio.Row():
-            photograph = gradio.Image(type="pil", label="Photograph", elem_id="photograph", height=320)
-            download = gradio.File(label="Raw results", elem_id="download")
+            photograph = gradio.Image(type="pil", label="Photograph", elem_id="photograph", height=320, min_width=320)
+            download = gradio.File(label="Raw results", elem_id="download", min_width=320)
+            decoded = photograph.preprocess  # it answers a broken file with "Error" alone
+            photograph.preprocess = lambda sent: sent.path if sent and sent.path else decoded(sent)
         found = gradio.HTML(elem_id="found")
         if examples is not None:
             gradio.Examples(_examples(examples), inputs=photograph)
