@@ -126,6 +126,18 @@ def test_a_chart_breaks_where_values_are_not_finite():
     assert len([used for used in drawing.iter(f"{SVG}use") if COLOURS[0] in used.get("style")]) == 5
 
 
+def test_a_lone_value_is_seen_without_a_line():
+    """What is validated once is a dot, twice as large at least as those on a line."""
+
+    def radius(points):
+        drawing = ElementTree.fromstring(line_chart([Series(points)]))
+        (dot, *_) = [used for used in drawing.iter(f"{SVG}use") if COLOURS[0] in used.get("style")]
+        (shape,) = drawing.findall(f".//{SVG}path[@id='{dot.get('{http://www.w3.org/1999/xlink}href')[1:]}']")
+        return max(map(float, re.findall(r"[\d.]+", shape.get("d"))))
+
+    assert radius([(7, 1.0)]) > 2 * radius([(6, 2.0), (7, 1.0)])
+
+
 def test_a_long_line_is_thinned_to_its_end():
     points = [(step, float(step)) for step in range(1001)]
     (line,) = paths(ElementTree.fromstring(line_chart([Series(points, colour=9, pale=True)])), COLOURS[1])

@@ -82,7 +82,8 @@ def line_chart(series: Sequence[Series]) -> Markup:
             steps, values = zip(*thinned(points), strict=True)
             drawn = [value if is_drawn(value) else math.nan for value in values]
             style: dict[str, Any] = {"alpha": 0.45, "linewidth": 0.8} if pale else {"linewidth": 1.6}
-            style["markersize"] = 2 if len(points) < 50 else 0
+            dot = 5 if len(points) == 1 else 2  # one has no line to be seen by
+            style["markersize"] = dot if len(points) < 50 else 0
             axes.plot(steps, drawn, color=COLOURS[colour % len(COLOURS)], marker="o", clip_on=False, **style)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
