@@ -1,6 +1,7 @@
 """The demonstration page: what it is made of, and the page itself in a real browser."""
 
 import json
+import math
 import os
 import re
 import socket
@@ -39,6 +40,8 @@ def test_a_page_s_piece_holds_every_task(predictor, photograph):
     for task in predictor.tasks:
         assert text.count(f'id="mtmamba-{task.name}"') == 1
     assert "script" not in text
+    places = [float(at) for at in re.findall(r"left:([\d.]+)%;[^>]*>[\d.]+ m<", text)]
+    assert places == pytest.approx([100 * math.log(metres / 0.5) / math.log(20) for metres in (0.5, 1, 2, 4, 8)], abs=1)
     codes = [json.loads(code.replace("&quot;", '"')) for code in re.findall('data-code="(.*?)"', text)]
     assert [code["kind"] for code in codes] == ["class", "number", "vector", "number"]
     assert codes[0]["names"][:2] == ["wall", "floor"]

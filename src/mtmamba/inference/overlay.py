@@ -78,7 +78,11 @@ def _address(picture: Picture, suffix: str) -> str:
 def _legend(legend: Legend) -> str:
     colours = [f"rgb{colour}" for _, colour in legend.entries]
     if legend.bar:
-        ticks = "".join(f"<span>{html.escape(word)}</span>" for word, _ in legend.entries if word)
+        places = ((word, 100 * i / (len(colours) - 1)) for i, (word, _) in enumerate(legend.entries) if word)
+        ticks = "".join(
+            f'<span style="left:{at:.4g}%;transform:translateX(-{at:.4g}%)">{html.escape(word)}</span>'
+            for word, at in places
+        )
         bar = f'<div class="mtmamba-bar" style="background:linear-gradient(to right,{",".join(colours)})"></div>'
         return f'{bar}<div class="mtmamba-ticks">{ticks}</div>'
     words = (word for word, _ in legend.entries)
