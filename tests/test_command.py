@@ -122,6 +122,26 @@ def test_a_wrong_call_is_answered_in_a_sentence_before_heavy_imports(arguments, 
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "hydra.run.dir={root}"],
+        ["train", "hydra.run.dir={root}/.."],
+        ["train", "-m", "seed=0,1", "hydra.sweep.dir={root}"],
+        ["eval", "ckpt=x", "hydra.run.dir={root}"],
+    ],
+)
+def test_no_run_lies_where_its_dataset_does(arguments, tmp_path):
+    root = tmp_path / "data/NYUDv2"
+    (root / "images").mkdir(parents=True)
+    before = set(root.parent.rglob("*"))
+    script, *more = [argument.format(root=root) for argument in arguments]
+    done = call(script, *more, *(["data=nyud"] if script == "train" else []), f"data.root={root}", cwd=tmp_path)
+    assert "Error: Expected a folder of the run's own, got " in done.stderr
+    assert done.returncode == 1
+    assert set(root.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
     ("script", "overrides", "folder"),
     [
         ("train", [], "logs/demo"),

@@ -6,11 +6,10 @@ Nothing heavy is imported here: a wrong override is answered before PyTorch is.
 import logging
 import os
 import re
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -23,11 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtmamba.answers import is_answer, is_null_choice, tell
-from mtmamba.files import full_disk, is_full_disk
+from mtmamba.files import full_disk, is_full_disk, remove_folder
 from mtmamba.jobs import (
     STOPPED,
     JobError,
     check_launched,
+    check_place,
     free_memory,
     keep_gpus,
     overrides_of,
@@ -122,6 +122,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
                 check_overrides(overrides_of("task"), cfg, HydraConfig.get().runtime.choices)
                 check_settings(cfg)
                 check_launched(cfg)
+                check_place(cfg, folder)
                 if swept and "resume" in cfg:
                     work_on_row(cfg, folder, work, called)
                 elif swept and takes_several_devices(cfg):
@@ -214,11 +215,5 @@ def remove_unused(folder: Path, records: Set[str]) -> None:
         folder: the run's.
         records: names of what counts as such.
     """
-    if folder.resolve() == Path.cwd() or not folder.is_dir() or {p.name for p in folder.iterdir()} - records:
-        return
-    shutil.rmtree(folder, ignore_errors=True)  # another device's process may be at it
-    for parent in list(folder.parents)[:2]:
-        if parent.resolve() == Path.cwd() or not parent.is_dir() or any(parent.iterdir()):
-            break
-        with suppress(OSError):
-            parent.rmdir()
+    if folder.resolve() != Path.cwd() and not (folder.is_dir() and {p.name for p in folder.iterdir()} - records):
+        remove_folder(folder)

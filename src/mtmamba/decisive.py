@@ -18,6 +18,9 @@ _NEITHER = {
 INDIFFERENT = {*_NEITHER, "encoder.pretrained", "encoder.weights", "encoder.name"}
 """What is another's choice (a machine's, a validation's), or says again what another key says."""
 
+LENGTH = "optimizer.schedule.max_steps"
+"""The number of updates, which a run that is gone on with may change."""
+
 TRAINED = (
     "loss", "optimizer", "ema_decay", "monitor", "trainer.max_steps", "trainer.precision", "trainer.val_check_interval",
 )  # fmt: skip
@@ -34,7 +37,7 @@ def check_resumed(mine: Mapping[str, Any], its: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: dataset, network, tasks, loss, optimiser, seed or the averaging of weights differ.
     """
-    found = [text for key, text in differences(mine, its).items() if key != "optimizer.schedule.max_steps"]
+    found = [text for key, text in differences(mine, its).items() if key != LENGTH]
     if found:
         raise ConfigError(
             f"Expected the settings of the run to resume, got {', '.join(found)}: repeat that run's command with "
@@ -69,7 +72,7 @@ def decisive(config: Any, *, trained: bool = True) -> dict[str, Any]:
         trained: with those of the training, which the configuration of an evaluation does not tell.
     """
     untold = () if trained else (*TRAINED, "encoder.pretrained", "encoder.weights")
-    ignored = (*_NEITHER, "data.device_batch_size", "optimizer.schedule.max_steps", *untold)
+    ignored = (*_NEITHER, "data.device_batch_size", LENGTH, *untold)
     kept = ("data", "encoder", "decoder", *TRAINED)
     return {key: value for key, value in flat(config) if _is_below(key, kept) and not _is_below(key, ignored)}
 

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,16 @@ def _lock(held: int, wait: bool) -> bool:
     except OSError:  # another holds it, or the file system knows no locks: then nothing is ever removed there
         return False
     return True
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, where it is there, and the two around it where they are empty then; never the working one."""
+    shutil.rmtree(folder, ignore_errors=True)  # another device's process may be at it
+    for parent in list(folder.parents)[:2]:
+        if parent.resolve() == Path.cwd() or not parent.is_dir() or any(parent.iterdir()):
+            break
+        with suppress(OSError):
+            parent.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

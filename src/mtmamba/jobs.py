@@ -4,6 +4,7 @@ import gc
 import itertools
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,25 @@ def check_launched(cfg: DictConfig) -> None:
     if cfg.get("resume") == "auto":
         raise ConfigError(
             f"Expected resume=RUN with {launcher}, whose processes might not find the same run, got auto: name it."
+        )
+
+
+def check_place(cfg: DictConfig, folder: Path) -> None:
+    """Refuse to put a run where its dataset lies, and take back what Hydra has written there.
+
+    Raises:
+        ConfigError: the run's folder, or the sweep's, is the dataset's or contains it.
+    """
+    called, root = HydraConfig.get(), OmegaConf.select(cfg, "data.root")
+    if root is None or called.output_subdir is None:  # a command without a folder of its own
+        return
+    place = Path(called.sweep.dir) if called.mode == RunMode.MULTIRUN else folder
+    if Path(root).expanduser().resolve().is_relative_to(place.resolve()):
+        shutil.rmtree(folder / called.output_subdir, ignore_errors=True)
+        (place / "multirun.yaml").unlink(missing_ok=True)
+        raise ConfigError(
+            f"Expected a folder of the run's own, got {place}, where the dataset {root} lies: choose another with "
+            "hydra.run.dir=FOLDER, or hydra.sweep.dir=FOLDER for a sweep."
         )
 
 

@@ -16,7 +16,7 @@ import mtmamba
 import toy_network  # noqa: F401 - registers encoder=toy
 from fake_data import write_nyud
 from fake_training import overrides, rows, run
-from mtmamba.checkpoints import read_checkpoint
+from mtmamba.checkpoints import CheckpointError, read_checkpoint, save_checkpoint
 from mtmamba.compose import describe
 from mtmamba.config_checks import ConfigError
 from mtmamba.runs.folder import find_unfinished, locked
@@ -76,6 +76,29 @@ def test_other_updates_are_refused_by_name_and_nothing_is_written(dataset, finis
     with pytest.raises(ConfigError, match=named):
         run(dataset, tmp_path / "new", *SHORT, f"resume={finished[0]}", changed)
     assert contents(finished[0]) == before
+
+
+def test_no_run_begins_over_anothers_checkpoints(dataset, finished):
+    before = contents(finished[0])
+    with pytest.raises(ConfigError, match=r"got \S+/run with checkpoints/last\.ckpt of another: .* resume=\S+"):
+        run(dataset, finished[0], *SHORT)
+    assert contents(finished[0]) == before
+
+
+def test_a_checkpoint_without_its_runs_folder_is_not_gone_on_with(dataset, finished, tmp_path):
+    shutil.copy(finished[0] / LAST, tmp_path / "last.ckpt")
+    with pytest.raises(ConfigError, match=r"Expected a checkpoint in its run's folder, .*, got \S+/last\.ckpt"):
+        run(dataset, tmp_path / "logs/nyud/new", *SHORT, f"resume={tmp_path}/last.ckpt")
+
+
+def test_a_call_that_is_gone_on_elsewhere_leaves_no_empty_folders(dataset, finished, tmp_path):
+    """Neither where the checkpoint is refused after the run's own folder has been taken for the call's."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    content = read_checkpoint(tmp_path / "run" / LAST)
+    save_checkpoint(content | {"global_step": 1}, tmp_path / "run" / LAST)
+    with pytest.raises(CheckpointError, match="to be the count of the loops"):
+        run(dataset, tmp_path / "logs/nyud/new", *SHORT, f"resume={tmp_path}/run")
+    assert {path.name for path in tmp_path.iterdir()} <= {"run", "cache"}
 
 
 def test_a_longer_run_has_the_new_schedules_rate_at_once(dataset, finished, tmp_path):
@@ -206,9 +229,13 @@ def test_what_does_not_make_the_updates_is_not_compared_and_the_nearest_run_is_n
     assert "broken, whose config.yaml cannot be read" in caplog.text
     assert "pipe, whose config.yaml cannot be read (a pipe)" in caplog.text
     with caplog.at_level("INFO", "mtmamba"):
-        other = describe(mtmamba.load_config(overrides(dataset, tmp_path, *SHORT, "seed=3", "trainer.max_steps=9")))
-        assert find_unfinished(other, tmp_path) is None
-    assert "seed=3 instead of 0, optimizer.schedule.max_steps=9 instead of 2" in caplog.text
+        for seed in (3, 0):
+            options = [*SHORT, f"seed={seed}", "trainer.max_steps=9"]
+            assert (
+                find_unfinished(describe(mtmamba.load_config(overrides(dataset, tmp_path, *options))), tmp_path) is None
+            )
+    assert "seed=3 instead of 0, optimizer.schedule.max_steps=9 instead of 2.\n" in caplog.text
+    assert f"but optimizer.schedule.max_steps=9 instead of 2; resume={tmp_path}/run would go on with it." in caplog.text
 
 
 def test_scores_are_written_although_no_training_label_is_known(tmp_path, caplog):

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mtmamba.checkpoints import FOLDER, LAST
-from mtmamba.decisive import differences
-from mtmamba.files import what_is, write_json, write_text
+from mtmamba.decisive import LENGTH, differences
+from mtmamba.files import remove_folder, what_is, write_json, write_text
 from mtmamba.runs.environment import environment
 from mtmamba.runs.plain_yaml import plain_yaml
 from mtmamba.settings import ConfigError
@@ -27,9 +26,23 @@ LOCK = ".lock"
 
 @rank_zero_only
 def remove_empty(folder: Path) -> None:
-    """Remove a folder that holds nothing but Hydra's record of the call."""
+    """Remove a folder that holds nothing but Hydra's record of the call, and those around it that are empty then."""
     if folder.is_dir() and {p.name for p in folder.iterdir()} <= {".hydra"}:
-        shutil.rmtree(folder)
+        remove_folder(folder)
+
+
+@rank_zero_only
+def require_new(run_dir: Path) -> None:
+    """Refuse to begin a run over the checkpoints of another.
+
+    Raises:
+        ConfigError: there are some in the folder.
+    """
+    if (run_dir / FOLDER / LAST).is_file():
+        raise ConfigError(
+            f"Expected a new folder for a new run, got {run_dir} with {FOLDER}/{LAST} of another: go on with that one "
+            f"by resume={run_dir}, or choose another folder."
+        )
 
 
 @rank_zero_only
@@ -110,7 +123,8 @@ def find_unfinished(description: Mapping[str, Any], log_dir: Path) -> Path | Non
             nearest = run, differing
     log.info("resume=auto: no unfinished run of this configuration below %s; starting anew.", log_dir)
     if nearest is not None:
-        log.info("The nearest one is %s, but %s.", nearest[0], ", ".join(nearest[1].values()))
+        way = f"; resume={nearest[0]} would go on with it" if set(nearest[1]) == {LENGTH} else ""
+        log.info("The nearest one is %s, but %s%s.", nearest[0], ", ".join(nearest[1].values()), way)
     return None
 
 

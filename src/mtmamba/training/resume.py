@@ -26,6 +26,7 @@ from mtmamba.checkpoints import (
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.decisive import check_resumed
 from mtmamba.runs.folder import find_unfinished
+from mtmamba.settings import ConfigError
 from mtmamba.training.callbacks import name_pictures
 from mtmamba.training.checkpointing import Checkpointing, log_validation
 from mtmamba.training.validations import Validations
@@ -79,7 +80,13 @@ def _path(cfg: DictConfig) -> Path | None:
     if cfg.resume is None:
         return None
     if cfg.resume != "auto":
-        return find_checkpoint(Path(cfg.resume), LAST).resolve()
+        found = find_checkpoint(Path(cfg.resume), LAST).resolve()
+        if found.parent.name != FOLDER:
+            raise ConfigError(
+                f"Expected a checkpoint in its run's folder, RUN/{FOLDER}/{LAST}, got {found}, which has none to go on "
+                "in: give the run, or begin a new one from its weights with init=CHECKPOINT."
+            )
+        return found
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         found = find_unfinished(compose.describe(cfg), Path(cfg.log_dir))
         os.environ[CHOSEN] = "" if found is None else str(found.resolve())

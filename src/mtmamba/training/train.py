@@ -21,7 +21,7 @@ from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.files import remove_partial, write_json
 from mtmamba.restore import fetch_nothing, load_weights
-from mtmamba.runs.folder import begin, locked, remove_empty, speak
+from mtmamba.runs.folder import begin, locked, remove_empty, require_new, speak
 from mtmamba.runs.record import Scores, model_record, score_record, written
 from mtmamba.runs.table import score_table, show
 from mtmamba.sharing import read_model
@@ -71,6 +71,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         restore_record(validations, resumed)
         remove_empty(run_dir)
         run_dir = resumed.run_dir
+    else:
+        require_new(run_dir)
     with locked(run_dir), threads_of_its_own():
         return _train(cfg, run_dir, validations, resumed, start)
 
