@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 import mtmamba
 from mtmamba import build
-from mtmamba.answers import sentence
+from mtmamba.answers import is_answer, sentence
 from mtmamba.config_checks import demo_settings
 from mtmamba.settings import ConfigError, check_settings
 from mtmamba.shipped import config_dir
@@ -238,7 +238,7 @@ WRONG = """
 """.split()  # noqa: SIM905 - a line each would hide the rest
 WRONG_IN_EVALUATION = """
     bootstrap.resamples=-1 worst=-1 boundary_workers=0 split=test tta.scales=[] tta.scales=[0] tta.flip=2
-    data.num_workers=-1 pictures=0.5 save_predictions=all
+    data.num_workers=-1 pictures=0.5 save_predictions=all ckpt=3 ids=3
 """.split()  # noqa: SIM905
 
 
@@ -358,6 +358,25 @@ def test_ctrl_c_ends_a_command_in_a_word(tmp_path, answer, said):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (130, said)
+
+
+def symlink_loop():
+    """As ``Path.resolve`` before Python 3.13."""
+    raise RuntimeError("Symlink loop from '/a/b'")
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda: Path("~nobody-of-that-name/x").expanduser(), "Expected a path whose ~ is somebody's home, got none"),
+        (symlink_loop, "that leads back to itself, /a/b: correct it."),
+    ],
+)
+def test_what_python_says_of_paths_is_a_sentence(act, said):
+    with pytest.raises(RuntimeError) as error:
+        act()
+    assert is_answer(error.value)
+    assert said in sentence(error.value, "train")
 
 
 def test_an_error_of_the_system_about_a_path_is_a_sentence():

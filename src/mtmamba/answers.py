@@ -26,11 +26,18 @@ EXTRAS = {
 }
 """What brings a launcher of sweeps, where it is missing."""
 
+PATHLIBS = {
+    "Symlink loop from ": "Expected a path that leads somewhere, got a link that leads back to itself, {}: correct it.",
+    "Could not determine home directory": "Expected a path whose ~ is somebody's home, got none{}: write it in full.",
+}
+"""What Python says of paths without an error of its own kind, and what we do."""
+
 
 def is_answer(error: BaseException) -> bool:
     """Return whether an error's message is meant for people: ours, Hydra's, or the operating system's."""
     ours = type(error).__module__.partition(".")[0] in ("mtmamba", "hydra", "omegaconf")
-    return ours or isinstance(error, OSError) or str(error).startswith("Expected ") or _is_full(error)
+    theirs = str(error).startswith(("Expected ", *PATHLIBS))
+    return ours or isinstance(error, OSError) or theirs or _is_full(error)
 
 
 def _is_full(error: BaseException) -> bool:
@@ -78,6 +85,9 @@ def sentence(error: BaseException, name: str) -> str:
         return (
             f"Expected a path that can be used so, got {error.filename}: {error.strerror}; choose another, or mend it."
         )
+    for begin, ours in PATHLIBS.items():
+        if text.startswith(begin):
+            return ours.format(text.removeprefix(begin).strip("'."))
     if is_null_choice(error):
         nulls = [a for a in sys.argv[1:] if "=" in a and (config_dir() / a.partition("=")[0].lstrip("+")).is_dir()]
         return f"Expected the names of files as choices of groups, got {' '.join(nulls)}: correct what is none."

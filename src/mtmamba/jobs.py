@@ -178,7 +178,7 @@ def check_place(cfg: DictConfig, folder: Path) -> None:
     if root is None or called.output_subdir is None:  # a command without a folder of its own
         return
     place = Path(called.sweep.dir) if called.mode == RunMode.MULTIRUN else folder
-    if Path(root).expanduser().resolve().is_relative_to(place.resolve()):
+    if Path(os.path.realpath(Path(root).expanduser())).is_relative_to(os.path.realpath(place)):
         shutil.rmtree(folder / called.output_subdir, ignore_errors=True)
         (place / "multirun.yaml").unlink(missing_ok=True)
         raise ConfigError(

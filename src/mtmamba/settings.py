@@ -137,6 +137,10 @@ RULES: Mapping[str, Rule] = {
         "logs",
     ),
     "out": PLACE,
+    "pred": PLACE,
+    "ckpt": TEXT._replace(words="a run's folder, a checkpoint or the name of a model", example="./RUN"),
+    **dict.fromkeys(("ids", "boundary_ids"), or_null(TEXT._replace(words="a file of ids", example="./FILE"))),
+    **dict.fromkeys(("save_dir", "output"), or_null(PLACE)),
     "split": Rule("train or val", lambda value: value in ("train", "val"), "val"),
     "save_predictions": SWITCH,
     "source": Rule(

@@ -294,6 +294,9 @@ def test_boundaries_come_from_the_cache(pascal, monkeypatch):
 def test_ids_may_hold_folders(nyud):
     (nyud / "gt_sets/val.txt").write_text("attic/0001\ncellar/00.2\n")
     assert get_dataset("nyud").read_ids(nyud, "val") == ["attic/0001", "cellar/00.2"]
+    (nyud / "gt_sets/val.txt").write_text("0001" * 10**6)  # no file can be named so, nor a sentence hold it
+    with pytest.raises(DatasetError, match=r"an id such as 0001 .*, got '0001[01]{36}' and more\. "):
+        get_dataset("nyud").read_ids(nyud, "val")
 
 
 @pytest.mark.parametrize(

@@ -80,13 +80,13 @@ def _path(cfg: DictConfig) -> Path | None:
     if cfg.resume is None:
         return None
     if cfg.resume != "auto":
-        found = find_checkpoint(Path(cfg.resume), LAST).resolve()
-        if found.parent.name != FOLDER:
+        path = find_checkpoint(Path(cfg.resume), LAST).resolve()
+        if path.parent.name != FOLDER:
             raise ConfigError(
-                f"Expected a checkpoint in its run's folder, RUN/{FOLDER}/{LAST}, got {found}, which has none to go on "
+                f"Expected a checkpoint in its run's folder, RUN/{FOLDER}/{LAST}, got {path}, which has none to go on "
                 "in: give the run, or begin a new one from its weights with init=CHECKPOINT."
             )
-        return found
+        return path
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         found = find_unfinished(compose.describe(cfg), Path(cfg.log_dir))
         os.environ[CHOSEN] = "" if found is None else str(found.resolve())

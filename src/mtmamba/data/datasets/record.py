@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtmamba.data.layouts import DatasetError, Layout
-from mtmamba.files import what_is
+from mtmamba.files import LONGEST, what_is
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,7 +135,8 @@ class DatasetRecord:
 def is_id(name: str) -> bool:
     """Return whether a line of a list can be an id: a path below the folder, without an ending."""
     path = PurePosixPath(name)
-    return name.isprintable() and not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
+    sound = name.isprintable() and not path.is_absolute() and ".." not in path.parts and path.as_posix() == name
+    return sound and all(len(os.fsencode(part)) <= LONGEST for part in path.parts)
 
 
 def read_list(path: Path, remedy: str, is_id: Callable[[str], bool]) -> list[str]:
@@ -155,7 +157,8 @@ def read_list(path: Path, remedy: str, is_id: Callable[[str], bool]) -> list[str
         raise DatasetError(f"Expected {path.stem} ids in {path}, one per line, got an empty file. {remedy}")
     if malformed:
         raise DatasetError(
-            f"Expected an id such as 0001 or attic/0001 a line in {path}, got {malformed[0]!r}. {remedy}"
+            f"Expected an id such as 0001 or attic/0001 a line in {path}, got {malformed[0][:40]!r}"
+            f"{' and more' if len(malformed[0]) > 40 else ''}. {remedy}"
         )
     if repeated:
         raise DatasetError(f"Expected each id once in {path}, got {repeated[0]!r} twice. {remedy}")
