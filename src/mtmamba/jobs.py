@@ -48,7 +48,7 @@ def work_on_row(cfg: DictConfig, folder: Path, work: Callable[[DictConfig, Path]
         work: trains.
         called: the script and its arguments.
     """
-    from mtmamba.runs.sweep import failure, is_there, show_rows, take_gpu
+    from mtmamba.runs.sweep import SHOWN, failure, is_there, show_rows, take_gpu
 
     hydra_cfg = HydraConfig.get()
     sweep_dir, alone = Path(hydra_cfg.sweep.dir), takes_several_devices(cfg)
@@ -56,11 +56,12 @@ def work_on_row(cfg: DictConfig, folder: Path, work: Callable[[DictConfig, Path]
         take_gpu(sweep_dir)
     overrides = rows_of(sweep_dir)
     if is_there(cfg, folder):
-        if folder.name == str(len(overrides) - 1):  # rows that are trained have shown all of them
+        if folder.name == str(len(overrides) - 1) and sweep_dir not in SHOWN:
             show_rows(sweep_dir, overrides)
         return
     failure(folder).unlink(missing_ok=True)
-    show_rows(sweep_dir, overrides, folder)
+    if sweep_dir not in SHOWN:  # afterwards the end of one row is the beginning of the next
+        show_rows(sweep_dir, overrides, folder)
     try:
         for left in reversed(range(cfg.retries + 1)):
             if cfg.resume is None and (folder / "checkpoints" / "last.ckpt").is_file():

@@ -106,6 +106,21 @@ def test_a_table_names_rows_by_what_differs(tmp_path, capsys):
     assert ["1", "decoder=stm2", "waiting", "", "", ""] in lines
 
 
+def test_rows_to_come_last_as_long_as_those_that_are_finished(tmp_path, capsys):
+    for number, took in enumerate((40, 80)):
+        write_row(tmp_path / str(number), 10, finished=True)
+        (tmp_path / f"{number}/environment.json").touch()
+        end = (tmp_path / f"{number}/metrics.json").stat().st_mtime
+        os.utime(tmp_path / f"{number}/environment.json", (end - took,) * 2)
+    write_row(tmp_path / "2", 4)
+    write_row(tmp_path / "3", 0, checkpoint=False)
+    show_rows(tmp_path, [[f"seed={seed}"] for seed in range(5)])
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [(line[2], line[-1]) for line in lines if len(line) > 2] == [
+        ("finished", ""), ("finished", ""), ("stopped", "0:00:36"), ("failed", ""), ("waiting", "0:01:00"),
+    ]  # fmt: skip
+
+
 def test_a_row_that_begins_is_running_wherever_its_folder_is_told_from(tmp_path, monkeypatch, capsys):
     """Hydra gives the sweep's folder as it was written, and a row's from the root of the file system."""
     (tmp_path / "sweep/0/.hydra").mkdir(parents=True)

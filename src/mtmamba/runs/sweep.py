@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from statistics import mean
 from typing import IO, NamedTuple
 
 from omegaconf import DictConfig
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 HELD: list[IO[str]] = []
 """Files whose locks this process holds as long as it lives."""
 
+SHOWN: set[Path] = set()
+"""Sweeps whose rows this process has shown."""
+
 
 class Progress(NamedTuple):
     """How far a row has come.
@@ -42,7 +46,7 @@ class Progress(NamedTuple):
         step: optimiser steps that are logged.
         steps: of the whole training; None before it begins.
         scores: the tasks' headlines, in the end.
-        seconds: left of a running row, at the speed that it has had; None where that is not known.
+        seconds: left of a running row, at the speed that it has had; those that a finished one took; else None.
     """
 
     state: str
@@ -100,17 +104,17 @@ def progress(folder: Path, mine: bool = False) -> Progress:
 
 
 def _progress(folder: Path, mine: bool) -> Progress:
-    steps = _steps(folder)
+    steps, start = _steps(folder), folder / "environment.json"
+    begun = start.stat().st_mtime if start.is_file() else None
     if (folder / "metrics.json").is_file():
         record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         scores = {task: values.get(get_task(task).headline) for task, values in record["tasks"].items()}
         shown = [f"{task} {value:.4g}" for task, value in scores.items() if value is not None]
-        return Progress("finished", steps or 0, steps, ", ".join(shown))
+        took = (folder / "metrics.json").stat().st_mtime - begun if begun else None
+        return Progress("finished", steps or 0, steps, ", ".join(shown), took)
     step = _logged(folder)
     if mine or (folder.is_dir() and is_at_work(folder)):
-        begun = folder / "environment.json"
-        seconds = time.time() - begun.stat().st_mtime if begun.is_file() else 0.0
-        left = (steps - step) * seconds / step if steps is not None and step else None
+        left = (steps - step) * (time.time() - begun) / step if steps is not None and step and begun else None
         return Progress("running", step, steps, seconds=None if mine else left)
     if failure(folder).exists():
         return Progress("failed", step, steps)
@@ -120,20 +124,24 @@ def _progress(folder: Path, mine: bool) -> Progress:
 
 
 def show_rows(sweep_dir: Path, rows: Sequence[Sequence[str]], mine: Path | None = None) -> None:
-    """Print a sweep's rows.
+    """Print a sweep's rows; those that have not begun are taken to last as long as the finished ones have.
 
     Args:
         sweep_dir: the sweep's folder, which holds those of its rows by their numbers.
         rows: overrides of each.
         mine: the folder of the row that this process is at.
     """
+    SHOWN.add(sweep_dir)
     common = set.intersection(*map(set, rows))
+    folders = [sweep_dir / str(number) for number in range(len(rows))]
+    found = [progress(folder, mine is not None and folder.resolve() == mine.resolve()) for folder in folders]
+    took = [row.seconds for row in found if row.state == "finished" and row.seconds is not None]
     table = Table("", "Row", "State", "Step", "Scores", "Left", title=str(sweep_dir))
-    for number, overrides in enumerate(rows):
-        folder = sweep_dir / str(number)
-        state, step, steps, scores, seconds = progress(folder, mine is not None and folder.resolve() == mine.resolve())
+    for number, (overrides, (state, step, steps, scores, seconds)) in enumerate(zip(rows, found, strict=True)):
         name = " ".join(override for override in overrides if override not in common) or " ".join(overrides)
-        left = "" if seconds is None else str(timedelta(seconds=round(seconds)))
+        if seconds is None and took and state != "failed":
+            seconds = mean(took) * (1 - step / steps if steps else 1)
+        left = "" if seconds is None or state == "finished" else str(timedelta(seconds=round(seconds)))
         table.add_row(str(number), name, state, "" if steps is None else f"{step} of {steps}", scores, left)
     show(table)
 
