@@ -2,7 +2,7 @@
 
 import logging
 import os
-import subprocess
+import runpy
 import sys
 from itertools import product
 from pathlib import Path
@@ -350,14 +350,15 @@ def test_a_model_without_released_names_is_not_exported(choice, remedy, tmp_path
 # The script
 
 
-def test_the_script_imports_and_says_where(tmp_path):
+def test_the_script_imports_and_says_where(tmp_path, monkeypatch, caplog):
     write(tmp_path, released())
-    command = [sys.executable, str(ROOT / "src" / "import_checkpoint.py"), "source=released.pth.tar", "output=a/b.ckpt"]
-    done = subprocess.run(
-        [*command, "experiment=nyud_mtmamba", *SMALL], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "a/b.ckpt" in done.stdout + done.stderr
+    script = str(ROOT / "src" / "import_checkpoint.py")
+    arguments = ["source=released.pth.tar", "output=a/b.ckpt", "experiment=nyud_mtmamba", *SMALL]
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.INFO):
+        runpy.run_path(script, run_name="__main__")
+    assert "a/b.ckpt" in caplog.text
     assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")} == {"released.pth.tar", "a", "a/b.ckpt"}
     assert mtmamba.load_model(tmp_path / "a" / "b.ckpt").decoder.tasks == ("semseg", "depth", "normals", "edge")
 

@@ -1,6 +1,7 @@
 """Weights rounded once to bfloat16: what autocast makes of them at each use, and nothing else."""
 
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -15,10 +16,13 @@ from triton_runs import GPU
 DECODERS = sorted(path.stem for path in (config_dir() / "decoder").glob("*.yaml"))
 NETWORKS = [
     *(f"decoder={decoder}" for decoder in DECODERS),
-    *(f"ablation={ablation}" for ablation in ("g0", "g1", "mfe_wmsa", "gate_wmsa")),
+    *(f"ablation={ablation}" for ablation in ("mfe_wmsa", "gate_wmsa")),
+    *(pytest.param(f"ablation={ablation}", marks=pytest.mark.slow) for ablation in ("g0", "g1")),
     "backend=torch",
     "decoder=mtmamba_plus backend=torch",
-    *(f"encoder=timm encoder.name={name}" for name in ("convnext_atto", "resnet18", "swinv2_tiny_window8_256")),
+    "encoder=timm encoder.name=convnext_atto",
+    pytest.param("encoder=timm encoder.name=resnet18", marks=pytest.mark.slow),
+    pytest.param("encoder=timm encoder.name=swinv2_tiny_window8_256", marks=pytest.mark.slow),
 ]
 READ_IN_FLOAT32 = {
     "on a GPU": r"norm(?!als)|(mfe|own)\.conv\.|head\.project\.",
@@ -57,17 +61,26 @@ class Rounded(TorchDispatchMode):
         return result
 
 
+@cache
+def rounded(network, device):
+    """A network whose weights have been rounded; predictions and the parameters that they rounded, before and after."""
+    model, images = build(network, device)
+    with Rounded(model) as before:
+        expected = predict(model, images)
+    size = sum(p.nbytes for p in model.parameters())
+    with Rounded(model.weights_to_bfloat16()) as after:
+        found = predict(model, images)
+    return model, size, (expected, found), (before.found, after.found)
+
+
 @pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_results_are_those_of_weights_rounded_at_each_use(network, device):
     if device == "cuda" and "backend" in network:
         pytest.skip("of CPUs")
-    model, images = build(network, device)
-    expected = predict(model, images)
-    before = sum(p.nbytes for p in model.parameters())
-    found = predict(model.weights_to_bfloat16(), images)
+    model, size, (expected, found), _ = rounded(network, device)
     assert all(torch.equal(x, expected[task]) for task, x in found.items())
-    assert sum(p.nbytes for p in model.parameters()) < 0.6 * before
+    assert sum(p.nbytes for p in model.parameters()) < 0.6 * size
     assert {p.dtype for p in model.parameters()} == {torch.float32, torch.bfloat16}
 
 
@@ -78,12 +91,8 @@ FACTORS = r"mix\.change\.(logits|gamma)$|decoder\.(queries|query_places|key_plac
 @pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_no_weight_is_left_to_round(decoder, device):
-    model, images = build(f"decoder={decoder}", device)
-    with Rounded(model) as before:
-        predict(model, images)
-    assert any(name.startswith("encoder.") and name.endswith("fc1.weight") for name in before.found)
-    with Rounded(model.weights_to_bfloat16()) as after:
-        predict(model, images)
+    model, _, _, (before, after) = rounded(f"decoder={decoder}", device)
+    assert any(name.startswith("encoder.") and name.endswith("fc1.weight") for name in before)
     kept = {name for name, _ in model.named_parameters() if re.search("|".join(READ_IN_FLOAT32.values()), name)}
     for name, module in model.named_modules():  # of peers' decoders
         if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
@@ -93,8 +102,8 @@ def test_no_weight_is_left_to_round(decoder, device):
         kept = {name for name in kept if "project" not in name}
     assert {name for name, p in model.named_parameters() if p.dtype == torch.float32} == kept
     if device == "cuda":
-        assert not after.found
-    assert all(re.search(READ_IN_FLOAT32["on a GPU"], name) for name in after.found)
+        assert not after
+    assert all(re.search(READ_IN_FLOAT32["on a GPU"], name) for name in after)
 
 
 def test_a_checkpoints_weights_are_rounded_as_they_are_loaded():

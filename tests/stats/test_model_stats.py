@@ -202,6 +202,7 @@ def script(monkeypatch, *arguments):
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
+@pytest.mark.slow  # of which one process of several would count every network anew
 def test_script_shows_both_figures_and_ends_well(monkeypatch, capsys):
     script(monkeypatch, "table=all")
     printed = capsys.readouterr().out
