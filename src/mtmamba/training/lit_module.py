@@ -19,7 +19,8 @@ from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.padding import resized
 from mtmamba.settings import settings_of
 from mtmamba.tasks import Task, relative_gain, select_tasks
-from mtmamba.training.watched_losses import WatchedLosses, labelled_mean, logged_means
+from mtmamba.training.processes import found_by_any
+from mtmamba.training.watched_losses import NonFiniteLossError, WatchedLosses, labelled_mean, logged_means
 from mtmamba.types import Batch, Logits
 
 log = logging.getLogger(__name__)
@@ -153,9 +154,11 @@ class MultiTaskModule(LightningModule):
         return total
 
     def on_after_backward(self) -> None:
-        """Raise NonFiniteLossError if a loss of the micro-batch is not finite."""
+        """Raise NonFiniteLossError in every process if a loss of the micro-batch is not finite in one of them."""
         assert self._watched is not None
-        self._watched.require_finite(self.global_step)
+        if wrong := found_by_any(self.trainer, self._watched.not_finite()):
+            tasks, ids = (list(dict.fromkeys(names)) for names in zip(*wrong, strict=True))
+            raise NonFiniteLossError(tasks, ids, self.global_step)
 
     def latest_losses(self) -> dict[str, float]:
         """Return the last micro-batch's losses by the names that they are logged under, once its forward pass is over.

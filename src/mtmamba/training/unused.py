@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mtmamba.config_checks import ConfigError
+from mtmamba.training.processes import found_by_any
 
 STRATEGY = "ddp_find_unused_parameters_true"
 """Lightning's name of what finds such parameters at each step, and updates them as one process would: not at all."""
@@ -31,10 +32,7 @@ class RefuseUnused(Callback):
         unused = {n: p for n, p in pl_module.named_parameters() if p.requires_grad and _version(p) == self._before[n]}
         if unused:  # what the others wait for
             torch.autograd.backward(list(unused.values()), [torch.zeros_like(p) for p in unused.values()])
-        if trainer.strategy.reduce_boolean_decision(bool(unused), all=False):
-            every: list[list[str]] = [[]] * trainer.world_size
-            torch.distributed.all_gather_object(every, list(unused))
-            names = sorted(set().union(*every))
+        if names := sorted(set(found_by_any(trainer, list(unused)))):
             raise ConfigError(
                 f"Expected every parameter to have a part in the loss with trainer.strategy=ddp, got {len(names)} "
                 f"without one at step {trainer.global_step}, such as {names[0]}: set trainer.strategy={STRATEGY}."

@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class NonFiniteLossError(FloatingPointError):
-    """A task's loss is NaN or infinite; training stops before the weights are touched.
+    """A task's loss is NaN or infinite; training stops in all processes before the weights are touched.
 
     Attributes:
         tasks: whose losses.
-        ids: of the batch's images.
+        ids: of the images that have such a loss, of all processes.
     """
 
     def __init__(self, tasks: list[str], ids: list[str], step: int) -> None:
@@ -47,10 +47,10 @@ class WatchedLosses:
             self._copied.synchronize()
         return dict(zip(self.tasks, self._values, strict=True))
 
-    def require_finite(self, step: int) -> None:
-        """Raise NonFiniteLossError, which names the step, if a loss is not finite."""
-        if wrong := [task for task, values in self.losses().items() if not values.isfinite().all()]:
-            raise NonFiniteLossError(wrong, self.ids, step)
+    def not_finite(self) -> list[tuple[str, str]]:
+        """Return each loss that is not finite, as its task and the image's id."""
+        wrong = ~torch.stack([*self.losses().values()]).isfinite()  # (T, B)
+        return [(self.tasks[t], self.ids[i]) for t, i in wrong.nonzero().tolist()]
 
 
 def labelled_mean(loss: Tensor, weights: Tensor | None) -> tuple[Tensor, int]:
