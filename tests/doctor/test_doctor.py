@@ -1,6 +1,10 @@
 """The doctor sees what is broken, says what to do, and fails only where the main job cannot run."""
 
 import dataclasses
+import re
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +13,8 @@ from fake_data import write_nyud
 from mtmamba.doctor import checks
 from mtmamba.doctor.report import examine
 from mtmamba.scan import registry
+
+ROOT = Path(__file__).parents[2]
 
 
 def found(findings, name):
@@ -52,6 +58,45 @@ def test_a_backend_that_is_not_there_says_why(other_backends):
     assert found(checks.backends(), "scan torch").text == "not here: ABI of another torch"
 
 
+def test_a_mamba_ssm_that_does_not_import_says_why(other_backends, monkeypatch, tmp_path):
+    """Its extension is there, built for another PyTorch; the backend is asked as on a machine with a GPU."""
+    (tmp_path / "selective_scan_cuda.py").write_text("raise ImportError('undefined symbol: _ZN3c10')")
+    monkeypatch.syspath_prepend(tmp_path)
+    backend = registry.BACKENDS["mamba_ssm"]
+    asked = dataclasses.replace(backend, why_unavailable=lambda *_: backend.why_unavailable("cuda", torch.float32))
+    other_backends(asked)
+    text = found(checks.backends(), "scan mamba_ssm").text
+    assert "cannot be imported (undefined symbol: _ZN3c10)" in text
+    assert "pip install 'mtmamba[mamba]'" in text
+
+
+@pytest.mark.parametrize(
+    ("version", "state"), [("2.8.1+cu128", "fail"), ("1.13.0", "fail"), ("2.9.0", "ok"), ("2.11.0+cpu", "ok")]
+)
+def test_an_old_torch_fails(monkeypatch, version, state):
+    monkeypatch.setattr(torch, "__version__", version)
+    finding = found(checks.software(), "PyTorch")
+    assert (finding.state, bool(finding.remedy)) == (state, state == "fail")
+
+
+def test_a_missing_package_fails(monkeypatch):
+    monkeypatch.setattr(checks.metadata, "version", missing)
+    assert found(checks.software(), "timm").state == "fail"
+
+
+def test_a_machine_without_a_gpu_is_well(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(checks.shutil, "which", lambda name: None)
+    (finding,) = checks.accelerators()
+    assert (finding.state, finding.text[:4]) == ("ok", "none")
+
+
+@pytest.mark.parametrize(("free", "state"), [(2**20, "warn"), (2**40, "ok")])
+def test_a_disk_without_room(monkeypatch, tmp_path, free, state):
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert found(checks.machine({"log_dir": tmp_path}), "log_dir").state == state
+
+
 def test_a_driver_without_a_fitting_pytorch(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(checks.shutil, "which", lambda name: "/bin/nvidia-smi")
@@ -87,8 +132,22 @@ def test_accounts_and_extras(monkeypatch, tmp_path):
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password key\n")
     (tmp_path / ".netrc").chmod(0o600)
     assert next(checks.accounts()).text == "logged in"
-    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'mtmamba[video]'" in found(checks.extras(), "[video]").text
+
+
+def test_every_extra_is_looked_at(monkeypatch):
+    """Those of pyproject.toml that users choose; what only some Pythons can have is not asked for."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = {extra: {re.match(r"[\w-]+", x)[0] for x in lines if ";" not in x} for extra, lines in wanted.items()}
+    assert {extra: set(packages) for extra, (packages, _) in checks.EXTRAS.items()} == {
+        extra: packages for extra, packages in names.items() if extra not in ("dev", "notebook")
+    }
+    monkeypatch.setattr(checks.metadata, "version", missing)
+    for finding in checks.extras():
+        assert finding.text.endswith(f": pip install 'mtmamba{finding.name}'")
+
+
+def missing(name):
+    raise checks.metadata.PackageNotFoundError(name)
 
 
 def test_a_folder_that_cannot_be_written_to(monkeypatch, tmp_path):

