@@ -95,6 +95,12 @@ ANSWERS = {
     ("predict", "photo.jpg"): "did you mean source=photo.jpg?",
     ("predict", "source=photo.jpg", "overwrite=perhaps"): "Expected overwrite to be true or false, got perhaps",
     ("publish", "ckpt=x", "repo=a/b", "half=1"): "Expected half to be true or false, got 1",
+    ("demo_app", "port=x"): "Expected port to be a port, 1 to 65535, or null, got x: write port=7860.",
+    ("demo_app", "port=65536"): "Expected port to be a port, 1 to 65535, or null, got 65536",
+    ("demo_app", "host=null"): "Expected host to be an address of this machine, got null: write host=127.0.0.1.",
+    ("demo_app", "examples=[a]"): "Expected examples to be a folder of images, or null, got [a]",
+    ("evidence", "data_root=x", "seeds=x"): "Expected seeds to be a list of seeds, got x: write seeds=[0].",
+    ("evidence", "data_root=x", "minutes=0"): "Expected minutes to be a number above 0, or null, got 0",
     ("report", "picture_width=0"): "Expected picture_width to be a whole number of at least 1, got 0",
 }  # fmt: skip
 

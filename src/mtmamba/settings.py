@@ -174,10 +174,15 @@ RULES: Mapping[str, Rule] = {
     "dynamic": SWITCH,
     "normalise": SWITCH,
     "opset": or_null(whole(18, 18)),
+    "host": TEXT._replace(words="an address of this machine", example="127.0.0.1"),
+    "port": or_null(Rule("a port, 1 to 65535", lambda v: is_whole(v) and 0 < v < 2**16, "7860")),
+    "examples": or_null(TEXT._replace(words="a folder of images", example="./FOLDER")),
+    "seeds": Rule("a list of seeds", lambda v: isinstance(v, list) and bool(v) and all(map(is_whole, v)), "[0]"),
+    "minutes": or_null(POSITIVE._replace(example="30")),
 }
 """By dotted key. Settings of one's own modules are theirs to check."""
 
-NEVER_NULL = {"save", "batch_size"}
+NEVER_NULL = {"save", "batch_size", "host"}
 """Settings that no checkpoint has, so that null cannot mean its own."""
 
 
