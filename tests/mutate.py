@@ -103,6 +103,8 @@ EQUIVALENT = [
     ("data/validation.py", "count <[ ->", "only counts that differ come there"),
     ("models/adapters/mti_net.py", "if s >[ -> =] 0:", "no tensor is called propagate.-1"),
     ("released.py", "[0]) + [1 -> 2]) // 2", "the side of the table is odd"),
+    ("training/fitting.py", "optimizer.step(lambda: [", "a closure's loss moves no parameter where the gradient is 0"),
+    ("training/fitting.py", "requires_grad=[", "a gradient is put there, not computed"),
     ("checkpoints.py", "mmap=[", "whether tensors that nobody looks at are read; the values are the same"),
 ]
 """Why no test is to notice a change: module, part of the change as it is printed, reason."""

@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import cv2
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
@@ -72,6 +73,10 @@ ANSWERS = {
     ("train", "~encoder"): "Expected encoder to have a value, got ~encoder, which takes it out: leave it as it is",
     ("train", "~callbacks.x"): "Expected a setting of src/train.py, got ~callbacks.x, which it has not",
     ("train", "+logger.x=3"): "Expected logger.x to say with its _target_ what is to be built, got 3",
+    ("train", "++x=3"): "Expected a setting that something reads, got +x: leave it out, or refer to it as ${x}.",
+    ("train", "++data.batch_size=0"): "Expected data.batch_size to be a whole number of at least 1, got 0",
+    ("predict", "source=a.png", "size=big"): "Expected size to be auto, native, max:PIXELS (at least 32) or [HEIGHT",
+    ("predict", "++source=a.png", "size=max:31"): "Expected size to be auto, native, max:PIXELS (at least 32) or",
     ("train", "+x=3"): "Expected a setting that something reads, got +x: leave it out, or refer to it as ${x}.",
     ("train", "+seed=3"): "Expected a new setting after the plus, got +seed, which there is: leave out the plus.",
     ("train", "data.root=${oc.env:NOPE}"): "environment variable NOPE, which data.root refers to, got none: set it.",
@@ -217,6 +222,38 @@ command("train", work)
 """
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "import numpy; numpy.empty(10**15)",
+        "import cv2, numpy; cv2.resize(numpy.zeros((2, 3, 3), numpy.uint8), (200_000, 200_000))",
+        "import torch; torch.empty(10**15)",
+    ],
+)
+def test_a_machine_without_enough_memory_is_said_in_a_sentence(error):
+    with pytest.raises((MemoryError, RuntimeError, cv2.error)) as raised:
+        exec(error)
+    assert is_answer(raised.value)
+    said = sentence(raised.value, "predict")
+    assert re.fullmatch(r"Expected the machine's memory to suffice, got: .*[^.]\. Choose smaller images .*\.", said)
+
+
+def test_what_a_terminal_cannot_show_is_spelt_out(tmp_path):
+    """Names of files are any bytes, and terminals obey some of them."""
+    (tmp_path / "script.py").write_text(
+        "from mtmamba.command import command\n"
+        "def work(cfg, folder):\n    print('name \\udcff é')\n"
+        "    raise ValueError('Expected a name, got \\x1b[31m \\udcff é.')\n"
+        "command('train', work)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "script.py", f"log_dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert done.stdout == "name \\udcff \\xe9\n"
+    assert done.stderr == "Error: Expected a name, got \\ufffd[31m \\udcff \\xe9.\n"
+    assert done.returncode == 1
+
+
 def test_a_failed_run_of_a_sweep_leaves_its_memory_to_the_next_and_says_what_needs_less(tmp_path):
     (tmp_path / "failing.py").write_text(FAILING)
     command = [sys.executable, "failing.py", "-m", "seed=0,1", f"log_dir={tmp_path}"]
@@ -232,7 +269,7 @@ def test_a_failed_run_of_a_sweep_leaves_its_memory_to_the_next_and_says_what_nee
 WRONG = """
     seed=null seed=-1 seed=1.5 tasks=null tasks=[] tasks=[1] compile=1 baseline=no-thanks pictures=-1
     pictures=null ema_decay=0 ema_decay=1 log_dir=null log_dir='' cache_dir=null data.crop_size=448
-    label=[a] extensions=3 data.scenes.train=x
+    label=[a] label="\\x1b" extensions=3 data.scenes.train=x
     data.crop_size=[0,576] data.crop_size=[448] data.crop_size=null data.batch_size=0 data.batch_size=-1
     data.batch_size=2.5 data.batch_size=true data.device_batch_size=0 data.val_batch_size=0
     data.val_batch_size=null data.num_workers=-1 data.scale=[2,1] data.scale=1 data.scale=[0,1]
@@ -356,14 +393,16 @@ def test_whoever_reads_the_output_may_go(tmp_path):
 )
 def test_ctrl_c_ends_a_command_in_a_word(tmp_path, answer, said):
     """Within work that has no answer of its own to it; and in training, where Lightning has one."""
-    script = tmp_path / "doctor.py"
+    script = tmp_path / "train.py"
     work = f"try: raise KeyboardInterrupt\n    except KeyboardInterrupt: {answer}"
     script.write_text(
-        f"import sys\nfrom mtmamba.command import command\ndef work(*_):\n    {work}\ncommand('doctor', work)"
+        f"import sys\nfrom mtmamba.command import command\ndef work(*_):\n    {work}\ncommand('train', work)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
+    call = [sys.executable, script]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stderr) == (130, said)
+    assert list(tmp_path.iterdir()) == [script]
 
 
 def symlink_loop():
@@ -396,6 +435,14 @@ def test_a_logger_whose_package_is_missing_is_a_sentence(monkeypatch, tmp_path):
     with pytest.raises(InstantiationException) as caught:
         instantiate(node.logger.wandb, save_dir=tmp_path, project="", label="", choices={})
     assert sentence(caught.value, "train") == "Expected wandb for logger.wandb, got no such package: pip install wandb."
+
+
+def test_a_setting_that_a_class_does_not_take_is_a_sentence_where_hydra_names_no_group():
+    with pytest.raises(InstantiationException) as caught:
+        instantiate({"_target_": "fractions.Fraction", "x": 3})
+    assert re.fullmatch(
+        "Expected settings that fractions.Fraction takes, got .*'x': correct them.", sentence(caught.value, "train")
+    )
 
 
 @pytest.mark.parametrize(("group", "kind"), [("callbacks", "Callback"), ("logger", "Logger")])

@@ -261,9 +261,15 @@ def test_a_file_that_cannot_be_an_extension_is_named(tmp_path):
 
 def test_an_extension_is_imported_once_and_may_be_mended_after_an_error(tmp_path):
     file = tmp_path / "once_more.py"
-    file.write_text("1 / 0")
-    with pytest.raises(ZeroDivisionError):
-        load_extensions([file])
+    for text, words in [
+        ("\n1 / 0", r"ZeroDivisionError: division by zero \(line 2\)"),
+        ("def (", r"SyntaxError: invalid syntax \(once_more.py, line 1\)"),
+        ("import sys\nsys.exit(3)", r"SystemExit: 3 \(line 2\)"),
+        ("import no_such_thing", r"ModuleNotFoundError: No module named 'no_such_thing' \(line 1\)"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=rf"once_more\.py to be imported without an error, got {words}: mend it"):
+            load_extensions([file])
     file.write_text("values = []")
     load_extensions([file, str(file)])
     first = sys.modules["once_more"].values

@@ -9,6 +9,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from mtmamba.files import printable
 from mtmamba.shipped import config_dir
 from mtmamba.trainer_arguments import refusal
 
@@ -32,12 +33,20 @@ PATHLIBS = {
 }
 """What Python says of paths without an error of its own kind, and what we do."""
 
+NO_MEMORY = ("Insufficient memory", "DefaultCPUAllocator: ")
+"""What OpenCV and PyTorch say, by errors of no kind of their own, where the machine has not the memory."""
+
 
 def is_answer(error: BaseException) -> bool:
     """Return whether an error's message is meant for people: ours, Hydra's, or the operating system's."""
     ours = type(error).__module__.partition(".")[0] in ("mtmamba", "hydra", "omegaconf")
     theirs = str(error).startswith(("Expected ", *PATHLIBS))
-    return ours or isinstance(error, OSError) or theirs or _is_full(error)
+    return ours or isinstance(error, OSError) or theirs or _is_full(error) or _is_short(error)
+
+
+def _is_short(error: BaseException) -> bool:
+    """Whether the machine's memory did not suffice: NumPy's error, or OpenCV's or PyTorch's by its words."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def _is_full(error: BaseException) -> bool:
@@ -47,7 +56,7 @@ def _is_full(error: BaseException) -> bool:
 
 def tell(error: BaseException, name: str) -> None:
     """Print an error as one sentence."""
-    print(f"Error: {sentence(error, name)}", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
+    print(printable(f"Error: {sentence(error, name)}"), file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
 
 
 def sentence(error: BaseException, name: str) -> str:
@@ -62,6 +71,11 @@ def sentence(error: BaseException, name: str) -> str:
         return (
             f"Expected the GPU's memory to suffice, got: {text.partition(' If reserved')[0]} Lower "
             "data.device_batch_size (data.val_batch_size in evaluation), or set model.checkpointing=blocks."
+        )
+    if _is_short(error):
+        return (
+            f"Expected the machine's memory to suffice, got: {text.rstrip('.') or 'too little'}. Choose smaller images "
+            "or batches, or fewer processes."
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
@@ -112,7 +126,8 @@ def sentence(error: BaseException, name: str) -> str:
         key = text.partition("full_key: ")[2]
         if isinstance(cause, ModuleNotFoundError):
             return f"Expected {cause.name} for {key}, got no such package: pip install {cause.name}."
-        return f"Expected settings of {key} that {found[1]} takes, got {str(cause).rstrip('.')}: correct {key}."
+        of, them = (f" of {key}", key) if key else ("", "them")
+        return f"Expected settings{of} that {found[1]} takes, got {str(cause).rstrip('.')}: correct {them}."
     if found := re.match("Ambiguous value for argument '(.*?)'", text):
         return f"Expected one value, got {found[1]}: add -m for a run of each, or write a list as KEY=[A,B]."
     if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):

@@ -18,6 +18,9 @@ FOLDER = "checkpoints"
 PARTS: dict[str, type] = {"state_dict": dict, "mtmamba": dict, "global_step": int}
 """What every checkpoint has."""
 
+MOST_THREADS = 4096
+"""With many more than any machine has cores, OpenMP ends the process instead of saying so."""
+
 TRAINING_PARTS: dict[str, type] = {"callbacks": dict, "loops": dict, "optimizer_states": list, "lr_schedulers": list}
 """What a checkpoint to resume from has beside its weights."""
 
@@ -102,11 +105,13 @@ def _require_parts(checkpoint: Mapping[str, Any], path: Path) -> None:
         kind = {**PARTS, **TRAINING_PARTS}.get(name, dict)
         require_kind(name, value, kind, path)
     require_kind("threads", threads := checkpoint.get("threads", 1), int, path)
-    for name, value, least in (("step", checkpoint["global_step"], 0), ("number of threads", threads, 1)):
-        if value < least:
-            raise CheckpointError(
-                f"Expected a {name} of at least {least} in the checkpoint {path}, got {value}: use another."
-            )
+    if (step := checkpoint["global_step"]) < 0:
+        raise CheckpointError(f"Expected a step of at least 0 in the checkpoint {path}, got {step}: use another.")
+    if not 1 <= threads <= MOST_THREADS:
+        raise CheckpointError(
+            f"Expected a number of threads from 1 to {MOST_THREADS} in the checkpoint {path}, got {threads}: use "
+            "another."
+        )
 
 
 def require_kind(name: str, value: Any, kind: type, path: Path) -> None:

@@ -119,7 +119,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
                 if swept:
                     keep_gpus(visible)
                 check_given(cfg)
-                check_overrides(overrides_of("task"), cfg, HydraConfig.get().runtime.choices)
+                check_overrides(told_apart(overrides_of("task")), cfg, HydraConfig.get().runtime.choices)
                 check_settings(cfg)
                 check_launched(cfg)
                 check_place(cfg, folder)
@@ -129,13 +129,23 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
                     run_alone(folder, called)
                 else:
                     work(cfg, folder)
-        except SystemExit as error:
+        except (KeyboardInterrupt, SystemExit) as error:
+            remove_unused(folder, {".hydra"})
             if isinstance(error.__context__, KeyboardInterrupt):  # which Lightning turns into status 1
                 sys.exit(STOPPED)
             raise
         except Exception as error:
             if is_full_disk(error) and not str(error).startswith("Expected "):
                 error = OSError(full_disk(folder))
+            cache = OmegaConf.select(cfg, "cache_dir")
+            if (
+                cache
+                and isinstance(error, OSError)
+                and Path(str(error.filename)).is_relative_to(Path(cache).expanduser())
+            ):
+                error = OSError(
+                    f"Expected a cache folder that can be used, got {cache} ({error}): set cache_dir=FOLDER."
+                )
             answer = is_answer(error)
             remove_unused(folder, RECORDS if answer else {".hydra"})
             if debug or not answer:
@@ -171,10 +181,28 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             sys.exit(1)
 
 
+def told_apart(overrides: list[str]) -> list[str]:
+    """Return overrides with ``++`` as what it comes to: ``+`` where nothing else sets it, or nothing."""
+    forced = {o: o.partition("=")[0].lstrip("+") for o in overrides if o.startswith("++")}
+    if not forced:
+        return overrides
+    others = [o for o in overrides if o not in forced]
+    loader, name = GlobalHydra.instance().config_loader(), HydraConfig.get().job.config_name
+    before = loader.load_configuration(name, others, RunMode.RUN)
+    told = []
+    for override, key in forced.items():
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(before, parent) if parent else before
+        there = last in list(node) if isinstance(node, DictConfig) else node is not None
+        told.append(override.removeprefix("++" if there else "+"))
+    return others + told
+
+
 def hush() -> None:
     """Silence what other libraries say that a user can do nothing about, here and in processes to come."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # as stderr: names are any letters
     logging.raiseExceptions = False  # such as tracebacks of a log on a full disk
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

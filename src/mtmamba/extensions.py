@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def load_extensions(files: str | Path | Iterable[str | Path]) -> None:
     They may register tasks and datasets, and ``_target_: fpn.FPN`` finds what is in them.
 
     Raises:
-        ConfigError: a file is missing, is no Python file, or has the name of another module.
+        ConfigError: a file is missing, is no Python file, has the name of another module, or raises an error.
     """
     for file in [files] if isinstance(files, str | Path) else files:
         path = Path(str(file)).expanduser().resolve()
@@ -34,6 +35,14 @@ def load_extensions(files: str | Path | Iterable[str | Path]) -> None:
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException as error:
             del sys.modules[name]
-            raise
+            if isinstance(error, KeyboardInterrupt) or str(error).startswith("Expected "):
+                raise
+            lines = [
+                f" (line {f.lineno})" for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)
+            ]
+            raise ConfigError(
+                f"Expected {path} to be imported without an error, got {type(error).__name__}: {error}"
+                f"{''.join(lines[-1:])}: mend it; HYDRA_FULL_ERROR=1 shows its traceback."
+            ) from error

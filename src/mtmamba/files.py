@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -165,6 +166,16 @@ def what_is(path: Path) -> str:
     file = "a file" if found.st_size else "an empty file"
     kinds = {stat.S_IFREG: file, stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(found.st_mode), "a device")
+
+
+def printable(text: str) -> str:
+    r"""Return text that can be written as UTF-8 and moves no cursor: names of files are any bytes.
+
+    >>> printable("a\udcff \x1b[2J b\n")
+    'a\\udcff �[2J b\n'
+    """
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
 def sha256(path: Path) -> str:

@@ -1,5 +1,6 @@
 """What a setting may be: rules of plain values, in words and as tests."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,6 +65,11 @@ POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0
 NOT_NEGATIVE = Rule("a number of at least 0", lambda value: is_number(value) and value >= 0, "0.0")
 SHARE = Rule("a number from 0 to below 1", lambda value: is_number(value) and 0 <= value < 1, "0.1")
 SIZE = pair("height and width, two whole numbers above 0", lambda v: all(is_whole(x) and x > 0 for x in v), "[448,576]")
+INPUT_SIZE = Rule(
+    "auto, native, max:PIXELS (at least 32) or [HEIGHT,WIDTH]",
+    lambda v: bool(re.fullmatch(r"auto|native|max:0*(3[2-9]|[4-9]\d|[1-9]\d{2,})", str(v))) or SIZE.holds(v),
+    "[448,576]",
+)
 GROUP = Rule("a group of settings", lambda value: isinstance(value, dict), "{KEY:VALUE}")
 TASKS = Rule(
     "a list of the dataset's tasks",

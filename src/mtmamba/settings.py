@@ -11,6 +11,7 @@ from mtmamba.groups import check_entries, check_groups
 from mtmamba.rules import (
     DEVICES,
     GROUP,
+    INPUT_SIZE,
     NOT_NEGATIVE,
     POSITIVE,
     SCALES,
@@ -73,7 +74,9 @@ RULES: Mapping[str, Rule] = {
         "{TASK:{METRIC:1.0}}",
     ),
     "init": or_null(TEXT._replace(words="a run, a checkpoint or the name of a model", example="nyud_lite")),
-    "label": or_null(Rule("a name", lambda value: is_number(value) or TEXT.holds(value), "NAME")),
+    "label": or_null(
+        Rule("a name that can be printed", lambda v: is_number(v) or (TEXT.holds(v) and v.isprintable()), "NAME")
+    ),
     "extensions": or_null(
         Rule("Python files", lambda v: TEXT.holds(v) or (isinstance(v, list) and all(map(TEXT.holds, v))), "[FILE.py]")
     ),
@@ -161,6 +164,7 @@ RULES: Mapping[str, Rule] = {
     "tta.flip": SWITCH,
     "tta.scales": SCALES,
     "image_size": SIZE,
+    "size": INPUT_SIZE,
     "batch_size": whole(1, 1),
     "repeats": whole(1, 5),
     "min_repeats": whole(1, 3),

@@ -56,6 +56,14 @@ def test_exif_orientations(tmp_path, orientation):
     assert (photo.done == ()) == (orientation == 1)
 
 
+def test_an_orientation_that_there_is_not_turns_nothing(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 99
+    photo = read_photo(saved(tmp_path, Image.fromarray(RGB), "a.png", exif=exif))
+    assert np.array_equal(photo.pixels, RGB)
+    assert photo.done == ()
+
+
 def test_grey_and_palette(tmp_path):
     assert np.array_equal(
         read_photo(saved(tmp_path, Image.fromarray(GREY), "g.png")).pixels, GREY[..., None].repeat(3, 2)
@@ -196,6 +204,14 @@ def test_images_that_are_no_files_are_listed_and_said(tmp_path):
 def test_sources_that_mean_nothing(source):
     with pytest.raises(SourceError, match=f"got {source.replace('*', '.')}, no such file"):
         find_images(source)
+
+
+def test_a_named_file_that_cannot_be_read_is_refused_before_a_network_is_loaded(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("gone.png")
+    for name, what in [("pipe.png", "a pipe"), ("link.png", "a link to gone.png that leads nowhere")]:
+        with pytest.raises(SourceError, match=f"^Expected an image, a folder, .*{what}"):
+            find_images(tmp_path / name)
 
 
 def test_no_name_is_no_folder():

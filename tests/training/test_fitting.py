@@ -27,14 +27,16 @@ def trained(module):
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
     made["optimizer"].step()
-    made["lr_scheduler"]["scheduler"].step()
+    schedules = [made["lr_scheduler"]["scheduler"]] if "lr_scheduler" in made else []
+    for schedule in schedules:
+        schedule.step()
     return {
         "state_dict": module.state_dict(),
         "global_step": 1,
         "pytorch-lightning_version": "2.5.0",
         "loops": counts(1),
         "optimizer_states": [made["optimizer"].state_dict()],
-        "lr_schedulers": [made["lr_scheduler"]["scheduler"].state_dict()],
+        "lr_schedulers": [schedule.state_dict() for schedule in schedules],
     }
 
 
@@ -51,6 +53,18 @@ def content(module):
 @pytest.fixture
 def odd(content):
     return copy.deepcopy(content)
+
+
+def test_a_run_without_a_schedule_goes_on(tmp_path):
+    """Which would have left a mark of its own in the optimiser's groups."""
+    module = build.build_module(mtmamba.load_config([*TOY, "optimizer.schedule=null"]))
+    require_fitting(trained(module), module, tmp_path)
+
+
+def test_steps_counted_in_whole_numbers_as_once_go_on(odd, module, tmp_path):
+    for values in odd["optimizer_states"][0]["state"].values():
+        values["step"] = int(values["step"])
+    require_fitting(odd, module, tmp_path)
 
 
 def test_what_training_wrote_is_gone_on_with_and_the_module_stays_as_it_was(content, module, tmp_path):

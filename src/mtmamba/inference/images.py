@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from mtmamba.files import what_is
 
-UPRIGHT = 1
-"""EXIF's orientation of an image that is stored the right way up."""
+TURNED = range(2, 9)
+"""EXIF's orientations of an image that is not stored the right way up."""
 
 WEB = ("http://", "https://")
 TIMEOUT = 20
@@ -98,7 +98,7 @@ def _decoded(file: Path | io.BytesIO | Image.Image, source: str) -> Photo:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return "another kind of file" if text.startswith("cannot identify") else text or type(error).__name__
+    return "another kind of file" if text.startswith("cannot identify") else text.rstrip(".") or type(error).__name__
 
 
 def _of_pil(image: Image.Image, source: str) -> Photo:
@@ -109,7 +109,7 @@ def _of_pil(image: Image.Image, source: str) -> Photo:
     image.load()
     if not image.width * image.height:
         raise ValueError("one without pixels")
-    if (orientation := image.getexif().get(0x0112, UPRIGHT)) != UPRIGHT:
+    if (orientation := image.getexif().get(0x0112)) in TURNED:
         image = ImageOps.exif_transpose(image)
         done.append(f"turned by EXIF orientation {orientation}")
     if image.has_transparency_data:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mtmamba.inference.images import SourceError
 from mtmamba.padding import resize_image
+from mtmamba.rules import INPUT_SIZE
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
 
 STRIDE = 32
@@ -51,17 +52,8 @@ class Plan:
 
 def check_size(size: Size) -> None:
     """Raise SourceError unless this is a way to choose the size that images are predicted at."""
-    if isinstance(size, str):
-        number = size.removeprefix("max:")
-        right = size in ("auto", "native") or (size.startswith("max:") and number.isdigit() and int(number) >= STRIDE)
-    else:
-        right = (
-            isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size)
-        )
-    if not right:
-        raise SourceError(
-            f"Expected size to be auto, native, max:PIXELS (at least {STRIDE}) or [HEIGHT,WIDTH], got {size}."
-        )
+    if not INPUT_SIZE.holds(size if isinstance(size, str) else list(size)):
+        raise SourceError(f"Expected size to be {INPUT_SIZE.words}, got {size}: write size={INPUT_SIZE.example}.")
 
 
 def plan(image: Sequence[int], size: Size, trained: Sequence[int], resize: bool = False) -> Plan:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mtmamba.files import claimed, remove_partial, write_json
+from mtmamba.files import claimed, printable, remove_partial, write_json
 from mtmamba.inference.images import SourceError
 from mtmamba.inference.predictor import PIXELS_AHEAD, Failure, Predictor
 from mtmamba.inference.result import Result
@@ -73,10 +73,12 @@ def predict(cfg: DictConfig) -> bool:
             write_json(folder / RECORD, {"model": str(cfg.ckpt), "settings": _settings(cfg), "predictions": entries})
     bad = [entry for entry in entries if "error" in entry]
     for entry in bad:
-        console.print(f"Skipped: {entry['error']}", style="red", markup=False, soft_wrap=True)
+        console.print(
+            printable(f"Skipped: {' '.join(entry['error'].split())}"), style="red", markup=False, soft_wrap=True
+        )
     seconds = time.perf_counter() - start
     done = f"{len(entries) - len(bad)} of {len(entries)} inputs in {seconds:.1f} s: {folder}"
-    console.print(done, markup=False, soft_wrap=True)
+    console.print(printable(done), markup=False, soft_wrap=True)
     return not bad
 
 

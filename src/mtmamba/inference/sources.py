@@ -81,7 +81,8 @@ def _expand(source: str) -> list[Item]:
         return [Item(str(file), file.relative_to(path).with_suffix("").as_posix()) for file in files]
     if path.is_file():
         return [Item(source, path.stem)]
-    files = sorted(Path(file) for file in glob.glob(str(path), recursive=True) if not Path(file).is_dir())
+    found = glob.glob(str(path), recursive=True) if glob.has_magic(str(path)) else []
+    files = sorted(Path(file) for file in found if not Path(file).is_dir())
     if not files:
         raise SourceError(
             f"Expected an image, a folder, a pattern or a video, got {source}, {what_is(path)}: check the path."

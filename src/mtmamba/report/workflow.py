@@ -1,6 +1,5 @@
 """What the report script does: find runs, compare them with the paper, write the four files."""
 
-import re
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -9,7 +8,7 @@ from rich.console import Console
 from mtmamba import compose
 from mtmamba.config_checks import ConfigError
 from mtmamba.extensions import load_extensions
-from mtmamba.files import write_text
+from mtmamba.files import printable, write_text
 from mtmamba.paper import TASKS
 from mtmamba.report.compare import compare
 from mtmamba.report.evaluations import join_evaluations
@@ -69,18 +68,9 @@ def report(cfg: DictConfig) -> None:
     _show([table for table in (*paper, tables[0], tables[-1]) if table.rows and table.has_runs], out)
 
 
-def printable(text: str) -> str:
-    r"""Return text that can be written as UTF-8 and moves no cursor: names of files are any bytes.
-
-    >>> printable("a\udcff \x1b[2J b\n")
-    'a\\udcff �[2J b\n'
-    """
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
-
-
 def _show(tables: list[TextTable], out: Path) -> None:
     console = Console(highlight=False)
     for table in tables:
         console.print(printable(markdown(table, str)), markup=False, soft_wrap=True)
-    console.print(f"Written: {out}/report.md, report.tex, report.csv, report.html", markup=False, soft_wrap=True)
+    written = f"Written: {out}/report.md, report.tex, report.csv, report.html"
+    console.print(printable(written), markup=False, soft_wrap=True)
