@@ -10,9 +10,13 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, _: Path) -> None:
     """Predict; the exit status is 1 where an input could not be predicted."""
+    from mtmamba.inference.request import read_request
+
+    request = read_request(cfg)  # a wrong path is answered before PyTorch is imported
+
     from mtmamba.inference.predict import predict
 
-    if not predict(cfg):
+    if not predict(cfg, request):
         sys.exit(1)
 
 

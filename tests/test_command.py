@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import pytest
@@ -99,6 +100,13 @@ ANSWERS = {
     ("predict",): "Expected source=…, got none: give it.",
     ("predict", "photo.jpg"): "did you mean source=photo.jpg?",
     ("predict", "source=photo.jpg", "overwrite=perhaps"): "Expected overwrite to be true or false, got perhaps",
+    ("predict", "source=absent.jpg"): "an image, a folder, a pattern or a video, got absent.jpg, no such file: check",
+    ("predict", "source=[absent.mp4,absent/*.png]"): "a folder, a pattern or a video, got absent.mp4, no such file",
+    ("predict", "source=absent"): "Expected images in the folder absent, got none: check the path.",
+    ("predict", "source=0", "save_dir=."): "Expected a new or empty save_dir, got . with files in it: add overwrite",
+    ("predict", "source=0", "size=max:9"): "Expected size to be auto, native, max:PIXELS (at least 32) or [HEIGHT,",
+    ("predict", "source=0", "precision=16"): "Expected precision to be auto, bf16 or 32, got 16",
+    ("predict", "source=0", "device=[0]"): "Expected device to be a device, got [0]: write device=cpu.",
     ("publish", "ckpt=x", "repo=a/b", "half=1"): "Expected half to be true or false, got 1",
     ("demo_app", "port=x"): "Expected port to be a port, 1 to 65535, or null, got x: write port=7860.",
     ("demo_app", "port=65536"): "Expected port to be a port, 1 to 65535, or null, got 65536",
@@ -429,12 +437,23 @@ def test_an_error_of_the_system_about_a_path_is_a_sentence():
     assert said == "Expected a path that can be used so, got /dev/full: File exists; choose another, or mend it."
 
 
-def test_a_logger_whose_package_is_missing_is_a_sentence(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    node = OmegaConf.create({"logger": {"wandb": {"_target_": "mtmamba.training.loggers.wandb_logger"}}})
+@pytest.mark.parametrize(
+    ("logger", "package", "settings"),
+    [
+        ("wandb", "wandb", {"project": "", "label": "", "choices": {}}),
+        ("mlflow", "mlflow", {"tracking_uri": "http://localhost"}),
+        ("mlflow", "sqlalchemy", {"tracking_uri": "sqlite:///mlflow.db"}),
+    ],
+)
+def test_a_logger_whose_package_is_missing_is_a_sentence(logger, package, settings, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "mlflow", ModuleType("mlflow"))  # as mlflow-skinny, without what databases need
+    monkeypatch.setitem(sys.modules, package, None)
+    node = OmegaConf.create({"logger": {logger: OmegaConf.load(config_dir() / f"logger/{logger}.yaml")[logger]}})
     with pytest.raises(InstantiationException) as caught:
-        instantiate(node.logger.wandb, save_dir=tmp_path, project="", label="", choices={})
-    assert sentence(caught.value, "train") == "Expected wandb for logger.wandb, got no such package: pip install wandb."
+        instantiate({"_target_": node.logger[logger]["_target_"]}, save_dir=tmp_path, **settings)
+    said = sentence(caught.value, "train")
+    assert said.startswith(f"Expected {package} for ")
+    assert said.endswith(f", got no such package: pip install {package}.")
 
 
 def test_a_setting_that_a_class_does_not_take_is_a_sentence_where_hydra_names_no_group():

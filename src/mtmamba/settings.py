@@ -165,6 +165,8 @@ RULES: Mapping[str, Rule] = {
     "tta.scales": SCALES,
     "image_size": SIZE,
     "size": INPUT_SIZE,
+    "device": TEXT._replace(words="a device", example="cpu"),
+    "precision": Rule("auto, bf16 or 32", lambda value: value in ("auto", "bf16", "32", 32), "auto"),
     "batch_size": whole(1, 1),
     "repeats": whole(1, 5),
     "min_repeats": whole(1, 3),

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mtmamba.inference.images import SourceError, pixel_count, read_photo
-from mtmamba.inference.sources import find_images, find_videos, is_video
+from mtmamba.inference.images import pixel_count, read_photo
+from mtmamba.inference.sources import SourceError, find_images, find_videos, is_video
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8)
 GREY = RGB[..., 0]

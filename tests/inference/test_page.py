@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 import mtmamba
-from mtmamba.inference.images import SourceError, read_photo
+from mtmamba.inference.images import read_photo
 from mtmamba.inference.overlay import overlay
 from mtmamba.inference.page import KEPT, launch, predicted
 from mtmamba.inference.predictor import Predictor
+from mtmamba.inference.sources import SourceError
 
 
 @pytest.fixture(scope="module")

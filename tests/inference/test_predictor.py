@@ -26,11 +26,13 @@ from mtmamba.inference import network as networks
 from mtmamba.inference import own_size, plans
 from mtmamba.inference import predict as predict_module
 from mtmamba.inference import predictor as predictors
-from mtmamba.inference.images import SourceError, read_photo
+from mtmamba.inference.images import read_photo
 from mtmamba.inference.network import Network
 from mtmamba.inference.plans import plan
 from mtmamba.inference.predict import predict, side_by_side
 from mtmamba.inference.predictor import Predictor
+from mtmamba.inference.request import read_request
+from mtmamba.inference.sources import SourceError
 from mtmamba.settings import ConfigError, check_settings
 from mtmamba.shipped import config_dir
 from mtmamba.tasks import select_tasks
@@ -320,7 +322,8 @@ def test_predicted_files_have_evaluation_s_scores(config, checkpoint, tmp_path):
     ids = (mtmamba.build_datamodule(config)).record.read_ids(build.Path(root), "val")
     sources = [f"{root}/images/{name}.png" for name in ids]
     folder = tmp_path / "out"
-    assert predict(settings("predict", source=sources, ckpt=str(checkpoint), save_dir=str(folder), device="cpu"))
+    cfg = settings("predict", source=sources, ckpt=str(checkpoint), save_dir=str(folder), device="cpu")
+    assert predict(cfg, read_request(cfg))
     evaluation = mtmamba.load_config(
         [f"ckpt={checkpoint}", f"data.root={root}", "data.num_workers=0", "worst=0"], "eval"
     )
@@ -347,7 +350,7 @@ def test_bad_files_are_listed_and_the_rest_goes_on(checkpoint, tmp_path):
     Image.fromarray(photo((20, 30))).save(source / "good.png")
     (source / "text.jpg").write_text("no image")
     cfg = settings("predict", source=str(source), ckpt=str(checkpoint), save_dir=str(tmp_path / "out"), device="cpu")
-    assert not predict(cfg)
+    assert not predict(cfg, read_request(cfg))
     record = json.loads((tmp_path / "out/predictions.json").read_text())
     by_name = {entry["name"]: entry for entry in record["predictions"]}
     assert list(by_name) == ["deep er/good=1", "good", "text"]
@@ -356,8 +359,9 @@ def test_bad_files_are_listed_and_the_rest_goes_on(checkpoint, tmp_path):
         assert all((tmp_path / "out" / file).is_file() for file in by_name[name]["files"])
         assert len(by_name[name]["files"]) == 9
     with pytest.raises(FileExistsError, match="overwrite=true"):
-        predict(cfg)
-    assert not predict(OmegaConf.merge(cfg, {"overwrite": True}))
+        read_request(cfg)
+    cfg.overwrite = True
+    assert not predict(cfg, read_request(cfg))
 
 
 def test_two_calls_do_not_share_a_folder(checkpoint, tmp_path, monkeypatch):
@@ -365,7 +369,7 @@ def test_two_calls_do_not_share_a_folder(checkpoint, tmp_path, monkeypatch):
     out = tmp_path / "out"
     cfg = settings("predict", source=str(tmp_path / "in.png"), ckpt=str(checkpoint), save_dir=str(out), device="cpu")
     with claimed(out), pytest.raises(FileExistsError, match="that no other process writes to"):
-        predict(cfg)
+        predict(cfg, read_request(cfg))
     original = predict_module.make_predictor
 
     def meanwhile(cfg):
@@ -374,7 +378,7 @@ def test_two_calls_do_not_share_a_folder(checkpoint, tmp_path, monkeypatch):
 
     monkeypatch.setattr(predict_module, "make_predictor", meanwhile)
     with pytest.raises(FileExistsError, match="Expected a new or empty save_dir"):
-        predict(cfg)
+        predict(cfg, read_request(cfg))
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [("predictions.json", "another's")]
 
 
@@ -397,7 +401,7 @@ def test_what_was_predicted_before_a_stop_is_written_and_listed(checkpoint, tmp_
     cfg = settings("predict", **places, device="cpu", save=["picture"], batch_size=1)
     try:
         with pytest.raises(KeyboardInterrupt):
-            predict(cfg)
+            read_request(cfg)
     finally:
         signal.signal(signal.SIGTERM, before)
     entries = json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]
@@ -413,7 +417,7 @@ def test_long_names_and_what_a_killed_run_left(checkpoint, tmp_path):
     (out / "raw/depth").mkdir(parents=True)
     (out / "raw/depth/.0123456789abcdef.partial.x.npy").write_bytes(b"")
     cfg = settings("predict", source=str(source), ckpt=str(checkpoint), save_dir=str(out), device="cpu", overwrite=True)
-    assert predict(cfg)
+    assert predict(cfg, read_request(cfg))
     assert sorted(path.name for path in (out / "raw/depth").iterdir()) == [f"{name}.npy"]
 
 
@@ -421,7 +425,7 @@ def test_where_nothing_can_be_written_is_known_at_once(tmp_path):
     (tmp_path / "in.png").write_bytes(b"")
     cfg = settings("predict", source=str(tmp_path / "in.png"), ckpt="none", save_dir=str(tmp_path / "in.png/out"))
     with pytest.raises(PermissionError, match=r"save_dir that can be written, got .*in.png/out"):
-        predict(cfg)
+        read_request(cfg)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +459,7 @@ def test_a_film_in_and_out(checkpoint, tmp_path):
         "predict", source=str(tmp_path / "in.mp4"), ckpt=str(checkpoint), save_dir=str(tmp_path / "out"), device="cpu"
     )
     cfg.tasks, cfg.save = ["depth", "edge"], ["picture", "sheet"]
-    assert predict(cfg)
+    assert predict(cfg, read_request(cfg))
     films = sorted((tmp_path / "out").rglob("*.mp4"))
     assert [film.relative_to(tmp_path / "out").as_posix() for film in films] == [
         "pictures/depth/in.mp4", "pictures/edge/in.mp4", "sheets/in.mp4",
@@ -472,7 +476,7 @@ def test_a_broken_film_leaves_nothing_half_made(checkpoint, tmp_path):
     cfg = settings(
         "predict", source=str(tmp_path / "in.mp4"), ckpt=str(checkpoint), save_dir=str(tmp_path / "out"), device="cpu"
     )
-    assert not predict(cfg)
+    assert not predict(cfg, read_request(cfg))
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["predictions.json"]
 
 

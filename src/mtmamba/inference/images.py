@@ -14,17 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mtmamba.files import what_is
+from mtmamba.inference.sources import WEB, SourceError
 
 TURNED = range(2, 9)
 """EXIF's orientations of an image that is not stored the right way up."""
 
-WEB = ("http://", "https://")
 TIMEOUT = 20
 """Seconds to wait for an image's address."""
-
-
-class SourceError(ValueError):
-    """Something that was given to be predicted is not what it should be."""
 
 
 @dataclass(frozen=True)

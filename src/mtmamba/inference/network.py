@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtmamba.evaluation.views import Views
-from mtmamba.inference.images import SourceError
 from mtmamba.inference.own_size import TOGETHER, as_array, band_of, channels, finished, runs_of_one_size
 from mtmamba.inference.plans import Plan, normalised, tile_weights, tiles, whole_strides
+from mtmamba.inference.sources import SourceError
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.padding import crop, pad
 from mtmamba.tasks import Task

@@ -10,9 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from mtmamba.inference.images import Photo, SourceError, read_photo
+from mtmamba.inference.images import Photo, read_photo
 from mtmamba.inference.overlay import HEAD, overlay
 from mtmamba.inference.predictor import Predictor
+from mtmamba.inference.sources import SourceError
 
 WAITING = 16
 """How many visitors may wait in the queue."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtmamba.inference.images import SourceError
+from mtmamba.inference.sources import SourceError
 from mtmamba.padding import resize_image
 from mtmamba.rules import INPUT_SIZE
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD

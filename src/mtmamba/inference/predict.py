@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mtmamba.files import claimed, printable, remove_partial, write_json
-from mtmamba.inference.images import SourceError
+from mtmamba.files import claimed, printable, write_json
 from mtmamba.inference.predictor import PIXELS_AHEAD, Failure, Predictor
+from mtmamba.inference.request import Request, require_new
 from mtmamba.inference.result import Result
-from mtmamba.inference.sources import Item, find_images, find_videos, is_video
+from mtmamba.inference.sources import Item, SourceError
 from mtmamba.inference.video import Film, describe_video, frames
 from mtmamba.tasks.pictures import Picture
 
@@ -36,38 +35,34 @@ LINE_SECONDS = 30
 """Between two lines of progress in a file."""
 
 
-def predict(cfg: DictConfig) -> bool:
-    """Predict everything that ``cfg.source`` means and write the results.
+def predict(cfg: DictConfig, request: Request) -> bool:
+    """Predict what was asked for and write the results.
 
     Args:
         cfg: of ``configs/predict.yaml``.
+        request: what `read_request` makes of it.
 
     Returns:
         Whether every input could be predicted.
 
     Raises:
-        SourceError: a setting is not what it should be, or nothing was given.
+        SourceError: a setting is not what it should be.
         FileExistsError: the folder holds files and ``overwrite`` is false, or another call is writing to it.
     """
-    sources = [str(source) for source in (cfg.source if OmegaConf.is_list(cfg.source) else [cfg.source])]
     kinds = [cfg.save] if isinstance(cfg.save, str) else list(cfg.save)
-    images = [source for source in sources if not is_video(source)]
-    videos = find_videos(source for source in sources if is_video(source))
-    items = [] if videos and not images else find_images(images)
-    folder = _folder(cfg)
-    predictor = make_predictor(cfg)
+    predictor, folder = make_predictor(cfg), request.folder
     console = Console()
     start, entries = time.perf_counter(), []
     if threading.current_thread() is threading.main_thread():  # a cluster's way to say Ctrl-C
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     with claimed(folder):
-        _require_new(folder, cfg.overwrite)  # another call may have filled it meanwhile
+        require_new(folder, cfg.overwrite)  # another call may have filled it meanwhile
         try:
-            if items:
-                found = _counted(predictor.files(items, cfg.batch_size), len(items), console)
+            if request.images:
+                found = _counted(predictor.files(request.images, cfg.batch_size), len(request.images), console)
                 for entry in written(found, folder, kinds, cfg.show):
                     entries.append(entry)
-            for video in videos:
+            for video in request.videos:
                 entries.append(_film(predictor, video, folder, kinds, cfg.batch_size, console))
         finally:
             write_json(folder / RECORD, {"model": str(cfg.ckpt), "settings": _settings(cfg), "predictions": entries})
@@ -92,25 +87,6 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
     size = list(cfg.size) if OmegaConf.is_config(cfg.size) else str(cfg.size)
     flip = bool(OmegaConf.select(cfg, "tta.flip", default=False))
     return {"device": str(cfg.device), "precision": str(cfg.precision), "size": size, "flip": flip}
-
-
-def _folder(cfg: DictConfig) -> Path:
-    if cfg.save_dir is None:
-        return Path(cfg.log_dir).expanduser() / "predict" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
-    folder = Path(cfg.save_dir).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"Expected a folder in save_dir, got the file {folder}: choose another.")
-    _require_new(folder, cfg.overwrite)
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise PermissionError(f"Expected a save_dir that can be written, got {folder}: choose another.")
-    remove_partial(folder)
-    return folder
-
-
-def _require_new(folder: Path, overwrite: bool) -> None:
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise FileExistsError(f"Expected a new or empty save_dir, got {folder} with files in it: add overwrite=true.")
 
 
 def _counted(results: Iterator[Any], total: int | None, console: Console) -> Iterator[Any]:

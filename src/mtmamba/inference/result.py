@@ -14,8 +14,9 @@ from PIL import Image
 
 from mtmamba.evaluation.formats import prediction_path, save_prediction
 from mtmamba.files import replacing
-from mtmamba.inference.images import Photo, SourceError
+from mtmamba.inference.images import Photo
 from mtmamba.inference.sheets import WIDTH, Tile, sheet
+from mtmamba.inference.sources import SourceError
 from mtmamba.settings import KINDS
 from mtmamba.tasks import Task
 from mtmamba.tasks.legends import Legend

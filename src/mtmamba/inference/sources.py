@@ -9,10 +9,14 @@ from pathlib import Path
 from PIL import Image
 
 from mtmamba.files import what_is
-from mtmamba.inference.images import WEB, SourceError
 
+WEB = ("http://", "https://")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 STREAMS = ("rtsp://", "rtmp://", "rtp://", "udp://", "tcp://", "/dev/video")
+
+
+class SourceError(ValueError):
+    """Something that was given to be predicted is not what it should be."""
 
 
 @dataclass(frozen=True)

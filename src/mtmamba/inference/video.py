@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mtmamba.files import replacing
-from mtmamba.inference.images import Photo, SourceError
+from mtmamba.inference.images import Photo
+from mtmamba.inference.sources import SourceError
 from mtmamba.tasks.pictures import Picture
 
 USUAL_RATE = Fraction(30)
