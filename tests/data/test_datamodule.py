@@ -256,7 +256,7 @@ def test_preparing_checks_the_folder(nyud, caplog):
 
 
 @pytest.mark.parametrize(("dataset", "layout"), [("nyud", "nyud"), ("PASCALContext", "pascal")])
-def test_scenes_are_generated_first(tmp_path, monkeypatch, dataset, layout):
+def test_scenes_are_generated_first_and_called_such(tmp_path, monkeypatch, caplog, dataset, layout):
     calls = []
 
     def generate(root, **options):
@@ -269,7 +269,9 @@ def test_scenes_are_generated_first(tmp_path, monkeypatch, dataset, layout):
         dataset=dataset, root=tmp_path / "s", tasks=["semseg", "edge"], crop_size=(32, 32), batch_size=2, num_workers=0,
         scenes=scenes, cache_dir=tmp_path / "cache",
     )  # fmt: skip
-    data.prepare_data()
+    with caplog.at_level("INFO"):
+        data.prepare_data()
+    assert f"Synthetic scenes in the layout of {data.record.title}: " in caplog.text
     data.setup()
     assert calls == [{"layout": layout, **scenes}]
     assert len(list(data.train_dataloader())) == 3

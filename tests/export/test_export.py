@@ -122,14 +122,18 @@ def test_torch_export_gives_pytorchs_logits_at_any_size(tmp_path):
             torch.testing.assert_close(run(images), model(images), rtol=1e-4, atol=1e-4)
 
 
-def test_a_file_of_one_size(tmp_path):
+def test_a_file_of_one_size(tmp_path, caplog):
     decoder = nn.Conv2d(3, 2, 3, padding=1)
 
     class Plain(nn.Module):
         def forward(self, images):
             return {"depth": decoder(images)}
 
-    record = export(Plain().eval(), tmp_path / "net.onnx", format="onnx", size=(8, 12), dynamic=False)
+    with caplog.at_level("INFO"):
+        record = export(Plain().eval(), tmp_path / "net.onnx", format="onnx", size=(8, 12), dynamic=False)
+    said = [message.getMessage() for message in caplog.records if message.name == "mtmamba.export.write"]
+    assert said[0] == "Following the network: one size."  # before what may take minutes
+    assert said[-1] == f"Written: {tmp_path / 'net.onnx'}"
     assert record["input"]["shape"] == [1, 3, 8, 12]
     assert len(record["checks"]) == 1
     assert onnxruntime.InferenceSession(tmp_path / "net.onnx").get_inputs()[0].shape == [1, 3, 8, 12]

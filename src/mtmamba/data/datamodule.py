@@ -114,7 +114,7 @@ class DenseDataModule(LightningDataModule):
         report = validate(
             self.root, self.record, self.tasks, cache_dir=self.cache_dir, counts=counts, partial=self.partial
         )
-        _log.info(report.summary())
+        _log.info("%s%s", "" if self.scenes is None else "Synthetic scenes in the layout of ", report.summary())
         if self.resize:
             if len(report.sizes) > 1:
                 raise DatasetError(

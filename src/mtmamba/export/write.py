@@ -67,6 +67,7 @@ def export(
     """
     runtime = import_module(FORMATS[format].module)
     network = Deployed(model, normalise)
+    log.info("Following the network: %s.", "any size takes minutes, dynamic=false less" if dynamic else "one size")
     program = trace(network, size, dynamic)
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", suffix=".partial", dir=output.parent) as folder:

@@ -9,10 +9,11 @@ import netrc
 import os
 import urllib.parse
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
@@ -159,6 +160,18 @@ def wandb_logger(
         keep_checkpoint=keep_checkpoint,
         settings=wandb.Settings(mode=mode, init_timeout=30, silent=True),
     )
+
+
+def mlflow_logger(*, tracking_uri: str, **settings: Any) -> Logger:
+    """Return Lightning's logger for MLflow.
+
+    Raises:
+        ModuleNotFoundError: MLflow is missing, or what a database of one's own needs besides mlflow-skinny, of which
+            MLflow itself says that it supports no such address.
+    """
+    for package in ("mlflow", "sqlalchemy", "alembic") if tracking_uri.startswith("sqlite:") else ("mlflow",):
+        import_module(package)
+    return MLFlowLogger(tracking_uri=tracking_uri, **settings)
 
 
 def decisive_settings(run_dir: Path) -> list[str]:
