@@ -1,12 +1,16 @@
 """The tables and the chart of docs/results.md from the committed results: ``python src/results.py``."""
 
+import sys
 from pathlib import Path
 
 from mtmamba.report.costs import write_charts
-from mtmamba.report.evidence import write_page
+from mtmamba.report.evidence import EvidenceError, write_page
 
 ROOT = Path(__file__).parents[1]
 
 if __name__ == "__main__":
-    write_page(ROOT / "docs/results.md", ROOT / "results")
-    write_charts(ROOT / ".github/pictures", ROOT / "results")
+    try:
+        write_page(ROOT / "docs/results.md", ROOT / "results")
+        write_charts(ROOT / ".github/pictures", ROOT / "results")
+    except EvidenceError as error:
+        sys.exit(f"Error: {error}")

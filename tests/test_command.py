@@ -246,6 +246,23 @@ def test_a_machine_without_enough_memory_is_said_in_a_sentence(error):
     assert re.fullmatch(r"Expected the machine's memory to suffice, got: .*[^.]\. Choose smaller images .*\.", said)
 
 
+class DistBackendError(RuntimeError):
+    """Named as PyTorch's error of NCCL."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[/third_party/gloo/transport/tcp/pair.cc:538] Read error [::1]:38030: Connection reset by peer"),
+        DistBackendError("NCCL communicator was aborted on rank 0."),
+    ],
+)
+def test_a_process_that_waits_for_one_that_has_ended_says_so(error):
+    assert is_answer(error)
+    said = sentence(error, "train")
+    assert re.fullmatch("Expected every process of the run to go on, got one that has ended .*resume=RUN.", said)
+
+
 def test_what_a_terminal_cannot_show_is_spelt_out(tmp_path):
     """Names of files are any bytes, and terminals obey some of them."""
     (tmp_path / "script.py").write_text(
@@ -277,7 +294,8 @@ def test_a_failed_run_of_a_sweep_leaves_its_memory_to_the_next_and_says_what_nee
 WRONG = """
     seed=null seed=-1 seed=1.5 tasks=null tasks=[] tasks=[1] compile=1 baseline=no-thanks pictures=-1
     pictures=null ema_decay=0 ema_decay=1 log_dir=null log_dir='' cache_dir=null data.crop_size=448
-    label=[a] label="\\x1b" extensions=3 data.scenes.train=x
+    label=[a] label="\\x1b" data.partial=random:0 data.partial=random:1.5
+    data.partial=random:0.5.5 extensions=3 data.scenes.train=x
     data.crop_size=[0,576] data.crop_size=[448] data.crop_size=null data.batch_size=0 data.batch_size=-1
     data.batch_size=2.5 data.batch_size=true data.device_batch_size=0 data.val_batch_size=0
     data.val_batch_size=null data.num_workers=-1 data.scale=[2,1] data.scale=1 data.scale=[0,1]

@@ -36,12 +36,21 @@ PATHLIBS = {
 NO_MEMORY = ("Insufficient memory", "DefaultCPUAllocator: ")
 """What OpenCV and PyTorch say, by errors of no kind of their own, where the machine has not the memory."""
 
+GONE = ("Connection reset by peer", "Connection closed by peer", "Broken pipe")
+"""What gloo says where a process that it waits for has ended."""
+
 
 def is_answer(error: BaseException) -> bool:
     """Return whether an error's message is meant for people: ours, Hydra's, or the operating system's."""
     ours = type(error).__module__.partition(".")[0] in ("mtmamba", "hydra", "omegaconf")
     theirs = str(error).startswith(("Expected ", *PATHLIBS))
-    return ours or isinstance(error, OSError) or theirs or _is_full(error) or _is_short(error)
+    return ours or isinstance(error, OSError) or theirs or _is_full(error) or _is_short(error) or _is_lost(error)
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether another process of the run has gone, by the words of gloo and NCCL."""
+    kind = type(error).__name__ == "DistBackendError"
+    return kind or ("gloo" in str(error) and any(words in str(error) for words in GONE))
 
 
 def _is_short(error: BaseException) -> bool:
@@ -71,6 +80,11 @@ def sentence(error: BaseException, name: str) -> str:
         return (
             f"Expected the GPU's memory to suffice, got: {text.partition(' If reserved')[0]} Lower "
             "data.device_batch_size (data.val_batch_size in evaluation), or set model.checkpointing=blocks."
+        )
+    if _is_lost(error):
+        return (
+            f"Expected every process of the run to go on, got one that has ended ({text.partition('] ')[2] or text}): "
+            "see above for its reason, and go on with resume=RUN."
         )
     if _is_short(error):
         return (

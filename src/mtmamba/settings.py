@@ -102,8 +102,10 @@ RULES: Mapping[str, Rule] = {
     "data.resize": SWITCH,
     "data.invalid": Rule("ignored or as_released", lambda v: v in ("ignored", "as_released"), "ignored"),
     "data.partial": Rule(
-        "false, true, one_label or random:SHARE",
-        lambda v: isinstance(v, bool) or re.fullmatch(r"one_label|random:[\d.]+", str(v)) is not None,
+        "false, true, one_label or random:SHARE, a share above 0 and up to 1",
+        lambda v: (
+            isinstance(v, bool) or re.fullmatch(r"one_label|random:(1(\.0*)?|0?\.\d*[1-9]\d*)", str(v)) is not None
+        ),
         "random:0.5",
     ),
     "data.check": Rule("samples or all", lambda v: v in ("samples", "all"), "all"),

@@ -61,9 +61,20 @@ def test_a_page_without_marks_and_a_damaged_row_are_named(tmp_path):
     write_page(page, results)
     assert page.read_text().startswith("a <!-- demo -->\n\n| row |")
     assert "old" not in page.read_text()
-    (results / "demo/seed0/mtmamba/resamples.csv").write_text("semseg/mIoU\nmany\n")
-    with pytest.raises(EvidenceError, match="seed0/mtmamba"):
-        write_page(page, results)
+    row = results / "demo/seed0/mtmamba"
+    for name, text in [
+        ("resamples.csv", "semseg/mIoU\nmany\n"),
+        ("resamples.csv", "semseg/mIoU\n"),
+        ("resamples.csv", ""),
+        ("training.csv", ""),
+        ("metrics.json", "[]"),
+        ("metrics.json", '{"seed": 0, "tasks": null}'),
+    ]:
+        sound = (row / name).read_text()
+        (row / name).write_text(text)
+        with pytest.raises(EvidenceError, match="seed0/mtmamba"):
+            write_page(page, results)
+        (row / name).write_text(sound)
 
 
 def test_the_page_of_this_repository_is_the_one_that_its_results_give(tmp_path):

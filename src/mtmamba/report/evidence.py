@@ -70,7 +70,7 @@ def read_results(folder: Path) -> dict[str, list[Result]]:
     for path in sorted(folder.glob("seed*/*/metrics.json")):
         try:
             found.setdefault(path.parent.name, []).append(_read(path.parent))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise EvidenceError(
                 f"Expected an evaluation's results in {path.parent}, got {error!r}: copy it again."
             ) from error
@@ -158,6 +158,8 @@ def _read(folder: Path) -> Result:
     scores = {task: found[METRICS[task]] for task, found in record["tasks"].items() if METRICS.get(task) in found}
     with (folder / "resamples.csv").open(newline="") as file:
         samples = list(csv.DictReader(file))
+    if not samples:
+        raise ValueError("resamples.csv without a row")
     resamples = {task: np.array([float(row[f"{task}/{METRICS[task]}"]) for row in samples]) for task in scores}
     with (folder / "training.csv").open(newline="") as file:
         logged = list(csv.DictReader(file))
