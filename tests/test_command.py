@@ -246,6 +246,21 @@ def test_a_machine_without_enough_memory_is_said_in_a_sentence(error):
     assert re.fullmatch(r"Expected the machine's memory to suffice, got: .*[^.]\. Choose smaller images .*\.", said)
 
 
+def test_a_cache_folder_that_cannot_be_used_is_named_whoever_writes_to_it(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from pathlib import Path\nfrom mtmamba.command import command\n"
+        "command('train', lambda cfg, folder: (Path(cfg.cache_dir) / 'scenes').mkdir(parents=True))\n"
+    )
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "script.py", "cache_dir=file", f"log_dir={tmp_path}/logs"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert re.fullmatch(
+        r"Error: Expected a cache folder that can be used, got file \(.*\): set cache_dir=FOLDER.\n", done.stderr
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"script.py", "file"}
+
+
 class DistBackendError(RuntimeError):
     """Named as PyTorch's error of NCCL."""
 
