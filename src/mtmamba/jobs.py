@@ -175,8 +175,8 @@ def check_place(cfg: DictConfig, folder: Path) -> None:
     Raises:
         ConfigError: the run's folder, or the sweep's, is the dataset's or contains it.
     """
-    called, root = HydraConfig.get(), OmegaConf.select(cfg, "data.root")
-    if root is None or called.output_subdir is None:  # a command without a folder of its own
+    called = HydraConfig.get()
+    if called.output_subdir is None or (root := OmegaConf.select(cfg, "data.root")) is None:  # no folder of its own
         return
     place = Path(called.sweep.dir) if called.mode == RunMode.MULTIRUN else folder
     if Path(os.path.realpath(Path(root).expanduser())).is_relative_to(os.path.realpath(place)):

@@ -401,7 +401,7 @@ def test_what_was_predicted_before_a_stop_is_written_and_listed(checkpoint, tmp_
     cfg = settings("predict", **places, device="cpu", save=["picture"], batch_size=1)
     try:
         with pytest.raises(KeyboardInterrupt):
-            read_request(cfg)
+            predict(cfg, read_request(cfg))
     finally:
         signal.signal(signal.SIGTERM, before)
     entries = json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]

@@ -46,7 +46,6 @@ def trained(device, dtype, graphed, *overrides, course=()):
             with autocast:
                 loss = module.training_step(batch, 0)
             loss.backward()
-            module.on_after_backward()
             losses.append(loss.detach())
         gradients.append([p.grad.clone() for p in module.parameters()])
         optimizer.step()

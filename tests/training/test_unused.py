@@ -31,7 +31,7 @@ class LoneDecoder(ToyDecoder):
 
 
 STORE = ConfigStore.instance()
-STORE.store("lone", {"_target_": f"{__name__}.LoneDecoder", "_partial_": True}, group="decoder")
+STORE.store("toy_lone", {"_target_": f"{__name__}.LoneDecoder", "_partial_": True}, group="decoder")
 
 
 def trained(rank, port, dataset, folder):
@@ -41,7 +41,7 @@ def trained(rank, port, dataset, folder):
     two = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.val_check_interval=9", "callbacks.checkpoint_every=1"]
     for micro, step in ((2, 1), (1, 0)):
         expected = rf"got 2 without one at step {step}, such as model\.decoder\.branch\.bias: set trainer\.strategy="
-        options = ["encoder=toy", "decoder=lone", "pictures=0", f"data.device_batch_size={micro}"]
+        options = ["encoder=toy", "decoder=toy_lone", "pictures=0", f"data.device_batch_size={micro}"]
         with pytest.raises(ConfigError, match=expected):
             fake_training.run(dataset, folder / f"{micro}", *two, *options)
 
