@@ -1,5 +1,8 @@
 """Cityscapes: its files read by hand-made ones, the official zips, and targets larger than the network's image."""
 
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -229,6 +232,45 @@ def test_a_run_is_evaluated_predicted_scored_and_reported(streets, tmp_path):
     assert result["semseg"].shape == result["depth"].shape == SIZE
     report(compose.compose([f"runs=[{tmp_path}/run,{tmp_path}/eval]", f"out={tmp_path}/report"], "report"))
     assert f"{expected:.4f}" in (tmp_path / "report/report.md").read_text()
+
+
+EVALUATED = """
+import resource, sys
+from pathlib import Path
+import toy_network
+from mtmamba import compose
+from mtmamba.evaluation.checkpoint import evaluate
+run, cache, *roots = sys.argv[1:]
+for root in roots:
+    options = [f"ckpt={run}", f"data.root={root}", "data.val_batch_size=1", "data.num_workers=0", "pictures=0"]
+    options += ["worst=0", "trainer.accelerator=cpu", f"cache_dir={cache}", "bootstrap.resamples=5"]
+    record = evaluate(compose.compose(options, "eval"), Path(root) / "eval")
+    print("peak", record["images"], 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_an_evaluation_at_full_size_needs_no_more_memory_for_more_images(streets, tmp_path):
+    small = ["encoder=toy", "decoder=toy", "trainer.max_steps=1", "trainer.val_check_interval=1", "logger=csv"]
+    small += ["trainer.accelerator=cpu", "pictures=0", "baseline=false", f"cache_dir={tmp_path}"]
+    train(config(streets, *small, "data.crop_size=[512,1024]"), tmp_path / "run")
+    roots = [tmp_path / name for name in ("few", "more", "many")]
+    for root, images in zip(roots, (2, 8, 14), strict=True):
+        for path in streets.glob("*/*/*/*.png"):
+            pixels = cv2.resize(
+                cv2.imread(str(path), cv2.IMREAD_UNCHANGED), (2048, 1024), interpolation=cv2.INTER_NEAREST
+            )
+            for i in range(images // 2 if path.parts[-3] == "val" else 1):
+                write(root / path.relative_to(streets).with_name(f"{i}{path.name}"), pixels)
+    done = subprocess.run(
+        [sys.executable, "-c", EVALUATED, *map(str, [tmp_path / "run", tmp_path, *roots])],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    peaks = [[*map(int, line.split()[1:])] for line in done.stdout.splitlines() if line.startswith("peak")]
+    assert [images for images, _ in peaks] == [2, 8, 14]
+    assert peaks[2][1] - peaks[1][1] < 19 * 1024 * 2048 * 4, peaks  # one image's logits
+    assert peaks[2][1] < 3 * 2**30, peaks
 
 
 @pytest.mark.parametrize(("decoder", "hidden", "count"), [("mtmamba", 192, 252271688), ("mtmamba_plus", 96, 258595976)])

@@ -23,6 +23,7 @@ from mtmamba.evaluation.formats import save_prediction
 from mtmamba.evaluation.outcome import Evaluated, conclude, require_bootstrap
 from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.evaluation.views import Views
+from mtmamba.memory import give_back_memory
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.padding import crop
 from mtmamba.runs.folder import begin
@@ -74,6 +75,7 @@ class Evaluator(LightningModule):
             for index, image in enumerate(batch["id"]):
                 cut = crop(predictions[task][index], batch["size"][index].tolist())
                 save_prediction(self.folder, task, image, cut)
+        give_back_memory()
 
     def on_test_epoch_end(self) -> None:
         """Bring the images of all processes together in the first."""
