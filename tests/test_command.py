@@ -244,6 +244,8 @@ def test_a_machine_without_enough_memory_is_said_in_a_sentence(error):
     assert is_answer(raised.value)
     said = sentence(raised.value, "predict")
     assert re.fullmatch(r"Expected the machine's memory to suffice, got: .*[^.]\. Choose smaller images .*\.", said)
+    ours = ValueError(f"Expected a checkpoint, got one of {raised.value}.")
+    assert sentence(ours, "predict") == " ".join(str(ours).split())  # which says what is wrong with what
 
 
 def test_a_cache_folder_that_cannot_be_used_is_named_whoever_writes_to_it(tmp_path):

@@ -55,7 +55,9 @@ def _is_lost(error: BaseException) -> bool:
 
 def _is_short(error: BaseException) -> bool:
     """Whether the machine's memory did not suffice: NumPy's error, or OpenCV's or PyTorch's by its words."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
+    if isinstance(error, MemoryError):
+        return True
+    return not str(error).startswith("Expected ") and any(words in str(error) for words in NO_MEMORY)
 
 
 def _is_full(error: BaseException) -> bool:
