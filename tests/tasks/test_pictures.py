@@ -81,7 +81,7 @@ def test_without_padding(full, inner, corner):
 def test_png_keeps_every_pixel(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
     path = tmp_path / "new" / "panel.png"
-    pictures.save_png(path, picture)
+    pictures.save_picture(path, picture)
     assert np.array_equal(cv2.imread(str(path))[..., ::-1], picture)
     assert [file.name for file in path.parent.iterdir()] == ["panel.png"]
 
@@ -96,7 +96,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        pictures.save_png(path, np.zeros((4, 4, 3), np.uint8))
+        pictures.save_picture(path, np.zeros((4, 4, 3), np.uint8))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -13,7 +13,7 @@ from mtmamba.data.dense import DenseDataset
 from mtmamba.evaluation.statistics import Assessment
 from mtmamba.tasks import Task, picture_keys, picture_row
 from mtmamba.tasks.panels import IMAGE, panel
-from mtmamba.tasks.pictures import Picture, save_png
+from mtmamba.tasks.pictures import Picture, save_picture
 
 Predict = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
 """A sample of a dataset → each task's prediction on the sample's grid, without a batch axis."""
@@ -59,14 +59,14 @@ def save_worst(
             text = f"{found['id']}  {metric} {found['score']:.4g} {task.unit(metric)}"
             rows.append({title: _captioned(p, text) if title == IMAGE else p for title, p in row.items()})
         if rows:
-            save_png(folder / f"worst_{task.name}.png", _panel([task], dataset, rows))
+            save_picture(folder / f"worst_{task.name}.png", _panel([task], dataset, rows))
 
 
 def save_overview(path: Path, tasks: Sequence[Task], dataset: DenseDataset, predict: Predict, count: int) -> None:
     """Write one panel of evenly spaced images with every task's prediction and truth."""
     indices = sorted({i * len(dataset) // count for i in range(count)})
     if indices:
-        save_png(path, _panel(tasks, dataset, [_row(tasks, dataset, i, predict) for i in indices]))
+        save_picture(path, _panel(tasks, dataset, [_row(tasks, dataset, i, predict) for i in indices]))
 
 
 def _row(tasks: Sequence[Task], dataset: DenseDataset, index: int, predict: Predict) -> dict[str, Picture]:

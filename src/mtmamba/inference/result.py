@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mtmamba.evaluation.formats import prediction_path, save_prediction
-from mtmamba.files import replacing
 from mtmamba.inference.images import Photo
 from mtmamba.inference.sheets import WIDTH, Tile, sheet
 from mtmamba.inference.sources import SourceError
 from mtmamba.settings import KINDS
 from mtmamba.tasks import Task
 from mtmamba.tasks.legends import Legend
-from mtmamba.tasks.pictures import Draw, Picture, save_png
+from mtmamba.tasks.pictures import Draw, Picture, save_picture
 
 SHEET_QUALITY = 92
 
@@ -117,16 +116,13 @@ class Result:
             if "picture" in kinds:
                 written.append(folder / "pictures" / task.name / f"{self.name}.png")
                 picture = self._draw(task.name)(torch.from_numpy(values))
-                save_png(written[-1], picture)
+                save_picture(written[-1], picture)
             if "sheet" in kinds:
                 tiles.append(self._tile(task, values, picture))
             del values, picture
         if "sheet" in kinds:
             written.append(folder / "sheets" / f"{self.name}.jpg")
-            bgr = cv2.cvtColor(self._sheet(tiles), cv2.COLOR_RGB2BGR)
-            encoded = cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, SHEET_QUALITY))[1]
-            with replacing(written[-1]) as partial:
-                partial.write_bytes(encoded.data)
+            save_picture(written[-1], self._sheet(tiles), (cv2.IMWRITE_JPEG_QUALITY, SHEET_QUALITY))
         return written
 
     @property

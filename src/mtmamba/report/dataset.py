@@ -17,7 +17,7 @@ from mtmamba.report.tables import Cell, Column, TextTable
 from mtmamba.runs.table import show
 from mtmamba.tasks import get_task, select_tasks
 from mtmamba.tasks.panels import panel
-from mtmamba.tasks.pictures import Picture, save_png
+from mtmamba.tasks.pictures import Picture, save_picture
 from mtmamba.types import IGNORE
 
 Inspection = Mapping[str, Mapping[str, Found]]
@@ -67,7 +67,7 @@ def write_page(
     picture = path.parent / "pictures/samples.png"
     samples = list(_samples(record, root, tasks, cache_dir))
     if samples:
-        save_png(picture, panel(samples))
+        save_picture(picture, panel(samples))
     page = rendered(
         "dataset.html.jinja",
         title=record.title,

@@ -46,7 +46,8 @@ class Progress(NamedTuple):
         step: optimiser steps that are logged.
         steps: of the whole training; None before it begins.
         scores: the tasks' headlines, in the end.
-        seconds: left of a running row, at the speed that it has had; those that a finished one took; else None.
+        seconds: left of a running row, at the speed that it has had; None where that is not known.
+        took: the seconds of a finished row, where they are known.
     """
 
     state: str
@@ -54,6 +55,7 @@ class Progress(NamedTuple):
     steps: int | None = None
     scores: str = ""
     seconds: float | None = None
+    took: float | None = None
 
 
 def is_there(cfg: DictConfig, folder: Path) -> bool:
@@ -111,7 +113,7 @@ def _progress(folder: Path, mine: bool) -> Progress:
         scores = {task: values.get(get_task(task).headline) for task, values in record["tasks"].items()}
         shown = [f"{task} {value:.4g}" for task, value in scores.items() if value is not None]
         took = (folder / "metrics.json").stat().st_mtime - begun if begun else None
-        return Progress("finished", steps or 0, steps, ", ".join(shown), took)
+        return Progress("finished", steps or 0, steps, ", ".join(shown), took=took)
     step = _logged(folder)
     if mine or (folder.is_dir() and is_at_work(folder)):
         left = (steps - step) * (time.time() - begun) / step if steps is not None and step and begun else None
@@ -135,13 +137,13 @@ def show_rows(sweep_dir: Path, rows: Sequence[Sequence[str]], mine: Path | None 
     common = set.intersection(*map(set, rows))
     folders = [sweep_dir / str(number) for number in range(len(rows))]
     found = [progress(folder, mine is not None and folder.resolve() == mine.resolve()) for folder in folders]
-    took = [row.seconds for row in found if row.state == "finished" and row.seconds is not None]
+    took = [row.took for row in found if row.took is not None]
     table = Table("", "Row", "State", "Step", "Scores", "Left", title=str(sweep_dir))
-    for number, (overrides, (state, step, steps, scores, seconds)) in enumerate(zip(rows, found, strict=True)):
+    for number, (overrides, (state, step, steps, scores, seconds, _)) in enumerate(zip(rows, found, strict=True)):
         name = " ".join(override for override in overrides if override not in common) or " ".join(overrides)
-        if seconds is None and took and state != "failed":
+        if seconds is None and took and state not in ("finished", "failed"):
             seconds = mean(took) * (1 - step / steps if steps else 1)
-        left = "" if seconds is None or state == "finished" else str(timedelta(seconds=round(seconds)))
+        left = "" if seconds is None else str(timedelta(seconds=round(seconds)))
         table.add_row(str(number), name, state, "" if steps is None else f"{step} of {steps}", scores, left)
     show(table)
 

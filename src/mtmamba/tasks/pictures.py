@@ -139,9 +139,15 @@ def without_padding(picture: Picture, size: tuple[int, int]) -> Picture:
     return picture[centre(picture.shape[:2], size)]
 
 
-def save_png(path: Path, picture: Picture) -> None:
-    """Write a PNG file, making its folder; a reader sees the old file or the whole new one, never a part."""
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+def save_picture(path: Path, picture: Picture, parameters: Sequence[int] = ()) -> None:
+    """Write a file of its suffix's format, making its folder; a reader sees the old file or the whole new one.
+
+    Args:
+        path: ``.png`` or ``.jpg``.
+        picture: ``(H, W, 3)`` uint8 RGB.
+        parameters: of `cv2.imencode`.
+    """
+    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), parameters)
     with replacing(path) as partial:
         partial.write_bytes(encoded.data)
 

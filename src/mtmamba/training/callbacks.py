@@ -19,7 +19,7 @@ from torch import Tensor
 from mtmamba.metrics.segmentation import MeanIoU
 from mtmamba.tasks import picture_keys, picture_row
 from mtmamba.tasks.panels import IMAGE, before_and_after, panel
-from mtmamba.tasks.pictures import Picture, save_png
+from mtmamba.tasks.pictures import Picture, save_picture
 from mtmamba.training.checkpointing import epoch_of
 from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.training.wandb_run import Masks, WandbRun, masks
@@ -84,12 +84,12 @@ class PicturePanel(Callback):
         picture = panel(self._rows, keys=keys(self._rows))
         step = trainer.global_step if self.step is None else self.step
         folder = Path(trainer.default_root_dir) / "pictures"
-        save_png(folder / f"{self.name or f'step_{step:06d}'}.png", picture)
+        save_picture(folder / f"{self.name or f'step_{step:06d}'}.png", picture)
         if self.name == START:
             self._start = self._rows
         elif self.name == BEST and self._start:
             both = before_and_after(self._start, self._rows, keys=keys([*self._start, *self._rows]))
-            save_png(folder / "before_and_after.png", both)
+            save_picture(folder / "before_and_after.png", both)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("pictures", [picture], step=step)
