@@ -168,16 +168,14 @@ def build_balancing(cfg: DictConfig, total: Any, model: MultiTaskModel) -> LossW
 def build_optimizer(cfg: DictConfig) -> Callable[..., Optimizer]:
     """Return what makes the configured optimiser of parameters: all of ``optimizer`` but its schedule."""
     settings = {key: value for key, value in cfg.optimizer.items() if key not in ("schedule", "power")}
-    maker: Callable[..., Optimizer] = hydra.utils.instantiate(settings, _partial_=True, _convert_="all")
-    return maker
+    return hydra.utils.instantiate(settings, _partial_=True, _convert_="all")
 
 
 def build_schedule(cfg: DictConfig) -> Callable[[Optimizer], Any] | None:
     """Return what makes ``optimizer.schedule`` of an optimiser; None for a constant learning rate."""
     if cfg.optimizer.get("schedule") is None:
         return None
-    maker: Callable[[Optimizer], Any] = hydra.utils.instantiate(cfg.optimizer.schedule, _partial_=True, _convert_="all")
-    return maker
+    return hydra.utils.instantiate(cfg.optimizer.schedule, _partial_=True, _convert_="all")
 
 
 def build_callbacks(cfg: DictConfig) -> list[Callback]:
@@ -229,5 +227,4 @@ def build_trainer(cfg: DictConfig, **settings: Any) -> Trainer:
 
         plugins = [*settings.pop("plugins", ()), HalfNetwork(cfg.trainer.precision)]
         fixed |= {"precision": None, "plugins": plugins}
-    trainer: Trainer = hydra.utils.instantiate(cfg.trainer, **fixed, **settings, _convert_="all")
-    return trainer
+    return hydra.utils.instantiate(cfg.trainer, **fixed, **settings, _convert_="all")

@@ -46,8 +46,7 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Logits:
         """Predict every task."""
-        logits: Logits = self.model((images - self.mean) / self.std if self.normalise else images)
-        return logits
+        return self.model((images - self.mean) / self.std if self.normalise else images)
 
 
 @uncached

@@ -51,8 +51,7 @@ def blend(
     check_parameters(features, shared_weight, shared_bias, (1, channels))
     if has_kernel(features):
         parameters = own_weight, own_bias, shared_weight, shared_bias
-        y: Tensor = _blend(autocast(features), autocast(gate), *parameters, scale)[0]
-        return y
+        return _blend(autocast(features), autocast(gate), *parameters, scale)[0]
     own, shared = features.split((tasks, 1))
     own = torch_layer_norm(own, own_weight, own_bias)
     shared = torch_layer_norm(shared, shared_weight, shared_bias)

@@ -53,8 +53,7 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, beside: Signal | Non
             )
     if has_kernel(x):
         others = () if beside is None else (autocast(beside[0]), *beside[1:])
-        joint: Tensor = _depthwise_silu(autocast(x), weight, bias, *others)
-        return joint
+        return _depthwise_silu(autocast(x), weight, bias, *others)
     y = torch_depthwise_silu(x, weight, bias)
     return y if beside is None else torch.cat([y, torch_depthwise_silu(*beside)])
 

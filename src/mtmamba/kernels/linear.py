@@ -31,8 +31,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if not has_kernel(x) or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
-    y: Tensor = LinearFunction.apply(autocast(x), weight, bias)
-    return y
+    return LinearFunction.apply(autocast(x), weight, bias)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -43,8 +42,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     if not has_kernel(x) or torch.compiler.is_compiling():
         return F.gelu(F.linear(x, weight, bias))
-    y: Tensor = LinearGeluFunction.apply(autocast(x), weight, bias)
-    return y
+    return LinearGeluFunction.apply(autocast(x), weight, bias)
 
 
 class LinearFunction(torch.autograd.Function):

@@ -43,8 +43,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, upscale: int = 1) -> Ten
         if not tasks:
             return layer_norm(x[None], weight[None], bias[None]).squeeze(0)
         x = autocast(x).contiguous()  # here, so that the backward pass has no copy to make again
-        y: Tensor = norm_operator(x, weight, bias, None, None, upscale, 1)[0]
-        return y
+        return norm_operator(x, weight, bias, None, None, upscale, 1)[0]
     if upscale > 1:
         x = rearrange(x, "t b h w (p q c) -> t b (h p) (w q) c", p=upscale, q=upscale)
     return torch_layer_norm(x, weight, bias)
@@ -69,8 +68,7 @@ def joint_layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     check_parameters(x, weight, bias, (x.shape[0] * x.shape[-1],))
     if has_kernel(x):
-        y: Tensor = norm_operator(autocast(x), weight, bias, None, None, 1, len(x))[0]
-        return y
+        return norm_operator(autocast(x), weight, bias, None, None, 1, len(x))[0]
     x = rearrange(x, "t b h w c -> 1 b h w (t c)")
     return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype))
 
@@ -96,8 +94,7 @@ def gated_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, scale: Ten
     if gate.shape != x.shape:
         raise ValueError(f"Expected a gate of the shape of x, {tuple(x.shape)}, got {tuple(gate.shape)}.")
     if has_kernel(x):
-        y: Tensor = norm_operator(autocast(x), weight, bias, autocast(gate), scale, 1, 1)[0]
-        return y
+        return norm_operator(autocast(x), weight, bias, autocast(gate), scale, 1, 1)[0]
     return scale_samples(torch_layer_norm(x, weight, bias) * F.silu(gate), scale)
 
 

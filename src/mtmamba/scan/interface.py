@@ -51,8 +51,7 @@ def selective_scan(
     >>> selective_scan(u, u, A, B, B, D, D).shape
     torch.Size([1, 6, 5])
     """
-    y: Tensor = _scan({"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias}, backend)
-    return y
+    return _scan({"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias}, backend)
 
 
 @torch.compiler.disable  # a compiler would unroll every block and step

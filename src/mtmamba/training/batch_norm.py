@@ -55,8 +55,7 @@ class SyncBatchNorms(LayerSync):
             ValueError: on CPUs, a batch norm of another class than `torch.nn.BatchNorm2d`.
         """
         if self.on_gpu:
-            synchronised: nn.Module = convert_sync_batchnorm(model)
-            return synchronised
+            return convert_sync_batchnorm(model)
         for name, module in model.named_modules():
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = SyncBatchNorm

@@ -212,8 +212,7 @@ class MultiTaskModule(LightningModule):
 
     def outputs(self, images: Tensor) -> tuple[Logits, dict[str, Logits]]:
         """Return the network's logits and, in training, its decoder's auxiliary ones."""
-        outputs: tuple[Logits, dict[str, Logits]] = (self._graphed or self.model.with_auxiliary)(images)
-        return outputs
+        return (self._graphed or self.model.with_auxiliary)(images)
 
     def on_targets(self, logits: Logits, batch: Batch) -> Logits:
         """Return logits on the targets' grid, which is larger than the image's where images are resized."""

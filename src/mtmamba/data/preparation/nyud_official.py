@@ -82,8 +82,7 @@ def _h5py() -> ModuleType:
         raise ModuleNotFoundError(
             f"Expected h5py, which reads {LABELED}, got none: pip install 'mtmamba[prepare]'."
         ) from error
-    module: ModuleType = h5py
-    return module
+    return h5py
 
 
 def _read_mat(path: Path, key: str, words: str) -> dict[str, Any]:

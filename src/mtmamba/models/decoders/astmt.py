@@ -57,8 +57,7 @@ class Unit(nn.Module):
         y = y.unflatten(0, (-1, self.maps)).expand(-1, self.tasks, -1, -1, -1).flatten(1, 2)
         if self.adapter is not None:
             y = y + self.adapter(x)
-        z: Tensor = self.se(F.relu(self.norm(y)))
-        return z
+        return self.se(F.relu(self.norm(y)))
 
 
 class ASTMTDecoder(Decoder):

@@ -141,8 +141,7 @@ class Relate(nn.Module):
         if self.contexts:
             found = [read(x, maps[source], labels.get(self.labels[source])) for source, read in self.contexts.items()]
             x = torch.cat((x, self.project(torch.cat(found, 1))), 1)
-        mixed: Tensor = self.mix(x)
-        return mixed
+        return self.mix(x)
 
 
 class ATRC(FCN):

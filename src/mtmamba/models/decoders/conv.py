@@ -137,8 +137,7 @@ class SE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gate every task's map."""
         gates = self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True)))).sigmoid()  # (B, T dim, 1, 1)
-        y: Tensor = self.each(x) * gates
-        return y
+        return self.each(x) * gates
 
 
 class Fuse(nn.Module):

@@ -102,5 +102,4 @@ class MixCoarsely(nn.Module):
         fine = self.reduce(x)
         coarse = F.avg_pool2d(fine, 2).unflatten(1, (self.tasks, -1))  # (B, T, dim / 2, h / 2, w / 2)
         change = self.change(coarse).flatten(1, 2)
-        y: Tensor = fine + F.interpolate(change, scale_factor=2, mode="bilinear", align_corners=False)
-        return y
+        return fine + F.interpolate(change, scale_factor=2, mode="bilinear", align_corners=False)

@@ -116,8 +116,7 @@ class Out(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise and widen."""
-        reduced: Tensor = self.reduce(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
-        return reduced
+        return self.reduce(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
 class InvPT(Decoder):

@@ -37,8 +37,7 @@ class CrossAttention(nn.Module):
         projected = (f(norm(x)) for f, norm, x in zip(self.inputs, self.norms, tokens, strict=True))
         q, k, v = (rearrange(x, "t b n (a c) -> (t b) a n c", a=HEADS) for x in projected)
         found = F.scaled_dot_product_attention(q, k, v)
-        x: Tensor = self.proj(rearrange(found, "(t b) a n c -> t b n (a c)", t=len(tokens[0])))
-        return x
+        return self.proj(rearrange(found, "(t b) a n c -> t b n (a c)", t=len(tokens[0])))
 
 
 class Read(nn.Module):
@@ -58,8 +57,7 @@ class Read(nn.Module):
         """Read the maps."""
         queries = queries + self.drops[0](self.attention(placed, x, x))
         queries = queries + self.reason(queries)
-        y: Tensor = queries + self.drops[1](self.mlp(queries))
-        return y
+        return queries + self.drops[1](self.mlp(queries))
 
 
 class Meet(nn.Module):
@@ -92,8 +90,7 @@ class Meet(nn.Module):
         q, k, v = rearrange(self.qkv(x), "n b (three a c) -> three b a n c", three=3, a=HEADS)
         weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)  # (B, a, n, n)
         kept = self.drop_weights(weights.flatten(1).T).T.view_as(weights)
-        y: Tensor = self.proj(rearrange(kept @ v, "b a n c -> n b (a c)"))
-        return y
+        return self.proj(rearrange(kept @ v, "b a n c -> n b (a c)"))
 
 
 class Write(nn.Module):

@@ -34,8 +34,7 @@ class Propagate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Add the shared map to every task's."""
         mask = self.mask(x).unflatten(1, (-1, self.tasks)).softmax(2).flatten(1, 2)  # (B, T dim, h, w)
-        y: Tensor = self.se(self.share(mask * x)) + x
-        return y
+        return self.se(self.share(mask * x)) + x
 
 
 class MTINet(Decoder):

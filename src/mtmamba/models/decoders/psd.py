@@ -40,8 +40,7 @@ class StructureDiffusion(nn.Module):
         for _ in range(self.iterations):
             near = zip(mixed.unbind(2), self.neighbours(x), strict=True)
             x = sum((weight[:, :, None] * y for weight, y in near), start=torch.zeros_like(x))
-        y: Tensor = self.norm(self.out(x.flatten(1, 2))).unflatten(1, (self.tasks, -1))
-        return y
+        return self.norm(self.out(x.flatten(1, 2))).unflatten(1, (self.tasks, -1))
 
     def structures(self, x: Tensor) -> Tensor:
         """Return each task's weights of the window around every position: ``(B, T, window², h, w)``."""

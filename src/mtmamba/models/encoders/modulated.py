@@ -60,8 +60,7 @@ class ModulatedBlock(nn.Module):
         normed = self.norm1(x)
         attended = self.attn(normed.flatten(0, 1)).unflatten(0, x.shape[:2])
         x = x + self.drop_path1(attended + self.adapter(normed))
-        y: Tensor = x + self.drop_path2(self.excite(self.mlp(self.norm2(x))))
-        return y
+        return x + self.drop_path2(self.excite(self.mlp(self.norm2(x))))
 
 
 class ModulatedMerging(nn.Module):
@@ -74,8 +73,7 @@ class ModulatedMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Join the pixels, and halve their channels."""
         joined = PatchMerging.joined(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        y: Tensor = self.reduction(self.norm(joined))
-        return y
+        return self.reduction(self.norm(joined))
 
 
 class ModulatedSwin(Encoder):

@@ -33,8 +33,7 @@ class Neck(nn.Module):
 
     def level(self, i: int, x: Tensor) -> Tensor:
         """Project and normalise the map of one scale, 0 for the finest."""
-        y: Tensor = self.norms[i](self.project[i](x))
-        return y
+        return self.norms[i](self.project[i](x))
 
 
 class SimplePyramid(nn.Module):

@@ -108,5 +108,4 @@ class SwinEncoder(StagedEncoder):
 
     def output(self, s: int, x: Tensor) -> Tensor:
         """Normalise a stage's result."""
-        y: Tensor = self.norms[s](x)
-        return y
+        return self.norms[s](x)

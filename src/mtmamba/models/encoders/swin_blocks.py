@@ -76,8 +76,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed each 4x4 patch."""
-        y: Tensor = self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, H / 4, W / 4, dim)
-        return y
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, H / 4, W / 4, dim)
 
 
 class PatchMerging(nn.Module):
@@ -93,8 +92,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Join the pixels, and halve their channels."""
-        y: Tensor = self.reduction(self.norm(self.joined(x)))
-        return y
+        return self.reduction(self.norm(self.joined(x)))
 
     @staticmethod
     def joined(x: Tensor) -> Tensor:
@@ -138,8 +136,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each pixel."""
-        y: Tensor = self.fc2(self.fc1(x))
-        return y
+        return self.fc2(self.fc1(x))
 
 
 class SwinBlock(nn.Module):
@@ -196,5 +193,4 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor) -> Residual:
         """Halve the map and let its windows attend."""
-        y: Residual = self.blocks(Residual(self.downsample(x)))
-        return y
+        return self.blocks(Residual(self.downsample(x)))

@@ -37,8 +37,7 @@ def scan_mamba_ssm(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
 
     Source: Gu and Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 2023, section 3.3.
     """
-    y: Tensor = _KernelScan.apply(*(x.float().contiguous() for x in (u, delta, A, B, C, D, delta_bias)))
-    return y
+    return _KernelScan.apply(*(x.float().contiguous() for x in (u, delta, A, B, C, D, delta_bias)))
 
 
 class _KernelScan(torch.autograd.Function):

@@ -35,8 +35,7 @@ def scan_chunked(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: T
     """
     inputs = (u, delta, A, B, C, D, delta_bias)
     dtype = torch.float64 if any(x.dtype == torch.float64 for x in inputs) else torch.float32
-    y: Tensor = _ChunkedScan.apply(*(x.to(dtype) for x in inputs))
-    return y
+    return _ChunkedScan.apply(*(x.to(dtype) for x in inputs))
 
 
 class _Block(NamedTuple):

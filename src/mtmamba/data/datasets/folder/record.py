@@ -57,8 +57,7 @@ def read_description(root: str | Path | None) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise DatasetError(f"Expected YAML in {path}, got {error}: correct the file.") from error
     check(found, path)
-    description: dict[str, Any] = found
-    return description
+    return found
 
 
 def _with_ids(value: Any) -> Any:
@@ -144,8 +143,7 @@ def _range(entry: Mapping[str, Any]) -> Sequence[float]:
     """Return the depths at the ends of the colour map."""
     near, far = SHOWN_DEPTH
     farthest = entry.get("max", far)
-    shown: Sequence[float] = entry.get("shown", (farthest * near / far, farthest))
-    return shown
+    return entry.get("shown", (farthest * near / far, farthest))
 
 
 def _beyond(task: str, shown: Sequence[float], source: Source, name: str, target: NDArray[Any]) -> str | None:

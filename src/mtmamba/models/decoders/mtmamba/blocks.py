@@ -43,8 +43,7 @@ class STM(nn.Module):
         z, x = residual_norm(z, self.norm.weight, self.norm.bias)  # eq. 14
         signal, gate = project_and_gate(x, self.mfe.in_proj, self.gate)  # linear layers of eqs. 15 and 16
         features = self.mfe.gated(signal, gate, self.drop_path.factor(z))  # eqs. 15 to 17
-        y: Tensor = self.out_proj(features, residual=z)  # eq. 18
-        return y
+        return self.out_proj(features, residual=z)  # eq. 18
 
 
 class SharedBranch(nn.Module):
@@ -88,8 +87,7 @@ class CTM(nn.Module):
         mixed = blend_features(
             self.own, self.shared.mfe, signal, joint, gate, self.drop_path.factor(z)
         )  # eqs. 21 to 24
-        y: Tensor = self.out_proj(mixed, residual=z)  # eq. 25
-        return y
+        return self.out_proj(mixed, residual=z)  # eq. 25
 
 
 class OwnCTM(nn.Module):

@@ -37,8 +37,7 @@ class MFE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Extract features."""
-        y: Tensor = self.norm(self.ss2d(self.conv(self.in_proj(x))))
-        return y
+        return self.norm(self.ss2d(self.conv(self.in_proj(x))))
 
     def gated(self, signal: Tensor, gate: Tensor, scale: Tensor | None, source: Tensor | None = None) -> Tensor:
         """Return the features of what ``in_proj`` has given, times silu(``gate``) and each sample's ``scale`` (eq. 17).
@@ -67,8 +66,7 @@ class AttentionMFE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of each window."""
-        y: Tensor = self.attention(self.in_proj(x))
-        return y
+        return self.attention(self.in_proj(x))
 
     def gated(self, signal: Tensor, gate: Tensor, scale: Tensor | None) -> Tensor:
         """Return the features times silu(``gate``) and each sample's ``scale``, as `MFE.gated` does."""

@@ -61,8 +61,7 @@ class ExpandHead(nn.Module):
         return {task: predict(task, *tensors) for task, *tensors in own}
 
     def _logits(self, task: str, z: Tensor, weight: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> Tensor:
-        logits: Tensor = self.project[task](self.expand.expand(z, weight), norm_weight, norm_bias)
-        return logits
+        return self.project[task](self.expand.expand(z, weight), norm_weight, norm_bias)
 
 
 class Project(nn.Linear):
