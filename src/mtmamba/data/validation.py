@@ -23,7 +23,7 @@ SAMPLES = 8
 
 @dataclass
 class Report:
-    """What a check found: how many images each split has, what must be mended and what is only worth knowing."""
+    """What a check found: how many images each split has, what must be mended, what is odd, what was asked for."""
 
     dataset: DatasetRecord
     root: Path
@@ -31,6 +31,7 @@ class Report:
     sizes: set[tuple[int, int]] = field(default_factory=set)  # of the images: `compare_sizes`
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # how many labels there are, where they are partial
 
     @property
     def largest(self) -> tuple[int, int]:
@@ -77,7 +78,7 @@ def validate(
         cache_dir: see ``DenseDataset``.
         counts: images expected in each split; the published dataset's when None.
         partial: see ``DenseDataset``. With ``true`` an image may lack targets, but no task's may all be missing in
-            training; how many there are is a warning.
+            training; how many there are is information.
 
     Raises:
         DatasetError: something is missing or wrong; the message lists it, at most ten lines, and says what to do.
@@ -107,8 +108,9 @@ def validate(
     if report.problems:
         raise report.error()
     report.warnings += _compare_counts(report.counts, counts or record.counts)
-    for warning in report.warnings:
-        _log.warning("%s: %s", record.title, warning)
+    for level, lines in ((logging.INFO, report.notes), (logging.WARNING, report.warnings)):
+        for line in lines:
+            _log.log(level, "%s: %s", record.title, line)
     return report
 
 
@@ -152,7 +154,7 @@ def _count_labels(dataset: DenseDataset, report: Report) -> None:
     for task in dataset.tasks if dataset.labelled is not None else ():
         found = len(dataset.ids_with(task))
         if found < len(dataset):
-            report.warnings.append(f"{found} of {len(dataset)} {dataset.split} images have a label of {task}")
+            report.notes.append(f"{found} of {len(dataset)} {dataset.split} images have a label of {task}")
         if not found and dataset.split == "train":
             report.problems.append(f"{task}: expected a label of some training image, got none: leave it out of tasks")
 
