@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 import mtmamba
 from mtmamba import build
 from mtmamba.answers import is_answer, sentence
-from mtmamba.config_checks import demo_settings
+from mtmamba.config_checks import demo_settings, frozen_at_random
 from mtmamba.settings import ConfigError, check_settings
 from mtmamba.shipped import config_dir
 
@@ -191,6 +191,25 @@ def test_runs_are_filed_under_what_they_are(script, overrides, folder, tmp_path)
 )
 def test_the_demos_settings_are_said_where_they_train_on_anything_else(overrides, said):
     found = demo_settings(mtmamba.load_config(overrides))
+    assert found is None if said is None else re.search(said, found)
+
+
+FROZEN = r"with encoder.{0}, got encoder.pretrained=false, .* init=MODEL, or leave encoder.{0} out"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["encoder.freeze=all"], FROZEN.format("freeze=all")),
+        (["encoder=swin_tiny", "encoder.pretrained=false", "encoder.lora.rank=8"], FROZEN.format("lora.rank=8")),
+        (["encoder.freeze=1", "init=rooms_micro"], None),
+        (["encoder.freeze=1", "encoder.weights=swin.pth"], None),
+        (["encoder=swin_tiny", "encoder.freeze=1"], None),
+        ([], None),
+    ],
+)
+def test_an_encoder_that_stays_random_is_said(overrides, said):
+    found = frozen_at_random(mtmamba.load_config(overrides))
     assert found is None if said is None else re.search(said, found)
 
 
@@ -432,14 +451,16 @@ def test_whoever_reads_the_output_may_go(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"), [("raise", "Stopped by Ctrl-C.\n"), ("sys.exit(1)", "")], ids=["predict", "train"]
+    ("stop", "answer", "said"),
+    [("SIGTERM", "raise", "Stopped by Ctrl-C or SIGTERM.\n"), ("SIGINT", "sys.exit(1)", "")],
+    ids=["predict", "train"],
 )
-def test_ctrl_c_ends_a_command_in_a_word(tmp_path, answer, said):
-    """Within work that has no answer of its own to it; and in training, where Lightning has one."""
+def test_what_stops_a_command_leaves_a_word_and_no_folder(tmp_path, stop, answer, said):
+    """Within work that has no answer of its own to it, as imports have none; and in training, where Lightning has."""
     script = tmp_path / "train.py"
-    work = f"try: raise KeyboardInterrupt\n    except KeyboardInterrupt: {answer}"
+    work = f"try: signal.raise_signal(signal.{stop})\n    except KeyboardInterrupt: {answer}"
     script.write_text(
-        f"import sys\nfrom mtmamba.command import command\ndef work(*_):\n    {work}\ncommand('train', work)"
+        f"import signal, sys\nfrom mtmamba.command import command\ndef work(*_):\n    {work}\ncommand('train', work)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     call = [sys.executable, script]

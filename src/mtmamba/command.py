@@ -6,6 +6,7 @@ Nothing heavy is imported here: a wrong override is answered before PyTorch is.
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Set
@@ -106,6 +107,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
     debug = os.environ.get(DEBUG, "0") not in ("", "0")
     if not debug:
         hush()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's way to say Ctrl-C
     called = [os.path.abspath(sys.argv[0]), *sys.argv[1:]]  # what a launcher's processes are called with is another
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
 
@@ -174,7 +176,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             if debug or (isinstance(error, ValueError) and not told):
                 raise
             if isinstance(error, KeyboardInterrupt):
-                print("Stopped by Ctrl-C.", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
+                print("Stopped by Ctrl-C or SIGTERM.", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
                 sys.exit(STOPPED)
             folder = f"Expected a folder for runs, got {error}: set log_dir=FOLDER."  # the job has answered its own
             tell(error if told else OSError(folder), name)

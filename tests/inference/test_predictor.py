@@ -396,7 +396,7 @@ def test_what_was_predicted_before_a_stop_is_written_and_listed(checkpoint, tmp_
             yield result
 
     monkeypatch.setattr(Predictor, "files", stopped)
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as every script's beginning does
     places = {"source": str(tmp_path / "*.png"), "save_dir": str(tmp_path / "out"), "ckpt": str(checkpoint)}
     cfg = settings("predict", **places, device="cpu", save=["picture"], batch_size=1)
     try:

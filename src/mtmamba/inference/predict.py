@@ -1,8 +1,6 @@
 """The work of ``predict.py``: inputs in, a folder of results out; what cannot be read is listed, the rest goes on."""
 
 import os
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -53,8 +51,6 @@ def predict(cfg: DictConfig, request: Request) -> bool:
     predictor, folder = make_predictor(cfg), request.folder
     console = Console()
     start, entries = time.perf_counter(), []
-    if threading.current_thread() is threading.main_thread():  # a cluster's way to say Ctrl-C
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     with claimed(folder):
         require_new(folder, cfg.overwrite)  # another call may have filled it meanwhile
         try:
