@@ -67,6 +67,19 @@ def demo_settings(cfg: DictConfig) -> str | None:
     )
 
 
+def frozen_at_random(cfg: DictConfig) -> str | None:
+    """Say that a run keeps an encoder's random weights as they are; None where it does not, or nobody can know."""
+    encoder, lora = cfg.encoder, OmegaConf.select(cfg, "encoder.lora.rank")
+    random = encoder.get("pretrained") is False and encoder.get("weights") is None and cfg.init is None
+    if not random or (encoder.get("freeze") is None and lora is None):
+        return None
+    choice = f"encoder.freeze={encoder.freeze}" if lora is None else f"encoder.lora.rank={lora}"
+    return (
+        f"Expected pretrained weights with {choice}, got encoder.pretrained=false, whose random ones stay as they are: "
+        f"set encoder.pretrained=true, encoder.weights=FILE or init=MODEL, or leave {choice} out."
+    )
+
+
 def settle_auto(cfg: DictConfig) -> None:
     """Write into a configuration what ``auto`` means here, for training or evaluation.
 

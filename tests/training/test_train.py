@@ -236,11 +236,13 @@ def test_the_progress_bar_shows_the_last_losses():
     assert shown["train/loss"] == pytest.approx(total.item())
 
 
-def test_missing_data_stops_before_anything_is_built(tmp_path, monkeypatch):
+def test_missing_data_stops_before_anything_is_built(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(workflows.build, "build_model", lambda *_: pytest.fail("built a model first"))
-    cfg = mtmamba.load_config(["experiment=pascal_mtmamba", f"data.root={tmp_path}/none", "logger=csv"])
+    frozen = ["encoder.pretrained=false", "encoder.freeze=all"]
+    cfg = mtmamba.load_config(["experiment=pascal_mtmamba", f"data.root={tmp_path}/none", "logger=csv", *frozen])
     with pytest.raises(ValueError, match=r"data\.root"):
         workflows.train(cfg, tmp_path)
+    assert "Expected pretrained weights with encoder.freeze=all" in caplog.text
 
 
 def test_errors_of_checkpoints_name_what_came(tmp_path):

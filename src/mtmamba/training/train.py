@@ -16,7 +16,7 @@ from torch import nn
 
 from mtmamba import build, compose
 from mtmamba.checkpoints import find_checkpoint, read_checkpoint
-from mtmamba.config_checks import ConfigError, demo_settings, on_gpu, settle_auto
+from mtmamba.config_checks import ConfigError, demo_settings, frozen_at_random, on_gpu, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.files import remove_partial, write_json
@@ -83,7 +83,7 @@ def _train(
     begin_once = functools.cache(lambda: begin(cfg, run_dir))
     if resumed is None:
         begin_once()
-        if said := demo_settings(cfg):
+        for said in filter(None, (demo_settings(cfg), frozen_at_random(cfg))):
             rank_zero_only(log.warning)(said)
     initial = None if cfg.init is None else read_model(cfg.init)  # a wrong one is known before scenes are made
     seed_everything(cfg.seed, verbose=False)
