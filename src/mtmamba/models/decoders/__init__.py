@@ -51,3 +51,17 @@ class Decoder(nn.Module, ABC):
 
         A module counts for the last part that holds it; several may share a name. What is in none is ``decoder``.
         """
+
+
+class AuxiliaryDecoder(Decoder):
+    """A decoder that is one function, `decode`, from maps to final and intermediate logits."""
+
+    @abstractmethod
+    def decode(self, features: Sequence[Tensor]) -> tuple[Logits, dict[str, Logits]]:
+        """Return every task's logits and, by name, intermediate ones; none where the method has none."""
+
+    def forward(self, features: Sequence[Tensor]) -> Logits:
+        """Decode the encoder's maps."""
+        logits, auxiliary = self.decode(features)
+        self.auxiliary = auxiliary if self.training else {}
+        return logits

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtmamba.models.decoders import Decoder
-from mtmamba.models.decoders.conv import SE, Predict, channels_first, conv, enlarge
+from mtmamba.models.decoders import AuxiliaryDecoder
+from mtmamba.models.decoders.conv import SE, Predict, channels_first, conv, enlarge, require_by_task
 from mtmamba.models.encoders.encoder import Encoder
 from mtmamba.models.encoders.modulated import ModulatedSwin
 from mtmamba.types import Logits
@@ -60,7 +60,7 @@ class Unit(nn.Module):
         return self.se(F.relu(self.norm(y)))
 
 
-class ASTMTDecoder(Decoder):
+class ASTMTDecoder(AuxiliaryDecoder):
     """ASTMT's decoder on a plain encoder that all tasks share: DeepLab-v3+'s, modulated for each task.
 
     Five branches read the coarsest map at stride 16: a 1x1 and three dilated 3x3 convolutions, and the map's mean,
@@ -122,10 +122,6 @@ class ASTMTDecoder(Decoder):
         """Return the encoder's maps as the units read them."""
         return channels_first(features)
 
-    def forward(self, features: Sequence[Tensor]) -> Logits:
-        """Decode the encoder's maps."""
-        return self.decode(features)[0]
-
     def decode(self, features: Sequence[Tensor]) -> tuple[Logits, dict[str, Logits]]:
         """Return every task's logits, and no intermediate ones."""
         fine, second, third, coarse = self.maps(features)
@@ -182,9 +178,5 @@ class ASTMT(ASTMTDecoder):
 
     def maps(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Return every task's maps as the units read them."""
-        if any(x.ndim != 5 for x in features):
-            raise ValueError(
-                f"Expected maps (T, B, h, w, c) of each task, got {[tuple(x.shape) for x in features]}: call the whole "
-                "network, or the encoder that adapt(encoder) returns."
-            )
+        require_by_task(features)
         return [x.permute(1, 0, 4, 2, 3).flatten(1, 2) for x in features]  # (B, T c, h, w)

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from mtmamba.models.decoders import Decoder
+from mtmamba.models.decoders import AuxiliaryDecoder
 from mtmamba.models.decoders.conv import Fuse, Predict, channels_first, enlarge
 from mtmamba.types import Logits
 
 
-class ConcatHead(Decoder):
+class ConcatHead(AuxiliaryDecoder):
     """Per task: the four maps joined at stride 4, a 1x1 convolution, batch norm, ReLU, and a 1x1 convolution.
 
     Args:
@@ -42,10 +42,6 @@ class ConcatHead(Decoder):
         self.tasks = tuple(num_outputs)
         self.fuse = Fuse(channels, width, len(num_outputs), shared=self.shared)
         self.predict = Predict(width, dict(num_outputs))
-
-    def forward(self, features: Sequence[Tensor]) -> Logits:
-        """Decode the encoder's maps."""
-        return self.decode(features)[0]
 
     def decode(self, features: Sequence[Tensor]) -> tuple[Logits, dict[str, Logits]]:
         """Return every task's logits, and no intermediate ones."""

@@ -160,7 +160,7 @@ class Fuse(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Fuse the maps of every task."""
         size = maps[0].shape[-2:]
-        resized = [maps[0], *(F.interpolate(x, size, mode="bilinear", align_corners=False) for x in maps[1:])]
+        resized = [maps[0], *(resize(x, size) for x in maps[1:])]
         by_task = [x.unflatten(1, (self.tasks, -1)) for x in resized]  # (B, T, c, h, w)
         return F.relu(self.norm(self.conv(torch.cat(by_task, 2).flatten(1, 2))))
 
@@ -230,6 +230,15 @@ def enlarge(logits: dict[str, Tensor], scale: int = 4) -> dict[str, Tensor]:
     return {
         task: F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False) for task, x in logits.items()
     }
+
+
+def require_by_task(features: Sequence[Tensor]) -> None:
+    """Refuse maps that are not of each task, ``(T, B, h, w, c)``."""
+    if any(x.ndim != 5 for x in features):
+        raise ValueError(
+            f"Expected maps (T, B, h, w, c) of each task, got {[tuple(x.shape) for x in features]}: call the whole "
+            "network, or the encoder that adapt(encoder) returns."
+        )
 
 
 def channels_first(features: Sequence[Tensor]) -> list[Tensor]:

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from mtmamba.models.decoders import Decoder
+from mtmamba.models.decoders import AuxiliaryDecoder
 from mtmamba.models.decoders.conv import Predict, channels_first, conv_norm_relu, enlarge, join, start_small
 from mtmamba.types import Logits
 
 
-class FCN(Decoder):
+class FCN(AuxiliaryDecoder):
     """Join the four maps, and predict each task from a 3x3 convolution of its own to a quarter of their channels.
 
     Args:
@@ -45,12 +45,6 @@ class FCN(Decoder):
         self.features = conv_norm_relu(len(self.tasks), self.total, self.dim, 3, shared=True)
         self.predict = Predict(self.dim, dict(num_outputs))
         start_small(self.predict)
-
-    def forward(self, features: Sequence[Tensor]) -> Logits:
-        """Decode the encoder's maps."""
-        logits, auxiliary = self.decode(features)
-        self.auxiliary = auxiliary if self.training else {}
-        return logits
 
     def decode(self, features: Sequence[Tensor]) -> tuple[Logits, dict[str, Logits]]:
         """Return predictions, and no auxiliary ones."""

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtmamba.models.decoders import Decoder
+from mtmamba.models.decoders import AuxiliaryDecoder
 from mtmamba.models.decoders.conv import Bottleneck, Fuse, Predict, channels_first, conv, enlarge
 from mtmamba.types import Logits
 
 
-class FusedDecoder(Decoder):
+class FusedDecoder(AuxiliaryDecoder):
     """Fuse the four maps; per task two bottlenecks and an initial prediction; mix; two bottlenecks and a prediction.
 
     Initial predictions (auxiliary ``initial``, at a quarter of the resolution) have their task's loss and feed nothing.
@@ -52,12 +52,6 @@ class FusedDecoder(Decoder):
     def mixing(self) -> tuple[str, nn.Module]:
         """Return what mixes tasks, ``(B, T dim, h, w) → (B, T width, h, w)``, and its name among the parts."""
         return "mix", self.mix
-
-    def forward(self, features: Sequence[Tensor]) -> Logits:
-        """Decode the encoder's maps."""
-        logits, auxiliary = self.decode(features)
-        self.auxiliary = auxiliary if self.training else {}
-        return logits
 
     def decode(self, features: Sequence[Tensor]) -> tuple[Logits, dict[str, Logits]]:
         """Return final and initial predictions."""

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtmamba.models.decoders import Decoder
+from mtmamba.models.decoders import AuxiliaryDecoder
 from mtmamba.models.decoders.conv import Predict, channels_first, conv, conv_norm_relu, enlarge, resize
 from mtmamba.types import Logits
 
@@ -119,7 +119,7 @@ class Out(nn.Module):
         return self.reduce(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
-class InvPT(Decoder):
+class InvPT(AuxiliaryDecoder):
     """Preliminary predictions at stride 32; three stages of attention among all tasks' tokens; a head on their sum.
 
     Preliminary predictions (auxiliary ``preliminary``, at a 32nd of the resolution) have their task's loss, are fed
@@ -168,12 +168,6 @@ class InvPT(Decoder):
         nn.init.trunc_normal_(last.weight, std=0.02)
         self.head = nn.Sequential(last, nn.BatchNorm2d(tasks * width), nn.ReLU())
         self.predict = Predict(width, outputs)
-
-    def forward(self, features: Sequence[Tensor]) -> Logits:
-        """Decode the encoder's maps."""
-        logits, auxiliary = self.decode(features)
-        self.auxiliary = auxiliary if self.training else {}
-        return logits
 
     def decode(self, features: Sequence[Tensor]) -> tuple[Logits, dict[str, Logits]]:
         """Return final and preliminary predictions."""

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtmamba.models.decoders import Decoder
+from mtmamba.models.decoders import AuxiliaryDecoder
 from mtmamba.models.decoders.conv import Predict, channels_first, conv, conv_norm_relu, enlarge, join, start_small
 from mtmamba.models.drop_path import DropPath
 from mtmamba.types import Logits
@@ -116,7 +116,7 @@ class Write(nn.Module):
         return F.gelu(y + self.drops[3](self.mlp2(y)))
 
 
-class MQTransformer(Decoder):
+class MQTransformer(AuxiliaryDecoder):
     """Project the joined maps for each task; its queries read them, meet the other tasks', and are read; a head.
 
     Args:
@@ -164,10 +164,6 @@ class MQTransformer(Decoder):
         self.head = conv_norm_relu(tasks, dim, dim // 4, 3)
         self.predict = Predict(dim // 4, dict(num_outputs))
         start_small(self.predict)
-
-    def forward(self, features: Sequence[Tensor]) -> Logits:
-        """Decode the encoder's maps."""
-        return self.decode(features)[0]
 
     def decode(self, features: Sequence[Tensor]) -> tuple[Logits, dict[str, Logits]]:
         """Return predictions, and no auxiliary ones."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtmamba.models.decoders import Decoder
+from mtmamba.models.decoders import AuxiliaryDecoder
 from mtmamba.models.decoders.conv import Bottleneck, Fuse, Predict, conv, enlarge
 from mtmamba.models.encoders.encoder import Encoder
 from mtmamba.models.encoders.tapped import TappedEncoder
@@ -32,7 +32,7 @@ class Attention(nn.Sequential):
         )
 
 
-class MTAN(Decoder):
+class MTAN(AuxiliaryDecoder):
     """Per task and stage: a mask of the stage's map, decided by the map before the stage's last block and by what the
     task attended to at the stage before; a head on the four masked maps.
 
@@ -78,10 +78,6 @@ class MTAN(Decoder):
     def adapt(self, encoder: Encoder) -> TappedEncoder:
         """Return an encoder that gives what the stages' last blocks read, too."""
         return TappedEncoder(encoder)
-
-    def forward(self, features: Sequence[Tensor]) -> Logits:
-        """Decode the encoder's pairs of maps."""
-        return self.decode(features)[0]
 
     def decode(self, features: Sequence[Tensor]) -> tuple[Logits, dict[str, Logits]]:
         """Return every task's logits, and no intermediate ones."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtmamba.models.decoders import Decoder
+from mtmamba.models.decoders import AuxiliaryDecoder
 from mtmamba.models.decoders.conv import SE, Basic, Distil, Fuse, Predict, channels_first, conv, enlarge
 from mtmamba.types import Logits
 
@@ -37,7 +37,7 @@ class Propagate(nn.Module):
         return self.se(self.share(mask * x)) + x
 
 
-class MTINet(Decoder):
+class MTINet(AuxiliaryDecoder):
     """From the coarsest scale on: initial task maps and predictions, propagated to the next scale; distil; a head.
 
     Initial predictions (auxiliary ``scale_0`` at stride 4 to ``scale_3`` at stride 32) have their task's loss and feed
@@ -82,12 +82,6 @@ class MTINet(Decoder):
         self.distil = nn.ModuleList(Distil(tasks, dim) for dim in dims)
         self.fuse = Fuse(dims, total, tasks)
         self.predict = Predict(total, outputs)
-
-    def forward(self, features: Sequence[Tensor]) -> Logits:
-        """Decode the encoder's maps."""
-        logits, auxiliary = self.decode(features)
-        self.auxiliary = auxiliary if self.training else {}
-        return logits
 
     def decode(self, features: Sequence[Tensor]) -> tuple[Logits, dict[str, Logits]]:
         """Return final and initial predictions."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mtmamba.models.decoders.concat_head import ConcatHead
+from mtmamba.models.decoders.conv import require_by_task
 from mtmamba.models.encoders.encoder import Encoder, on_meta
 from mtmamba.models.encoders.stitched import StitchedEncoder
 from mtmamba.models.pretrained import WeightsError, read_state
@@ -71,11 +72,7 @@ class StitchedDecoder(ConcatHead):
 
     def decode(self, features: Sequence[Tensor]) -> tuple[Logits, dict[str, Logits]]:
         """Return every task's logits."""
-        if any(x.ndim != 5 for x in features):
-            raise ValueError(
-                f"Expected maps (T, B, h, w, c) of each task, got {[tuple(x.shape) for x in features]}: call the whole "
-                "network, or the encoder that adapt(encoder) returns."
-            )
+        require_by_task(features)
         return super().decode([x.permute(1, 2, 3, 0, 4).flatten(3) for x in features])  # (B, h, w, T c)
 
     @torch.no_grad()
