@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mtmamba.connection import answers
+from mtmamba.connection import answers, has_key
 
 
 @pytest.fixture
@@ -35,3 +35,14 @@ def test_a_server_is_there_if_it_answers_anything(silent_server, refusing_server
     assert not answers("http://127.0.0.1:9", 2)
     assert not answers("no address", 2)
     assert time.perf_counter() - start < 3
+
+
+def test_a_key_is_found_where_login_leaves_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert not has_key("https://api.wandb.ai")
+    (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password 0123\n")
+    assert has_key("https://api.wandb.ai")
+    assert not has_key("https://elsewhere.org")
+    monkeypatch.setenv("WANDB_API_KEY", "0123")
+    assert has_key("https://elsewhere.org")

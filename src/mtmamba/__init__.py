@@ -19,15 +19,7 @@ PUBLIC = {
 }
 """Where each name lies."""
 
-__all__ = [
-    "Predictor",
-    "build_datamodule",
-    "build_decoder",
-    "build_model",
-    "load_config",
-    "load_model",
-    "save_pretrained",
-]
+__all__ = list(PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

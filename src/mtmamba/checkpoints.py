@@ -18,6 +18,9 @@ FOLDER = "checkpoints"
 PARTS: dict[str, type] = {"state_dict": dict, "mtmamba": dict, "global_step": int}
 """What every checkpoint has."""
 
+NETWORK = "model."
+"""What checkpoints put before the names of the network's weights."""
+
 MOST_THREADS = 4096
 """With many more than any machine has cores, OpenMP ends the process instead of saying so."""
 
@@ -169,6 +172,11 @@ def require_equal(
             raise CheckpointError(
                 f"Expected {name} to be {expected} numbers in the checkpoint {path}, got {found}: {remedy}."
             )
+
+
+def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the network's weights in a checkpoint by its own names."""
+    return {k.removeprefix(NETWORK): v for k, v in checkpoint["state_dict"].items() if k.startswith(NETWORK)}
 
 
 def find_checkpoint(path: Path, *names: str) -> Path:

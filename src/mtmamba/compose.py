@@ -85,7 +85,9 @@ def checked(cfg: DictConfig) -> DictConfig:
     """
     load_extensions(cfg.get("extensions") or ())
     if OmegaConf.select(cfg, "data.description", default="") is None:
-        _read_description(cfg)
+        for key, value in folder.settings(folder.read_description(cfg.data.root)).items():
+            if cfg.data[key] is None:
+                cfg.data[key] = value
     elif (name := OmegaConf.select(cfg, "data.dataset")) is not None and cfg.data.get("description") is None:
         cfg.data.dataset = get_dataset(name).name
     check_settings(cfg)
@@ -104,14 +106,6 @@ def _check_classes(cfg: DictConfig) -> None:
                 f"Expected data.num_outputs.{task} to be {len(names[task])}, the number of {task} classes in the "
                 f"dataset's record, got {outputs}: correct it, or the record."
             )
-
-
-def _read_description(cfg: DictConfig) -> None:
-    """Let the dataset.yaml of a folder of one's own fill in what the configuration leaves open."""
-
-    for key, value in folder.settings(folder.read_description(cfg.data.root)).items():
-        if cfg.data[key] is None:
-            cfg.data[key] = value
 
 
 def dataset_record(cfg: DictConfig) -> DatasetRecord:

@@ -172,11 +172,9 @@ class WeightedTotal:
     def terms(self, losses: Mapping[str, Tensor], labels: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return what each task adds per image, ``{task: (B,)}``."""
         terms = {name: self.weights.get(name, 1.0) * self.term(loss) for name, loss in losses.items()}
-        return (
-            terms
-            if labels is None
-            else {name: labels[name].to(term, non_blocking=True) * term for name, term in terms.items()}
-        )
+        if labels is not None:
+            return {name: labels[name].to(term, non_blocking=True) * term for name, term in terms.items()}
+        return terms
 
     def term(self, loss: Tensor) -> Tensor:
         """What one task adds before its weight, per image ``(B,)``."""

@@ -137,7 +137,7 @@ def _make(record: DatasetRecord, source: str, root: Path, tasks: Sequence[str], 
                     raise DatasetError(
                         f"Expected {record.title} with {lists} in {source}, got {other}. {record.remedy}"
                     )
-            _usable(record, partial, tasks, cache)
+            _require_some(record, partial, tasks, cache)
             _write_manifest(partial)
     except (ArchiveError, DatasetError):
         if fetched:
@@ -149,15 +149,11 @@ def _make(record: DatasetRecord, source: str, root: Path, tasks: Sequence[str], 
     log.info("%s: %s", record.title, root)
 
 
-def _usable(record: DatasetRecord, root: Path, tasks: Sequence[str], cache: Path) -> list[str]:
-    """Return the tasks whose files are all there, and say which are not.
-
-    Raises:
-        DatasetError: no task is.
-    """
+def _require_some(record: DatasetRecord, root: Path, tasks: Sequence[str], cache: Path) -> None:
+    """Say of which tasks not all files are there, and refuse a dataset where that is so of every task."""
     try:
         validate(root, record, tasks, cache_dir=cache)
-        return list(tasks)
+        return
     except DatasetError as error:
         whole, usable = error, []
     for task in tasks:
@@ -169,7 +165,6 @@ def _usable(record: DatasetRecord, root: Path, tasks: Sequence[str], cache: Path
     if not usable:
         raise whole
     log.warning("Train with tasks=[%s].", ",".join(usable))
-    return usable
 
 
 def _write_manifest(root: Path) -> None:

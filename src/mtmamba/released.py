@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mtmamba import build, compose, restore
-from mtmamba.checkpoints import save_checkpoint
+from mtmamba.checkpoints import NETWORK, save_checkpoint
 from mtmamba.files import what_is
 from mtmamba.models.adapters import (
     CheckpointError,
@@ -78,7 +78,7 @@ def import_checkpoint(cfg: DictConfig, source: Path, output: Path | None = None)
         model.to_empty(device="cpu")
         load_released_encoder(model.encoder, state)
     load_released_decoder(model.decoder, state)
-    weights = {f"model.{name}": x for name, x in model.state_dict().items()}
+    weights = {NETWORK + name: x for name, x in model.state_dict().items()}
     content = {"state_dict": weights, "mtmamba": compose.describe(cfg), "global_step": 0}
     save_checkpoint(content, output)
     log.info("Imported all %d tensors of %s into %s", len(state), source, output)

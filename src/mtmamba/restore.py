@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mtmamba import compose
 from mtmamba.build import build_model
-from mtmamba.checkpoints import CheckpointError, require_weights_of
+from mtmamba.checkpoints import CheckpointError, network_weights, require_weights_of
 from mtmamba.config_checks import ConfigError, check_config
 from mtmamba.decisive import UPDATES
 from mtmamba.extensions import load_extensions
@@ -129,7 +129,7 @@ def load_weights(model: MultiTaskModel, checkpoint: Mapping[str, Any], path: Pat
     Raises:
         CheckpointError: the weights are another network's.
     """
-    weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+    weights = network_weights(checkpoint)
     require_weights_of(weights, model, path)
     model.load_state_dict(weights)
 

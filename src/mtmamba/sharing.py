@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mtmamba.checkpoints import CheckpointError, find_checkpoint, flaw, read_checkpoint
+from mtmamba.checkpoints import NETWORK, CheckpointError, find_checkpoint, flaw, network_weights, read_checkpoint
 from mtmamba.data.datasets import all_datasets
 from mtmamba.files import replacing, write_json, write_text
 from mtmamba.models.multitask import MultiTaskModel
@@ -21,8 +21,6 @@ from mtmamba.tasks import get_task
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 HUB = "hf://"
 PLACES = {("data", "root"), ("data", "cache_dir"), ("encoder", "weights"), ("decoder", "weights")}
-NETWORK = "model."
-"""What checkpoints put before the names of the network's weights."""
 
 
 def read_model(source: str | Path) -> tuple[dict[str, Any], Path]:
@@ -122,7 +120,7 @@ def save_pretrained(
         state, description, step = source.state_dict(), source.description, 0
     else:
         checkpoint, path = read_model(source)
-        state = {k.removeprefix(NETWORK): v for k, v in checkpoint["state_dict"].items() if k.startswith(NETWORK)}
+        state = network_weights(checkpoint)
         description, step = checkpoint["mtmamba"], checkpoint["global_step"]
         if description["values"].get("encoder", {}).get("lora", {}).get("rank"):
             from mtmamba.restore import config_of, restore_model  # which read models by this module
@@ -175,7 +173,7 @@ def card(
             if isinstance(value, int | float):
                 interval = found.get(f"{metric}_interval") or scores.get("intervals", {}).get(task.name, {}).get(metric)
                 span = f" ({interval[0]:.4g} … {interval[1]:.4g})" if interval else ""
-                unit = {**task.units, **task.benchmark_units}.get(metric, "")
+                unit = task.all_units.get(metric, "")
                 rows.append(f"| {task.title} | {metric} | {value:.4g}{f' {unit}' if unit else ''}{span} |")
     images = (
         f"{scores['images']} images of the {scores['split']} split" if "images" in scores else "its validation images"

@@ -11,6 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, Self
 
 
+def usable_cores() -> int:
+    """Return how many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class WorkerError(RuntimeError):
     """A process ended before its answer, as where memory runs out."""
 

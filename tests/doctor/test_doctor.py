@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,7 +81,7 @@ def test_an_old_torch_fails(monkeypatch, version, state):
 
 
 def test_a_missing_package_fails(monkeypatch):
-    monkeypatch.setattr(checks.metadata, "version", missing)
+    monkeypatch.setattr(metadata, "version", missing)
     assert found(checks.software(), "timm").state == "fail"
 
 
@@ -127,7 +128,8 @@ def test_datasets(monkeypatch, tmp_path):
 
 def test_accounts_and_extras(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    for name in ("WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
     assert "not logged in" in next(checks.accounts()).text
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password key\n")
     (tmp_path / ".netrc").chmod(0o600)
@@ -141,13 +143,13 @@ def test_every_extra_is_looked_at(monkeypatch):
     assert {extra: set(packages) for extra, (packages, _) in checks.EXTRAS.items()} == {
         extra: packages for extra, packages in names.items() if extra not in ("dev", "notebook")
     }
-    monkeypatch.setattr(checks.metadata, "version", missing)
+    monkeypatch.setattr(metadata, "version", missing)
     for finding in checks.extras():
         assert finding.text.endswith(f": pip install 'mtmamba{finding.name}'")
 
 
 def missing(name):
-    raise checks.metadata.PackageNotFoundError(name)
+    raise metadata.PackageNotFoundError(name)
 
 
 def test_a_folder_that_cannot_be_written_to(monkeypatch, tmp_path):

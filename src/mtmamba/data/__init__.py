@@ -11,7 +11,7 @@ _HOMES = {
     "validate": "validation",
 }
 
-__all__ = ["DatasetError", "DenseDataModule", "DenseDataset", "GlobalBatchSampler", "validate"]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

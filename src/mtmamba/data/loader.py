@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mtmamba.data.sampler import GlobalBatchSampler
+from mtmamba.workers import usable_cores
 
 _MAX_WORKERS = 16
 
@@ -46,8 +47,7 @@ def loading_options(workers: int | None, devices: int, keep: bool) -> dict[str, 
         keep: whether the processes go on from epoch to epoch.
     """
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(_MAX_WORKERS, max(1, cores // devices))
+        workers = min(_MAX_WORKERS, max(1, usable_cores() // devices))
     return {
         "num_workers": workers,
         "persistent_workers": keep and workers > 0,

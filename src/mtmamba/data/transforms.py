@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import torch
 
+from mtmamba.data.dense import RawSample
 from mtmamba.data.photometric import Array, Distortion, distort, draw_distortion
 from mtmamba.padding import resize_image
 from mtmamba.tasks import all_tasks
@@ -29,7 +30,6 @@ import albumentations as A
 from albumentations.core.type_definitions import Targets
 from albumentations.pytorch import ToTensorV2
 
-RawSample = dict[str, Any]
 Sample = dict[str, torch.Tensor | str]
 
 SCALE = (0.5, 2.0)

@@ -44,10 +44,6 @@ class Report:
         counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
         return f"{self.dataset.title}: {counts} images in {self.root}"
 
-    def error(self) -> DatasetError:
-        """Return the exception that lists the problems, at most ten, and the remedy."""
-        return listed_problems(self.dataset, self.root, self.problems)
-
 
 def listed_problems(record: DatasetRecord, root: Path, problems: Sequence[str]) -> DatasetError:
     """Return the exception that lists a dataset's problems, at most ten, and the remedy."""
@@ -106,7 +102,7 @@ def validate(
             _count_labels(images, report)
             _check_samples(images, report)
     if report.problems:
-        raise report.error()
+        raise listed_problems(record, root, report.problems)
     report.warnings += _compare_counts(report.counts, counts or record.counts)
     for level, lines in ((logging.INFO, report.notes), (logging.WARNING, report.warnings)):
         for line in lines:

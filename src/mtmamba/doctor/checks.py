@@ -1,27 +1,27 @@
 """The looks that the doctor takes: each returns findings, and none raises."""
 
-import contextlib
 import importlib.util
-import netrc
 import os
 import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 
+from mtmamba.connection import has_key
 from mtmamba.data.datasets import all_datasets
 from mtmamba.data.datasets.record import SPLITS
 from mtmamba.kernels import nvrtc
+from mtmamba.runs.environment import version
 from mtmamba.scan import available_backends, selective_scan
 from mtmamba.scan.registry import BACKENDS
 from mtmamba.sharing import CONFIG, WEIGHTS
 from mtmamba.shipped import released_dir
+from mtmamba.workers import usable_cores
 
 EXTRAS = {
     "video": (("av",), "videos and cameras in predict.py"),
@@ -61,30 +61,24 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
+def _finding(name: str, text: str, remedy: str, otherwise: Literal["warn", "fail"] = "warn") -> Finding:
+    """Return a finding that is well where it needs no remedy."""
+    return Finding(name, otherwise if remedy else "ok", text, remedy)
+
+
 def software() -> Iterator[Finding]:
     """Python and PyTorch, and whether they belong together."""
-    python, right = platform.python_version(), (3, 11) <= sys.version_info < (3, 14)
-    remedy = "" if right else "Use Python 3.11, 3.12 or 3.13."
-    yield Finding("Python", "ok" if right else "fail", f"{python} ({sys.executable})", remedy)
+    right = (3, 11) <= sys.version_info < (3, 14)
+    python = f"{platform.python_version()} ({sys.executable})"
+    yield _finding("Python", python, "" if right else "Use Python 3.11, 3.12 or 3.13.", otherwise="fail")
     old = tuple(int(x) for x in torch.__version__.split("+")[0].split(".")[:2]) < (2, 9)
-    yield Finding(
-        "PyTorch",
-        "fail" if old else "ok",
-        f"{torch.__version__}, CUDA {torch.version.cuda}",
-        "pip install 'torch>=2.9'" if old else "",
-    )
+    pytorch = f"{torch.__version__}, CUDA {torch.version.cuda}"
+    yield _finding("PyTorch", pytorch, "pip install 'torch>=2.9'" if old else "", otherwise="fail")
     for package in ("lightning", "hydra-core", "timm", "torchmetrics", "albumentations"):
-        if version := _version(package):
-            yield Finding(package, "ok", version)
+        if found := version(package):
+            yield Finding(package, "ok", found)
         else:
             yield Finding(package, "fail", "not installed", "pip install -e .")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def accelerators() -> Iterator[Finding]:
@@ -167,16 +161,10 @@ def machine(folders: dict[str, Path]) -> Iterator[Finding]:
     Args:
         folders: to look at, by what they are for.
     """
-    cores = len(os.sched_getaffinity(0))
-    yield Finding("cores", "ok" if cores > 1 else "warn", str(cores), "" if cores > 1 else "Loading images needs more.")
+    cores = usable_cores()
+    yield _finding("cores", str(cores), "" if cores > 1 else "Loading images needs more.")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    little = memory < 8
-    yield Finding(
-        "memory",
-        "warn" if little else "ok",
-        f"{memory:.0f} GiB",
-        "Use data.num_workers=0 and small batches." if little else "",
-    )
+    yield _finding("memory", f"{memory:.0f} GiB", "Use data.num_workers=0 and small batches." if memory < 8 else "")
     for name, folder in folders.items():
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
         if not os.access(there, os.W_OK):
@@ -184,7 +172,7 @@ def machine(folders: dict[str, Path]) -> Iterator[Finding]:
             continue
         free = shutil.disk_usage(there).free
         remedy = "" if free > ENOUGH_DISK else f"Make room, or choose another folder: {name}=FOLDER."
-        yield Finding(name, "warn" if remedy else "ok", f"{folder}: {free / 2**30:.0f} GiB free", remedy)
+        yield _finding(name, f"{folder}: {free / 2**30:.0f} GiB free", remedy)
 
 
 def datasets() -> Iterator[Finding]:
@@ -204,12 +192,8 @@ def datasets() -> Iterator[Finding]:
             continue
         text = ", ".join(f"{count} {split}" for split, count in counts.items())
         whole = counts == {**counts, **record.counts}
-        yield Finding(
-            record.title,
-            "ok" if whole else "warn",
-            f"{root}: {text} images listed",
-            "" if whole else f"Expected {dict(record.counts)}: scores of a subset do not compare.",
-        )
+        remedy = "" if whole else f"Expected {dict(record.counts)}: scores of a subset do not compare."
+        yield _finding(record.title, f"{root}: {text} images listed", remedy)
 
 
 def weights() -> Iterator[Finding]:
@@ -217,9 +201,7 @@ def weights() -> Iterator[Finding]:
     models = sorted(
         path.parent.name for path in released_dir().glob(f"*/{WEIGHTS}") if (path.parent / CONFIG).is_file()
     )
-    yield Finding(
-        "released models", "ok" if models else "warn", ", ".join(models) or "none", "" if models else "git pull"
-    )
+    yield _finding("released models", ", ".join(models) or "none", "" if models else "git pull")
     cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "hub"
     cached = sorted(path.name.removeprefix("models--timm--") for path in cache.glob("models--timm--*"))
     yield Finding(
@@ -229,19 +211,14 @@ def weights() -> Iterator[Finding]:
 
 def accounts() -> Iterator[Finding]:
     """Whether W&B would be online."""
-    logged_in = bool(os.environ.get("WANDB_API_KEY"))
-    with contextlib.suppress(OSError, netrc.NetrcParseError):
-        logged_in = logged_in or netrc.netrc().authenticators("api.wandb.ai") is not None
-    text = (
-        "logged in" if logged_in else "not logged in: runs are kept offline; wandb login, then wandb sync, sends them"
-    )
-    yield Finding("W&B", "ok", text)
+    logged_out = "not logged in: runs are kept offline; wandb login, then wandb sync, sends them"
+    yield Finding("W&B", "ok", "logged in" if has_key("https://api.wandb.ai") else logged_out)
 
 
 def extras() -> Iterator[Finding]:
     """The optional extras."""
     for extra, (packages, purpose) in EXTRAS.items():
-        here = all(_version(package) for package in packages)
+        here = all(version(package) for package in packages)
         text = f"installed, for {purpose}" if here else f"for {purpose}: pip install 'mtmamba[{extra}]'"
         yield Finding(f"[{extra}]", "ok", text)
 

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -209,20 +210,8 @@ class Predictor:
         found = self.network.predict([photo.pixels for _, photo, _ in batch], [p for _, _, p in batch])
         for (item, photo, one), values in zip(batch, found, strict=True):
             photo = Photo(photo.pixels, (*photo.done, *one.done), photo.source or item.source)
-            maps = _Again(self.network, photo, one)
+            maps = partial(self.network.maps_of, photo.pixels, one)
             yield Result(photo, item.name, values, self.tasks, self.classes, self.pictures, maps)
-
-
-@dataclass(frozen=True)
-class _Again:
-    """Computes the maps of a photograph once more."""
-
-    network: Network
-    photo: Photo
-    plan: Plan
-
-    def __call__(self, task: str) -> Any:
-        return self.network.maps_of(self.photo.pixels, self.plan, task)
 
 
 def _decoded_ahead(items: Iterable[Item], batch_size: int) -> Iterator[tuple[Item, Photo | SourceError]]:

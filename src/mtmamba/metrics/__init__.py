@@ -4,16 +4,9 @@ Importing this package loads no torch, which the boundary benchmark's processes 
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mtmamba.metrics.delta_m import delta_m
-
-if TYPE_CHECKING:
-    from mtmamba.metrics.depth import DepthError
-    from mtmamba.metrics.edge import EdgeLoss
-    from mtmamba.metrics.normals import NormalsError
-    from mtmamba.metrics.saliency import SaliencyFMeasure, SaliencyScores, evaluate_saliency
-    from mtmamba.metrics.segmentation import MeanIoU, PartsMeanIoU
 
 _HOMES = {
     "DepthError": "mtmamba.metrics.depth",
@@ -26,17 +19,7 @@ _HOMES = {
     "evaluate_saliency": "mtmamba.metrics.saliency",
 }
 
-__all__ = [
-    "DepthError",
-    "EdgeLoss",
-    "MeanIoU",
-    "NormalsError",
-    "PartsMeanIoU",
-    "SaliencyFMeasure",
-    "SaliencyScores",
-    "delta_m",
-    "evaluate_saliency",
-]
+__all__ = ["delta_m", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

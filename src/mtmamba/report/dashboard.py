@@ -108,7 +108,7 @@ def comparison(table: PublishedTable, runs: Iterable[Any]) -> str:
         if run.state == "finished" and (network := _network(run.config)) is not None:
             ours.setdefault(network, []).append(run.summary)
     names = {f"row/{task}/{METRICS[task]}": task for task in TASKS[table.data]}
-    heads = [f"{task} {METRICS[task]} {'↓' if _falls(task) else '↑'}" for task in names.values()] + ["Δm, % ↑"]
+    heads = [f"{task} {METRICS[task]} {get_task(task).arrow(METRICS[task])}" for task in names.values()] + ["Δm, % ↑"]
     lines = ["| | " + " | ".join(f"{escape_markdown(head)}, ours | paper" for head in heads) + " |"]
     lines.append("|---" * (1 + 2 * len(heads)) + "|")
     for row in table.rows:
@@ -143,10 +143,6 @@ def _bars(table: PublishedTable) -> list[Any]:
 
 def _columns(table: PublishedTable) -> list[str]:
     return [*(f"row/{task}/{METRICS[task]}" for task in TASKS[table.data]), "row/delta_m"]
-
-
-def _falls(task: str) -> bool:
-    return METRICS[task] in get_task(task).lower_is_better
 
 
 def _title(table: PublishedTable) -> str:

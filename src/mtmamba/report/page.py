@@ -39,7 +39,7 @@ class Section(NamedTuple):
 
     group: Group
     charts: Sequence[tuple[str, Markup]]
-    pictures: Sequence[Picture]
+    picture: Picture | None
 
 
 def html(
@@ -69,7 +69,7 @@ def html(
         paper=paper,
         tables=tables,
         sections=sections,
-        comparable=sum(picture.url is not None for section in sections for picture in section.pictures) > 1,
+        comparable=sum(s.picture is not None and s.picture.url is not None for s in sections) > 1,
         sources=sources,
         about=about,
         colours=COLOURS,
@@ -128,20 +128,19 @@ def _sections(groups: Sequence[Group], width: int, max_megabytes: float) -> list
     for group in groups:
         curves = [curves_of(run) for run in group.runs if not run.is_evaluation]
         headlines = {task: all_tasks()[task].headline for task in group.network.tasks}
-        pictures = []
-        for path in filter(None, (newest_picture(run.folder) for run in group.runs[:1])):
-            try:
-                url = embedded(path, width)
-            except PictureError as error:
-                pictures.append(Picture(path, None, str(error)))
-                continue
-            fits = len(url) <= room
-            room -= len(url) if fits else 0
-            pictures.append(
-                Picture(path, url) if fits else Picture(path, None, "the page has no room left (max_megabytes)")
-            )
-        sections.append(Section(group, charts(curves, headlines), pictures))
+        path = newest_picture(group.runs[0].folder)
+        picture = None if path is None else _picture(path, width, room)
+        room -= len(picture.url) if picture and picture.url else 0
+        sections.append(Section(group, charts(curves, headlines), picture))
     return sections
+
+
+def _picture(path: Path, width: int, room: float) -> Picture:
+    try:
+        url = embedded(path, width)
+    except PictureError as error:
+        return Picture(path, None, str(error))
+    return Picture(path, url) if len(url) <= room else Picture(path, None, "the page has no room left (max_megabytes)")
 
 
 def _heads(columns: Sequence[Column]) -> list[tuple[str, int]]:

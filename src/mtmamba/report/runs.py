@@ -16,9 +16,8 @@ from mtmamba.paper import DEFAULTS, Network
 from mtmamba.report.curves import read_curves
 from mtmamba.rules import is_number
 from mtmamba.runs.plain_yaml import plain_yaml
+from mtmamba.runs.record import Scores
 from mtmamba.tasks import all_tasks
-
-Scores = Mapping[str, Mapping[str, float]]
 
 GROUPS = tuple(DEFAULTS)
 """The choices that say which network a run trained, and on what."""

@@ -71,7 +71,7 @@ def other_runs(others: Mapping[Group, str]) -> TextTable:
         if any(group.summary(task, metric) for group in others)
     ]
     columns = [*_words("Configuration"), Column("n"), Column("images")]
-    columns += [Column(f"{metric} {_arrow(task, metric)}", task) for task, metric in headlines]
+    columns += [Column(f"{metric} {all_tasks()[task].arrow(metric)}", task) for task, metric in headlines]
     columns += _words("Differs in", "Why not above")
     rows = []
     for group, reason in others.items():
@@ -93,10 +93,9 @@ def all_metrics(groups: Iterable[Group]) -> TextTable:
     for group in groups:
         for task, metric in group.metrics():
             summary = group.summary(task, metric)
-            units = {**all_tasks()[task].units, **all_tasks()[task].benchmark_units}
-            value = f"{_summary(summary, 4)} {units.get(metric, '')}".strip()
+            value = f"{_summary(summary, 4)} {all_tasks()[task].all_units.get(metric, '')}".strip()
             count = str(summary.n) if summary else NOTHING
-            name = f"{metric} {_arrow(task, metric)}"
+            name = f"{metric} {all_tasks()[task].arrow(metric)}"
             rows.append(_cells(group.name, task, name, value, count, group.runs[0].protocol(task)))
     return TextTable("All metrics", columns, rows)
 
@@ -171,7 +170,9 @@ def _counts(members: Sequence[Group]) -> str:
 
 def _heading(name: str) -> str:
     titles = {"delta_m": "Δm, % ↑", "parameters": "parameters, 10⁶", "flops": "FLOPs, 10⁹"}
-    return titles.get(name) or f"{name} {METRICS[name].removesuffix('_published')} {_arrow(name, METRICS[name])}"
+    if name in titles:
+        return titles[name]
+    return f"{name} {METRICS[name].removesuffix('_published')} {all_tasks()[name].arrow(METRICS[name])}"
 
 
 def _sources(name: str, figures: Iterable[Figure]) -> Sequence[str]:
@@ -188,10 +189,6 @@ def _encoder(row: Row) -> str:
 
 def _digits(metric: str) -> int:
     return 4 if metric in ("RMSE", "loss") else 2
-
-
-def _arrow(task: str, metric: str) -> str:
-    return "↓" if metric in all_tasks()[task].lower_is_better else "↑"
 
 
 def _is_filled(figure: Figure) -> bool:

@@ -20,7 +20,7 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "hardware": hardware(),
         "git": git_revision(),
     }
@@ -50,7 +50,8 @@ def git_revision() -> str | None:
     return done.stdout.strip() or None
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Return an installed package's version."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -22,6 +22,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mtmamba.checkpoints import FOLDER, LAST
 from mtmamba.config_checks import ConfigError
 from mtmamba.files import replacing, write_json
 from mtmamba.runs.bundle import gather, pack, packed_revision
@@ -53,6 +54,11 @@ class Row:
     overrides: tuple[str, ...]
     folder: Path
     result: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Its training's last one."""
+        return self.folder / FOLDER / LAST
 
     @property
     def title(self) -> str:
@@ -154,8 +160,7 @@ def _trained(row: Row, root: Path, workers: int, device: str | None, deadline: f
     """Train a row to its end, from its last checkpoint where there is one; return whether it is there."""
     if (row.folder / "metrics.json").is_file():
         return True
-    checkpoint = row.folder / "checkpoints" / "last.ckpt"
-    resumed = [f"resume={_quoted(checkpoint)}"] if checkpoint.is_file() else []
+    resumed = [f"resume={_quoted(row.checkpoint)}"] if row.checkpoint.is_file() else []
     settings = [*row.overrides, *resumed, f"data.root={_quoted(root)}", f"data.num_workers={workers}"]
     log.info("%s: training%s in %s", row.title, " goes on" if resumed else "", row.folder)
     _call("train", [*settings, f"hydra.run.dir={_quoted(row.folder)}"], row.folder, device, deadline)
@@ -172,8 +177,7 @@ def _evaluated(
 ) -> None:
     """Evaluate a row's last weights and keep its results."""
     folder = row.folder / "eval"
-    checkpoint = row.folder / "checkpoints" / "last.ckpt"
-    arguments = [f"ckpt={_quoted(checkpoint)}", f"data.root={_quoted(root)}", *settings]
+    arguments = [f"ckpt={_quoted(row.checkpoint)}", f"data.root={_quoted(root)}", *settings]
     _call("eval", [*arguments, f"hydra.run.dir={_quoted(folder)}"], folder, device, deadline)
     if not (folder / "metrics.json").is_file():
         if deadline is None or time.monotonic() < deadline:

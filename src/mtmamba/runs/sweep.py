@@ -20,6 +20,7 @@ from rich.table import Table
 from yaml import YAMLError
 
 from mtmamba import compose
+from mtmamba.checkpoints import FOLDER, LAST
 from mtmamba.decisive import differences
 from mtmamba.runs.environment import visible_gpus
 from mtmamba.runs.folder import is_at_work, speak
@@ -120,7 +121,7 @@ def _progress(folder: Path, mine: bool) -> Progress:
         return Progress("running", step, steps, seconds=None if mine else left)
     if failure(folder).exists():
         return Progress("failed", step, steps)
-    if (folder / "checkpoints" / "last.ckpt").is_file():
+    if (folder / FOLDER / LAST).is_file():
         return Progress("stopped", step, steps)
     return Progress("failed" if (folder / ".hydra").is_dir() else "waiting", step, steps)
 

@@ -31,11 +31,11 @@ def score_table(
         column.justify = "right"
     for task in tasks:
         for i, (name, value) in enumerate(scores[task.name].items()):
-            arrow = "↓" if name in task.lower_is_better else "↑"
+            unit = task.unit(name)
             low, high = (intervals or {}).get(task.name, {}).get(name, (math.nan, math.nan))
             shown = [f"{low:.4g} … {high:.4g}"] if intervals else []
-            others = [_cell(other.get(task.name, {}).get(name), task.unit(name)) for other in columns.values()]
-            table.add_row("" if i else task.title, f"{name} {arrow}", _cell(value, task.unit(name)), *shown, *others)
+            others = [_cell(other.get(task.name, {}).get(name), unit) for other in columns.values()]
+            table.add_row("" if i else task.title, f"{name} {task.arrow(name)}", _cell(value, unit), *shown, *others)
     if gain is not None:
         table.add_row("Delta_m", "↑", f"{gain:+.2f} %")
     return table

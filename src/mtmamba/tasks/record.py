@@ -96,9 +96,18 @@ class Task:
         """Turn logits ``(B, n, H, W)`` into what metric and picture take, on the target's grid."""
         return self.decide(self.activate(logits))
 
+    @property
+    def all_units(self) -> dict[str, str]:
+        """The units of the metric's values and of those that the benchmark adds."""
+        return {**self.units, **self.benchmark_units}
+
     def unit(self, name: str) -> str:
-        """Return the unit of one of the metric's or the benchmark's values."""
-        return {**self.units, **self.benchmark_units}[name]
+        """Return the unit of one of these values."""
+        return self.all_units[name]
+
+    def arrow(self, name: str) -> str:
+        """Return which way one of these values goes as the model improves."""
+        return "↓" if name in self.lower_is_better else "↑"
 
 
 TAKEN = {*Images.__annotations__, *dir(nn.ModuleDict())}

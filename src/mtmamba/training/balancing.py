@@ -41,13 +41,11 @@ class LossWeighting(nn.Module):
     Attributes:
         of_logs: whether losses may be logarithms (``loss=log``).
         whole_batch: whether a process must see its share of the global batch at once, without accumulation.
-        looks_back: whether `look_back` wants the batch's losses after the optimiser step.
         latest: weights of the last batch, ``(T,)``.
     """
 
     of_logs = False
     whole_batch = False
-    looks_back = False
     latest: Tensor
 
     def __init__(self, tasks: int) -> None:
@@ -162,7 +160,7 @@ class FAMO(LossWeighting):
         released program's Adam.
     """
 
-    whole_batch = looks_back = True
+    whole_batch = True
     logits: Tensor
     moments: Tensor  # (2, T) Adam's
     steps: Tensor

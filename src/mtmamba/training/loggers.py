@@ -5,9 +5,6 @@ import hashlib
 import io
 import logging
 import math
-import netrc
-import os
-import urllib.parse
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +14,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from mtmamba.connection import answers
+from mtmamba.connection import answers, has_key
 from mtmamba.decisive import ALONE, INDIFFERENT, UPDATES
 from mtmamba.files import write_text
 from mtmamba.training.wandb_run import WandbRun
@@ -92,17 +89,6 @@ class CSVLogger(Logger):
     def finalize(self, status: str) -> None:
         """Write what is left."""
         self.save()
-
-
-def has_key(url: str) -> bool:
-    """Return whether this machine holds a key for a Weights & Biases server, as ``wandb login`` leaves it."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-    try:
-        return netrc.netrc(path).authenticators(urllib.parse.urlsplit(url).hostname or "") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def wandb_logger(

@@ -125,7 +125,9 @@ def _train(
             module.use_cuda_graphs()
         start_scores = None if cfg.init is None else _validate(trainer, module, data, START)
         if resumed is not None:
-            _go_back(loggers, resumed.step)
+            for logger in loggers:
+                if isinstance(logger, CSVLogger):
+                    logger.resume(resumed.step)
             validate_due(trainer, module, data, checkpointing, resumed)
         trainer.fit(module, data, ckpt_path=None if resumed is None else resumed.path)
         begin_once()
@@ -139,12 +141,6 @@ def _train(
         raise
     finally:
         _close(loggers)
-
-
-def _go_back(loggers: list[Logger], step: int) -> None:
-    for logger in loggers:
-        if isinstance(logger, CSVLogger):
-            logger.resume(step)
 
 
 def _trainer(

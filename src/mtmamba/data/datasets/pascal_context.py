@@ -47,7 +47,7 @@ def _edge(source: Source, task: str, name: str, size: tuple[int, int]) -> NDArra
 
 
 def _convert(source: Path, folder: Path) -> bool:
-    from mtmamba.data.datasets.pascal_official import convert  # seldom needed
+    from mtmamba.data.preparation.pascal_official import convert  # seldom needed
 
     return convert(source, folder)
 

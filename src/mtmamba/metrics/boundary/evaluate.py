@@ -1,7 +1,6 @@
 """The boundary benchmark over a set of images."""
 
 import operator
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -22,7 +21,7 @@ from mtmamba.metrics.boundary.scores import BoundaryScores, pool
 from mtmamba.metrics.boundary.suppression import suppress_non_maxima
 from mtmamba.metrics.boundary.thinning import thin as thin_map
 from mtmamba.metrics.pairs import common_length, paired, probability_map, truth_map
-from mtmamba.workers import Workers
+from mtmamba.workers import Workers, usable_cores
 
 VERSION = "boundary-1"
 """Name of the cache's entries: raise it with every change of what is counted."""
@@ -80,8 +79,7 @@ def evaluate_boundaries(
         1.0
     """
     settings = checked_settings(max_dist, thresholds, suppress, thin)
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = usable_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(
             f"Expected at least 1 worker, got {workers}: 1 for this process alone, or leave it out to use all CPUs."

@@ -59,8 +59,7 @@ def check(description: Any, where: str | Path) -> None:
     ).items():
         checks.rule(f"boundary_protocol.{key}", value, _PROTOCOL[key])
     for name, base in checks.mapping("delta_m_base", found.get("delta_m_base", {}), (), tuple(entries)).items():
-        metrics = {**tasks[name].units, **tasks[name].benchmark_units}
-        for metric, value in checks.mapping(f"delta_m_base.{name}", base, (), tuple(metrics)).items():
+        for metric, value in checks.mapping(f"delta_m_base.{name}", base, (), tuple(tasks[name].all_units)).items():
             checks.rule(f"delta_m_base.{name}.{metric}", value, POSITIVE)
 
 
