@@ -23,7 +23,7 @@ from mtmamba.tasks import select_tasks
 from mtmamba.training.balancing import Moment
 from mtmamba.training.checkpointing import Checkpointing
 from mtmamba.training.gradient_balancing import GradientBalancing, watched
-from mtmamba.training.unused import STRATEGY
+from mtmamba.training.step_check import FIND_UNUSED
 
 CHOICES = sorted(path.stem for path in (config_dir() / "balancing").glob("*.yaml"))
 TOY = ["encoder=toy", "decoder=toy", "loss=weighted", "optimizer.lr=0.01", "trainer.val_check_interval=100"]
@@ -181,7 +181,7 @@ def test_two_processes_equal_one(tmp_path):
 
 
 PLAIN = ["encoder=swin_micro", "decoder=stm1", "trainer.strategy=ddp"]
-BRANCH = ["encoder=toy", "decoder=toy_branch", f"trainer.strategy={STRATEGY}"]
+BRANCH = ["encoder=toy", "decoder=toy_branch", f"trainer.strategy={FIND_UNUSED}"]
 """Two of the encoder's layers are never used, and the branch not in every process's part of a batch."""
 CASES = {
     **{choice: [*BRANCH, f"balancing={choice}"] for choice in CHOICES},
@@ -198,7 +198,7 @@ def ddp_runs(rank, port, dataset, folder):
     rank_zero_only.rank = rank  # which it had read as it was imported
     for name, options in CASES.items():
         fake_training.run(dataset, folder / f"two/{name}", *SHORT, *options, "trainer.devices=2")
-    with pytest.raises(ConfigError, match=rf"got 4 without one at step 0, such as .*: set trainer.strategy={STRATEGY}"):
+    with pytest.raises(ConfigError, match=rf"got 4 without one at step 0, .* trainer.strategy={FIND_UNUSED}"):
         fake_training.run(dataset, folder / "refused", *SHORT, *TOY[:2], *PLAIN[2:], "trainer.devices=2")
 
 

@@ -23,6 +23,7 @@ from mtmamba.config_checks import settle_auto
 from mtmamba.files import replacing
 from mtmamba.shipped import config_dir
 from mtmamba.training.lit_module import MultiTaskModule
+from mtmamba.training.step_check import StepCheck
 
 SETTINGS = (
     "loss=weighted", "optimizer.schedule=null", "trainer.max_steps=200", "trainer.accelerator=cpu", "data.scenes.val=4",
@@ -68,7 +69,7 @@ def curve(method: str, settings: Sequence[str]) -> list[Point]:
     steps = Steps()
     with tempfile.TemporaryDirectory() as folder:
         trainer = build.build_trainer(
-            cfg, callbacks=[steps], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            cfg, callbacks=[StepCheck(), steps], logger=False, enable_checkpointing=False, enable_progress_bar=False,
             limit_val_batches=0, check_val_every_n_epoch=None, default_root_dir=folder,
         )  # fmt: skip
         data = build.build_datamodule(cfg)

@@ -19,8 +19,7 @@ from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.padding import resized
 from mtmamba.settings import settings_of
 from mtmamba.tasks import Task, relative_gain, select_tasks
-from mtmamba.training.processes import found_by_any
-from mtmamba.training.watched_losses import NonFiniteLossError, WatchedLosses, labelled_mean, logged_means
+from mtmamba.training.watched_losses import WatchedLosses, labelled_mean, logged_means
 from mtmamba.types import Batch, Logits
 
 log = logging.getLogger(__name__)
@@ -41,6 +40,9 @@ class MultiTaskModule(LightningModule):
         delta_m_base: single-task scores, ``{task: {metric: value}}``; empty for no Delta_m.
         description: plain values that checkpoints carry.
         adapt: changes a task's record to the dataset's protocol (`DatasetRecord.adapt`).
+
+    Attributes:
+        watched: the last micro-batch's losses, which `StepCheck` looks at.
 
     Source: section 4.1; losses and their combination as in the authors' program.
     """
@@ -72,7 +74,7 @@ class MultiTaskModule(LightningModule):
             {task.name: task.metric(num_outputs[task.name]) for task in self.tasks}
         )
         self.scores: dict[str, dict[str, float]] = {}
-        self._watched: WatchedLosses | None = None
+        self.watched: WatchedLosses | None = None
         self._graphed: GraphedModel | None = None
 
     def use_cuda_graphs(self) -> None:
@@ -149,25 +151,18 @@ class MultiTaskModule(LightningModule):
         """Log a micro-batch's losses, keep them to be checked, and return their combination."""
         labels = batch.get("labels")
         total = self.combine(losses, labels)
-        self._watched = WatchedLosses(losses, labels, batch["id"])
+        self.watched = WatchedLosses(losses, labels, batch["id"])
         self.log_dict({"train/loss": total.detach(), **logged_means(losses, labels)}, batch_size=len(batch["id"]))
         return total
-
-    def on_after_backward(self) -> None:
-        """Raise NonFiniteLossError in every process if a loss of the micro-batch is not finite in one of them."""
-        assert self._watched is not None
-        if wrong := found_by_any(self.trainer, self._watched.not_finite()):
-            tasks, ids = (list(dict.fromkeys(names)) for names in zip(*wrong, strict=True))
-            raise NonFiniteLossError(tasks, ids, self.global_step)
 
     def latest_losses(self) -> dict[str, float]:
         """Return the last micro-batch's losses by the names that they are logged under, once its forward pass is over.
 
         Empty before the first one.
         """
-        if self._watched is None:
+        if self.watched is None:
             return {}
-        losses, labels = self._watched.losses(), self._watched.labels
+        losses, labels = self.watched.losses(), self.watched.labels
         means = {name: float(value) for name, value in logged_means(losses, labels).items()}
         return {"train/loss": self.combine(losses, labels).item(), **means}
 

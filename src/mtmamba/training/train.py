@@ -34,8 +34,8 @@ from mtmamba.training.fitting import require_fitting
 from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.training.loggers import CSVLogger
 from mtmamba.training.resume import Resumed, find_resumed, restore_record, validate_due
+from mtmamba.training.step_check import StepCheck
 from mtmamba.training.threads import settle_threads, threads_of_its_own
-from mtmamba.training.unused import RefuseUnused
 from mtmamba.training.validations import Validations, choose_monitor
 from mtmamba.training.wandb_run import WandbRun
 from mtmamba.training.watched_losses import NonFiniteLossError
@@ -110,7 +110,7 @@ def _train(
             run_dir,
             data,
             module,
-            [starting, checkpointing, RefuseUnused(), *build.build_callbacks(cfg)],
+            [starting, checkpointing, StepCheck(), *build.build_callbacks(cfg)],
             loggers,
             resumed,
         )
