@@ -2,17 +2,26 @@
 
 import copy
 import dataclasses
+import gc
 import socket
 from contextlib import nullcontext
 
 import pytest
 import torch
+import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from fake_graphs import FakeGraph
 from mtmamba import compose
 from mtmamba.models import cuda_graphs
 from triton_runs import GPU, INTERPRETED
+
+gc.set_threshold(50_000)  # garbage is looked for as rarely as this can afford: it had been a tenth of the tests' time
+
+
+def pytest_collection_finish():
+    """What has been imported is no garbage, and is not looked through again."""
+    gc.freeze()
 
 
 @pytest.fixture
@@ -46,6 +55,23 @@ def replays(graph_device, monkeypatch):
 
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", noted)
     return done
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parsed():
+    """YAML that has been parsed is copied from then on: a composition parses some twenty files, most of them again."""
+    original, known = yaml.load, {}
+
+    def load(stream, Loader):
+        text = stream if isinstance(stream, str) else stream.read()
+        key = (text, Loader.__name__)
+        if key not in known:
+            known[key] = original(text, Loader)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(yaml, "load", load)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
