@@ -460,7 +460,9 @@ def test_what_stops_a_command_leaves_a_word_and_no_folder(tmp_path, stop, answer
     script = tmp_path / "train.py"
     work = f"try: signal.raise_signal(signal.{stop})\n    except KeyboardInterrupt: {answer}"
     script.write_text(
-        f"import signal, sys\nfrom mtmamba.command import command\ndef work(*_):\n    {work}\ncommand('train', work)"
+        "import signal, sys\nfrom mtmamba.command import command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells have background jobs ignore\n"
+        f"def work(*_):\n    {work}\ncommand('train', work)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     call = [sys.executable, script]

@@ -17,7 +17,7 @@ PUBLIC = {
     "Predictor": "inference.predictor",
     "save_pretrained": "sharing",
 }
-"""Where each name lies."""
+"""The module of each public name."""
 
 __all__ = list(PUBLIC)
 

@@ -39,7 +39,7 @@ HALF = ("bf16-true", "16-true")
 """Precisions of a network that is wholly in half."""
 
 TRAINING_OF_ENCODER = ("freeze", "lr_scale", "layer_decay", "lora")
-"""Settings of any encoder that it is not itself built with."""
+"""Settings that any encoder may have, but that its class is not called with."""
 
 
 def build_decoder(cfg: DictConfig, channels: Sequence[int]) -> Decoder:

@@ -22,7 +22,7 @@ NETWORK = "model."
 """What checkpoints put before the names of the network's weights."""
 
 MOST_THREADS = 4096
-"""With many more than any machine has cores, OpenMP ends the process instead of saying so."""
+"""Threads that may be asked for: with many more than any machine has cores, OpenMP just ends the process."""
 
 TRAINING_PARTS: dict[str, type] = {"callbacks": dict, "loops": dict, "optimizer_states": list, "lr_schedulers": list}
 """What a checkpoint to resume from has beside its weights."""

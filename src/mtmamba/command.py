@@ -44,10 +44,10 @@ DEBUG = "HYDRA_FULL_ERROR"
 """The environment variable that asks for tracebacks: Hydra's own."""
 
 QUIET = {"PYTHONWARNINGS": "ignore", "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_SILENT": "true"}
-"""So that loading processes and those of other devices say nothing either that a user can do nothing about."""
+"""Silences, in loading processes and in those of other devices too, what a user can do nothing about."""
 
 RECORDS = {".hydra", "config.yaml", "environment.json", "run.log"}
-"""What is written down of every run when it begins, and not kept of one that an error of the user's ends at once."""
+"""Files that every run begins with. They are removed again where an error of the user's ends it at once."""
 
 DEMO = "demo"
 """The experiment where none is chosen, which is one of synthetic scenes."""
@@ -104,7 +104,8 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
         name: the script's, and its configuration's.
         work: is given the configuration and the run's folder; it imports what it needs.
     """
-    debug = os.environ.get(DEBUG, "0") not in ("", "0")
+    asked = os.environ.get(DEBUG, "0")
+    debug = asked not in ("", "0")
     if not debug:
         hush()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's way to say Ctrl-C
@@ -117,7 +118,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
         if not debug:
             hush()  # launchers run jobs in other processes
         try:
-            with without_environment(DEBUG, not debug):
+            with environment(DEBUG, asked if debug else None):
                 if swept:
                     keep_gpus(visible)
                 check_given(cfg)
@@ -162,7 +163,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
 
     job.__module__ = name  # after which Hydra names the job
     main = hydra.main(version_base="1.3", config_path=str(config_dir().resolve()), config_name=name)(job)
-    with without_environment(DEBUG, debug is False, "1"):  # Hydra hands its errors on
+    with environment(DEBUG, asked if debug else "1"):  # Hydra hands its errors on
         try:
             check_left_out(sys.argv[1:])
             main()
@@ -221,10 +222,10 @@ def is_ours(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def without_environment(key: str, applies: bool, value: str | None = None) -> Iterator[None]:
+def environment(key: str, value: str | None) -> Iterator[None]:
     """Give an environment variable another value for a while, or none."""
     before = os.environ.get(key)
-    _set(key, value if applies else before)
+    _set(key, value)
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ GROUPS = (
 """Settings that are mappings of settings."""
 
 BUILT = {"data", "encoder", "decoder", "model.encoder", "model.decoder", "trainer"}
-"""Those of them that name the class to be built of them; training's own may be of a file that is not there."""
+"""Groups that must name the class to be built."""
 
 ENTRIES = ("callbacks", "logger")
 """Groups whose entries are objects to be built, each with its ``_target_``."""

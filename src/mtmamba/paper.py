@@ -15,7 +15,7 @@ METRICS: Mapping[str, str] = MappingProxyType(
         "edge": "odsF",
     }
 )
-"""By task, our name of the metric that the paper prints. Only this one may stand beside the paper's number."""
+"""Our name of the metric that the paper prints, by task. Only this one may stand beside the paper's number."""
 
 TASKS: Mapping[str, Sequence[str]] = MappingProxyType(
     {
@@ -63,11 +63,11 @@ class Row(NamedTuple):
     flops: str | None = None
     """In units of 10^9."""
     scores: Mapping[str, str] = MappingProxyType({})
-    """By task, in the units of `METRICS`, with the paper's digits."""
+    """Scores by task, in the units of `METRICS`, with the paper's digits."""
     delta_m: str | None = None
     """In percent, over the single-task row of Table 2."""
     encoder: str | None = None
-    """Of the printed scores, where it is not that of the networks: between the two no difference is taken."""
+    """The printed scores' encoder, where it is not that of the networks: between the two no difference is taken."""
     remarks: Sequence[str] = ()
     """What a reader must know to read the row."""
 

@@ -23,7 +23,7 @@ from mtmamba.runs.folder import speak
 log = logging.getLogger(__name__)
 
 MANIFEST = "SHA256SUMS"
-"""In a prepared folder: what ``sha256sum -c`` takes."""
+"""The file in a prepared folder that ``sha256sum -c`` takes."""
 _THREADS = 8
 
 

@@ -31,7 +31,7 @@ from mtmamba.tasks import all_tasks
 log = logging.getLogger(__name__)
 
 EXPERIMENTS = ("nyud_mtmamba", "pascal_mtmamba", "cityscapes_mtmamba")
-"""Of the datasets that weights were released for."""
+"""Experiments on the datasets that weights were released for."""
 
 DECODERS = {
     "block_ctm.": "mtmamba_plus",

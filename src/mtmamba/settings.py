@@ -188,7 +188,7 @@ RULES: Mapping[str, Rule] = {
     "seeds": Rule("a list of seeds", lambda v: isinstance(v, list) and bool(v) and all(map(is_whole, v)), "[0]"),
     "minutes": or_null(POSITIVE._replace(example="30")),
 }
-"""By dotted key. Settings of one's own modules are theirs to check."""
+"""What each setting may be, by dotted key. Settings of one's own modules are theirs to check."""
 
 NEVER_NULL = {"save", "batch_size", "host"}
 """Settings that no checkpoint has, so that null cannot mean its own."""

@@ -63,7 +63,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     "enable_autolog_hparams": Argument("choose logger=wandb: config.yaml and W&B hold every setting"),
     "model_registry": Argument("keep the run's folder: its checkpoints are load_model's"),
 }
-"""By name, in the order of Lightning's signature."""
+"""What is known of each argument, in the order of Lightning's signature."""
 
 
 def refusal(name: str, value: Any, *, evaluation: bool = False) -> str | None:

@@ -32,7 +32,7 @@ WINDOW = 10
 """Steps that make a point of a curve."""
 
 Point = Mapping[str, Any]
-"""Of a curve: ``balancing``, ``step``, ``ms`` of a step, and each task's loss."""
+"""A point of a curve: ``balancing``, ``step``, ``ms`` of a step, and each task's loss."""
 
 
 class Steps(Callback):

@@ -23,7 +23,7 @@ from mtmamba.models.skeleton import skeleton
 from mtmamba.models.ss2d import SS2D
 
 PASSES = ("forward", "backward")
-"""Of operators and blocks: the forward pass without gradients, or forward and backward together."""
+"""What operators and blocks are timed in: the forward pass without gradients, or forward and backward together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Case(ABC):
     precision: str
     batch_size: int
     backend: str
-    """The selective scan's."""
+    """The selective scan's implementation."""
     backward: bool
     """Whether a backward pass belongs to it."""
     optimizer: bool = False
@@ -65,7 +65,7 @@ class MapCase(Case):
     """A module over random maps ``(T, B, H, W, C)``, an operator or a block of the decoder."""
 
     build: Callable[[str], nn.Module]
-    """From the scan's backend."""
+    """Builds the module for a backend of the scan."""
     shape: tuple[int, ...]
 
     def prepare(self, device: torch.device) -> Callable[[], object]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 CONDITIONS = "measured on one NVIDIA H200, torch 2.11, mamba-ssm 2.2.6; its training step ends in a mean of squares"
 DEVICE = "H200"
-"""What the name of a device that these numbers may be divided by contains."""
+"""These numbers are compared only with those of a device whose name contains this."""
 
 
 class Measured(NamedTuple):
@@ -44,4 +44,4 @@ RELEASE: Mapping[str, Measured] = MappingProxyType(
         "ss2d_t1_384_112x144_b8_float32_backward": Measured(51.9, 5.0),
     }
 )
-"""By the case's name; ``backward`` is forward and backward together."""
+"""What is timed, by the case's name; ``backward`` is forward and backward together."""

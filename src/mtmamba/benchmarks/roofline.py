@@ -33,7 +33,7 @@ class Layer:
     """A layer's counts in a forward pass."""
 
     flops: float = 0
-    """Of its products; a multiply-add is 2."""
+    """Operations of its products; a multiply-add is two."""
     updates: float = 0
     """State updates of its scans, each with one exponential: 4 directions x pixels x channels x states."""
     inputs: float = 0
@@ -50,7 +50,7 @@ class Work:
 
     layers: list[Layer] = field(default_factory=list)
     parameters: int = 0
-    """Of the whole module, those of norms too."""
+    """Parameters of the whole module, those of norms too."""
 
     def total(self, name: str) -> float:
         """Return the sum of one count over the layers."""

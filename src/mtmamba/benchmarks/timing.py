@@ -19,7 +19,7 @@ WARM_UP = 3
 MOST_REPEATS = 500
 """Calls that are timed at most."""
 COLD_BYTES = 2**28
-"""Written between calls to clear a GPU's caches: several times what they hold."""
+"""Bytes written between calls to clear a GPU's caches: several times what they hold."""
 
 
 class Timing(NamedTuple):

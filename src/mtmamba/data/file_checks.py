@@ -17,11 +17,11 @@ from mtmamba.tasks.files import npy_header
 
 FORMATS = {".npy": "NPY", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
 FORMATS |= {".bmp": "BMP", ".webp": "WEBP"}
-"""Of files whose headers say what size they have, by suffix."""
+"""Formats of files whose headers say what size they have, by suffix."""
 IMAGES = ("PNG", "JPEG", "MPO")
 """What images may be, whatever their suffix; MPO is the JPEG of some cameras."""
 MAX_PIXELS = 178_956_970
-"""Of a file, Pillow's own limit: a small one can claim more than memory holds."""
+"""Pixels of an image at most, Pillow's own limit: a small file can claim more than memory holds."""
 _PNG_HEADER = struct.Struct(">16xII")
 _THREADS = 16  # headers are many small reads, which a network's file system answers slowly, one by one
 

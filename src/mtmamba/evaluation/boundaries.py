@@ -21,7 +21,7 @@ from mtmamba.metrics.boundary.scores import average_precision, f_measure, precis
 from mtmamba.tasks.files import PredictionsError
 
 VERSION = 2
-"""Of how this program carries out a protocol: it rises whenever the same maps get other scores."""
+"""Version of how this program carries out a protocol: it rises whenever the same maps get other scores."""
 
 
 def choose_protocol(name: str | None, record: DatasetRecord) -> BoundaryProtocol | None:

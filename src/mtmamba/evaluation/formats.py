@@ -3,7 +3,6 @@
 Each task's record holds the format of its files (`mtmamba.tasks.files`).
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from mtmamba.files import replacing
 from mtmamba.tasks import get_task
 from mtmamba.tasks.files import PredictionsError, header
+from mtmamba.workers import usable_cores
 
 MAX_LINES = 10
 """How many files of each kind a report lists; the rest are counted."""
@@ -82,7 +82,7 @@ def check_predictions(
                 problems["of a wrong size"].append(f"{line}: expected the image's {size}, got {found}")
             else:
                 sound.append((folder, task, image, num_outputs[task]))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         problems["of wrong content"] = [line for line in pool.map(_content, *zip(*sound, strict=True)) if line]
     if any(problems.values()):
         lines = [f"Expected a prediction of every image in {folder}, got files that are missing or wrong:"]

@@ -20,7 +20,7 @@ stride a map is cut into several windows and padded."""
 
 
 uncached = config.patch(fake_tensor_cache_enabled=False)
-"""For functions that work on programs: with sizes as symbols, to look a result up takes longer than to find it."""
+"""Decorates functions that work on programs: where sizes are symbols, the cache takes longer than the work."""
 
 
 class ExportError(ValueError):

@@ -23,13 +23,13 @@ class Format(NamedTuple):
     """A kind of file."""
 
     module: str
-    """That saves and loads it."""
+    """The module that saves and loads it."""
     suffix: str
 
 
 FORMATS = {"onnx": Format("mtmamba.export.onnx", ".onnx"), "torch_export": Format("mtmamba.export.program", ".pt2")}
 TOLERANCE = 1e-4
-"""Of the largest difference of a task's logits from PyTorch's, over the largest of these."""
+"""How far a task's logits may be from PyTorch's, over the largest of these."""
 
 
 def export(

@@ -17,7 +17,7 @@ from mtmamba.tasks.legends import Legend
 from mtmamba.tasks.pictures import Picture
 
 LONGER_SIDE = 640
-"""Of what the page shows, in pixels; downloads have the image's own size."""
+"""Longer side of what the page shows, in pixels; downloads have the image's own size."""
 
 HEAD = Path(__file__).with_name("overlay.html").read_text(encoding="utf-8")
 """Styles, and what sliders and pointers call; it belongs into the page's head."""

@@ -15,7 +15,7 @@ from mtmamba.tasks import Task
 VALUES_AT_ONCE = 2**24
 """How many values of maps are held at an image's own size at once; beyond, the image is finished in bands of rows."""
 TOGETHER = {"cuda": 2**27}
-"""How many values of images of one size are finished together, by device; elsewhere image by image."""
+"""How many values of images of one size are finished together, by device; on others images are finished one by one."""
 LARGE = 2**24
 """Pixels beyond which an image's predictions are held for one task at a time."""
 

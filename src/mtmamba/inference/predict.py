@@ -1,6 +1,5 @@
 """The work of ``predict.py``: inputs in, a folder of results out; what cannot be read is listed, the rest goes on."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,14 +22,15 @@ from mtmamba.inference.result import Result
 from mtmamba.inference.sources import Item, SourceError
 from mtmamba.inference.video import Film, describe_video, frames
 from mtmamba.tasks.pictures import Picture
+from mtmamba.workers import usable_cores
 
 RECORD = "predictions.json"
-WRITERS = min(os.cpu_count() or 1, 16)
+WRITERS = min(usable_cores(), 16)
 """Threads that encode and write results while the network goes on."""
 WAITING = 32
 """Results that wait for them, at most."""
 LINE_SECONDS = 30
-"""Between two lines of progress in a file."""
+"""Seconds between two lines of progress in a file."""
 
 
 def predict(cfg: DictConfig, request: Request) -> bool:

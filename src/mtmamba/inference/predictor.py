@@ -1,6 +1,5 @@
 """A trained model at work on images of any kind, from Python."""
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +24,7 @@ from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.restore import load_model
 from mtmamba.rules import is_whole
 from mtmamba.tasks import select_tasks
+from mtmamba.workers import usable_cores
 
 DEFAULT_MODEL = "nyud_lite"
 """Our released model."""
@@ -216,7 +216,7 @@ class Predictor:
 
 def _decoded_ahead(items: Iterable[Item], batch_size: int) -> Iterator[tuple[Item, Photo | SourceError]]:
     """Decode files in threads, two batches ahead, but no more than `PIXELS_AHEAD` at once."""
-    threads = min(os.cpu_count() or 1, 16)
+    threads = min(usable_cores(), 16)
     waiting: deque[tuple[Item, Future[Photo | SourceError], int]] = deque()
     held = 0
     with ThreadPoolExecutor(threads) as pool:

@@ -127,7 +127,7 @@ class Result:
 
     @property
     def _step(self) -> int:
-        """Of a large image, every so many pixels are enough for a sheet."""
+        """A sheet shows every so many pixels of a large image."""
         return max(1, self.image.shape[1] // (2 * WIDTH))
 
     def _tile(self, task: Task, values: NDArray[Any], picture: Picture | None = None) -> Tile:

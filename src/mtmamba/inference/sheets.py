@@ -12,7 +12,7 @@ from mtmamba.tasks.legends import NO_LEGEND, Legend, font
 from mtmamba.tasks.pictures import BACKGROUND, INK, Picture
 
 WIDTH = 480
-"""Of a picture on a sheet, in pixels."""
+"""Width of a picture on a sheet, in pixels."""
 COLUMNS = 3
 TALLEST = 3
 """How many times higher than wide a picture's place may be."""

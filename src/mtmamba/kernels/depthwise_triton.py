@@ -25,23 +25,23 @@ class Tile(NamedTuple):
     channels: int
     """64 of bfloat16 fill a cache line."""
     columns: int
-    """Of the program, a multiple of ``per_thread``."""
+    """Columns of the program, a multiple of ``per_thread``."""
     per_thread: int
     """Neighbouring columns in one thread."""
     rows: int
-    """Of the strip, at most: strips of a map are of about one height."""
+    """Rows of the strip, at most: strips of a map are of about one height."""
     unroll: int
     """Rows whose loads are in flight together."""
     warps: int
-    """With ``channels * columns / (32 * per_thread * warps)`` neighbouring channels in one thread."""
+    """A thread has ``channels * columns / (32 * per_thread * warps)`` neighbouring channels."""
 
 
 CONVOLVE = Tile(channels=64, columns=16, per_thread=2, rows=56, unroll=2, warps=8)
-"""Of the forward pass."""
+"""Tile of the forward pass."""
 ACTIVATION_GRADIENT = Tile(channels=64, columns=16, per_thread=4, rows=56, unroll=2, warps=4)
-"""Of the backward pass's first kernel."""
+"""Tile of the backward pass's first kernel."""
 INPUT_GRADIENT = Tile(channels=64, columns=16, per_thread=2, rows=56, unroll=2, warps=8)
-"""Of the backward pass's second kernel."""
+"""Tile of the backward pass's second kernel."""
 
 RUN_TIME = ("batch", "rows", "height", "width")
 """Sizes whose values do not matter to the compiler: one compilation serves all."""

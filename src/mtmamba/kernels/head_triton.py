@@ -26,7 +26,7 @@ class Tile(NamedTuple):
     columns: int
     """Pixels at a time: a power of two, 16 or more."""
     programs: int
-    """At most; each goes through as many tiles, a power of two."""
+    """Their number at most; each goes through as many tiles, a power of two."""
     warps: int
     stages: int
     """Tiles whose loads are in flight together."""
@@ -34,7 +34,7 @@ class Tile(NamedTuple):
 
 FORWARD = {2: Tile(columns=64, programs=1056, warps=4, stages=3), 4: Tile(columns=32, programs=1056, warps=4, stages=2)}
 BACKWARD = {2: Tile(columns=32, programs=528, warps=8, stages=3), 4: Tile(columns=16, programs=528, warps=8, stages=2)}
-"""By bytes of an element of ``x``."""
+"""Either kernel's tile, by the bytes of an element of ``x``."""
 
 RUN_TIME = ("tiles", "height")
 """Sizes whose values do not matter to the compiler: one compilation serves all."""

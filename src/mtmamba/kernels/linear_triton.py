@@ -9,11 +9,11 @@ from torch import Tensor
 from mtmamba.kernels.sums_triton import sum_parts
 
 ROWS, COLUMNS = 32, 128
-"""Of a tile."""
+"""A tile's sides."""
 PROGRAMS = 1056
-"""About so many share the matrix: 8 for each multiprocessor of an H100 or H200."""
+"""About how many programs share the matrix: 8 for each multiprocessor of an H100 or H200."""
 GELU_ROWS, GELU_PROGRAMS = 8, 2112
-"""The same of the kernel with GELU, whose tiles have as many columns."""
+"""Rows and programs of the kernel with GELU, whose tiles have as many columns."""
 
 
 @triton.jit

@@ -23,13 +23,13 @@ class Launch(NamedTuple):
     """How the rows are shared out. Powers of two but for ``programs`` and ``rows``."""
 
     elements: int
-    """Of a tile; a longer row is a tile by itself."""
+    """Elements of a tile; a longer row is a tile by itself."""
     per_thread: int
     """Elements of the tile in one thread."""
     programs: int
-    """At most, of all tasks together: 2112 are 16 for each multiprocessor of an H100 or H200."""
+    """Programs of all tasks together, at most: 2112 are 16 for each multiprocessor of an H100 or H200."""
     rows: int = 32
-    """Of a program, at least: so many outweigh a backward pass's sums in memory traffic; a forward pass has none."""
+    """Rows of a program, at least, in a backward pass: fewer would be outweighed by its sums in memory traffic."""
 
     def tile(self, channels: int) -> tuple[int, int]:
         """Return the rows of a tile and their length, up to a power of two."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 LEAST_CAPABILITY = (8, 0)
-"""Of a GPU: asynchronous copies and arithmetic on pairs of bfloat16."""
+"""What a GPU needs for asynchronous copies and arithmetic on pairs of bfloat16."""
 
 
 def why_unavailable() -> str | None:

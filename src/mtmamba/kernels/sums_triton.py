@@ -11,9 +11,9 @@ from mtmamba.kernels.triton_cache import settle_cache
 settle_cache()
 
 ELEMENTS = 2048
-"""Of a tile, which a program asks for all at once."""
+"""Elements of a tile, which a program asks for all at once."""
 PARTS, COLUMNS = 256, 256
-"""Of a tile, at most."""
+"""A tile's sides at most."""
 
 
 @triton.jit

@@ -18,7 +18,7 @@ from mtmamba.kernels.linear import linear
 
 HEAD_DIMS = (16, 32, 64)
 LARGEST_WINDOW = 12
-"""Of windows whose biases fit in the registers of a program."""
+"""Side of the largest windows whose biases fit in the registers of a program."""
 
 
 def window_attention(

@@ -26,7 +26,7 @@ from mtmamba.kernels.window_attention_triton import (
 QUERY_GRADIENTS = Plan(tile=64, piece=32, warps=4, stages=2, programs=1056)
 KEY_GRADIENTS = Plan(tile=64, piece=64, warps=4, stages=2, programs=1056)
 GRADIENTS_32 = Plan(tile=64, piece=32, warps=4, stages=1, programs=1056)
-"""Of either kernel on float32 maps."""
+"""The plan of either kernel on float32 maps."""
 
 
 @triton.jit(do_not_specialize=RUN_TIME)

@@ -31,12 +31,12 @@ class Plan(NamedTuple):
     stages: int
     """Windows whose loads are in flight together."""
     programs: int
-    """About how many share the work; each holds a group of windows."""
+    """About how many programs share the work; each holds a group of windows."""
 
 
 FORWARD = Plan(tile=64, piece=128, warps=4, stages=2, programs=264)
 FORWARD_32 = Plan(tile=64, piece=64, warps=4, stages=2, programs=1056)
-"""On float32 maps."""
+"""The plan on float32 maps."""
 
 LOG2E = tl.constexpr(1.4426950408889634)
 RUN_TIME = ("batch", "share", "height", "width", "rows", "columns", "heads")
@@ -73,7 +73,7 @@ class Geometry(NamedTuple):
 
     @property
     def windows(self) -> int:
-        """Of the whole batch."""
+        """Windows of the whole batch."""
         return self.batch * self.down * self.across
 
     def cut(self, tokens: int, limit: int) -> int:

@@ -17,7 +17,7 @@ BETA_SQUARED = 0.3
 """Weight of recall against precision."""
 
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))
-"""Those of the multi-task literature."""
+"""The thresholds of the multi-task literature."""
 
 
 def threshold_counts(probability: Tensor, target: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:

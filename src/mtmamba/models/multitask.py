@@ -19,7 +19,7 @@ STRIDE = 32
 """Stride of the encoder's coarsest map: image sides are padded to a multiple of it."""
 
 COMPILED_VARIANTS = 64
-"""Of a block's code: stages, with and without a shift, sizes, training and evaluation. PyTorch gives up after 8."""
+"""Forms of a block's code, by stage, shift, size, training or evaluation. PyTorch's own limit is 8."""
 
 
 class MultiTaskModel(nn.Module):

@@ -24,7 +24,7 @@ from mtmamba.stats.tables import floored, network_stats, our_figures
 from mtmamba.tasks import get_task
 
 Derived = Mapping[str, Sequence[str]]
-"""By dataset, the tasks whose labels are not the published ones."""
+"""The tasks whose labels are not the published ones, by dataset."""
 
 
 class Figure(NamedTuple):

@@ -14,9 +14,9 @@ COSTS = {
     "milliseconds an image in training": lambda run: 1000 / run.images_per_second,
     "parameters, millions": lambda run: run.record["parameters"] / 10**6,
 }
-"""Of a run, by the words under an axis."""
+"""What a run cost, by the words under an axis."""
 MARKERS = "osD^v"
-"""Of the rows: one for each turn of the colours."""
+"""The rows' markers: the next one whenever the colours begin again."""
 
 
 def draw_costs(rows: Mapping[str, Sequence[Result]], figure: Figure) -> None:

@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#3d8fd1", "#e0662f", "#3a9b4f", "#b65fc9", "#d28b00", "#1593a5", "#d4497a", "#7d68d8")
-"""Of the lines, run by run; they read on a light page and on a dark one. More lines begin again."""
+"""The lines' colours, run by run; they read on a light page and on a dark one. More lines begin again."""
 GREY = "#808890"
 SIZE, UNITS = (4, 2.4), 72
-"""Of a chart in inches, and how many units an inch of SVG has."""
+"""A chart's size in inches, and how many units an inch of SVG has."""
 MAX_POINTS = 400
-"""Of one line; of more, evenly spaced ones are drawn."""
+"""Points of a line at most; where it has more, evenly spaced ones are drawn."""
 
 MAX_STEP, MAX_VALUE = 10**12, 1e30
 """What is beyond these was not logged by a run, or is as good as infinite: it cannot be drawn."""

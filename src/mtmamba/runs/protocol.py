@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SCRIPTS = Path(__file__).parents[2]
 RESULT = ("metrics.json", "resamples.csv", "training.csv")
-"""What a finished row leaves."""
+"""Files that a finished row leaves."""
 GRACE = 60
 """Seconds in which a training that is to stop writes its checkpoint."""
 

@@ -26,20 +26,20 @@ STATES = 16
 PACK = 8
 """Channels are filled up to a multiple of this: rows of maps are then aligned for matrix products."""
 THREADS = 128
-"""Of a block."""
+"""Threads of a block."""
 PAD = 64
 """Walks are filled up to a multiple of so many steps."""
 SATURATED = 2.5 * 4 * 132
 """Warps that keep a large GPU busy: some for each of the four schedulers of 132 multiprocessors."""
 STRETCH_STEPS, STRETCH_BYTES = 2**11, 2**25
-"""Where sequences are longer and the map of their time steps is larger, one more launch of the backward pass pays."""
+"""Steps of a sequence, and bytes of all time steps, beyond which one more launch of the backward pass pays."""
 
 
 class Shape(NamedTuple):
     """How a kernel's threads share the work."""
 
     channels: int
-    """Of a thread."""
+    """Channels of a thread."""
     parts: int
     """Threads that share a channel's states."""
 
@@ -88,7 +88,7 @@ class Walk:
         self.sizes = tasks, batch, height * width, e
         self.forward, self.backward = (shape(s, tasks * batch * directions * e) for s in (FORWARD, BACKWARD))
         self.steps = -(-height * width // PAD) * PAD
-        """Of a sequence, filled up."""
+        """Steps of a sequence, filled up."""
         self.stride = 32 if self.backward.channels == 1 and x.element_size() == 2 else 16
         """Steps from one saved state to the next: what the backward pass's shared memory has room for."""
 
@@ -130,7 +130,7 @@ class Stretch(NamedTuple):
 
     @property
     def pixels(self) -> Tensor:
-        """Of this stretch, ``(K, steps)``."""
+        """This stretch's pixels, ``(K, steps)``."""
         return self.order[:, self.first : self.first + self.steps]
 
     def scan(self, kernel: str, sharing: Shape, dt: Tensor, bc: Tensor, *arguments: Tensor | None) -> None:

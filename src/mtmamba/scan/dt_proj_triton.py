@@ -21,16 +21,16 @@ class Launch(NamedTuple):
     """How rows and channels are shared out. Powers of two but for ``chunks``, ``stages`` and ``programs``."""
 
     rows: int
-    """Of a tile."""
+    """Rows of a tile."""
     chunk: int
     """Channels of one matrix product."""
     chunks: int
-    """Of a program, at most."""
+    """Chunks of a program, at most."""
     warps: int
     stages: int
     """Tiles of which one is worked on while the others are on their way."""
     programs: int
-    """At most, of all tasks, directions and parts of the channels together."""
+    """Programs at most, of all tasks, directions and parts of the channels together."""
 
 
 DEFAULT = Launch(rows=32, chunk=128, chunks=3, warps=4, stages=3, programs=264)

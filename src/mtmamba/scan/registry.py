@@ -17,7 +17,7 @@ def _always(device_type: str, dtype: torch.dtype) -> None:
 
 
 ONLY_FIRST = "the scan", "use backend=reference, which can be differentiated again"
-"""For `mtmamba.kernels.derivatives`: what gradients written by hand are of, and the remedy."""
+"""What `mtmamba.kernels.derivatives` says of gradients written by hand: whose they are, and the remedy."""
 
 
 @dataclass(frozen=True)

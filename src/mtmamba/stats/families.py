@@ -21,7 +21,7 @@ from mtmamba.models.skeleton import skeleton
 SIZES = ((64, 96), (224, 224))
 """Heights and widths of the images that an encoder must take, besides `TRIAL_SIZE`, which it tries itself."""
 MODELS = 3
-"""Tried of each family, spread evenly over the names in their order."""
+"""Models of each family that are tried, spread evenly over the names in their order."""
 
 
 class Trial(NamedTuple):

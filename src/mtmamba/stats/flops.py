@@ -37,7 +37,7 @@ class Operation(NamedTuple):
     part: str
     operator: str
     flops: int
-    """With one multiply-add as 1."""
+    """A multiply-add counts as one."""
 
 
 def exact(operation: Operation) -> int:
@@ -73,9 +73,9 @@ class ModelStats:
     """Parameters of a model, and its FLOPs for one image."""
 
     parameters: Mapping[str, int]
-    """By part."""
+    """Their number by part of the network."""
     flops: Mapping[tuple[str, str], int]
-    """By part and operator."""
+    """Their number by part and operator."""
 
     @property
     def total_parameters(self) -> int:

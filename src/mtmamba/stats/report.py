@@ -11,7 +11,7 @@ from mtmamba.runs.environment import hardware
 from mtmamba.runs.table import show
 from mtmamba.stats.flops import ModelStats, model_stats
 from mtmamba.stats.speed import measure_speed
-from mtmamba.stats.tables import PEERS, TABLES, UNPUBLISHED, agrees, comparison
+from mtmamba.stats.tables import PEERS, TABLES, UNPUBLISHED, agrees, comparison, table_of_numbers
 
 
 def report_tables(choice: str) -> bool:
@@ -56,7 +56,7 @@ def report_model(cfg: DictConfig) -> None:
 
 
 def _part_table(title: str, stats: ModelStats) -> Table:
-    table = _table(title, "part", "parameters", "FLOPs", "share")
+    table = table_of_numbers(title, "part", "parameters", "FLOPs", "share")
     flops = stats.part_flops()
     for part, parameters in stats.parameters.items():
         table.add_row(part, f"{parameters:,}", f"{flops[part]:,}", f"{flops[part] / stats.total_flops:.1%}")
@@ -66,7 +66,7 @@ def _part_table(title: str, stats: ModelStats) -> Table:
 
 
 def _operator_table(title: str, stats: ModelStats) -> Table:
-    table = _table(title, "operator", "FLOPs", "share")
+    table = table_of_numbers(title, "operator", "FLOPs", "share")
     for operator, flops in stats.operator_flops().most_common():
         table.add_row(operator, f"{flops:,}", f"{flops / stats.total_flops:.1%}")
     return table
@@ -76,15 +76,8 @@ def _speed_table(cfg: DictConfig) -> Table:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     restore.fetch_nothing(cfg)
     speed = measure_speed(build.build_model(cfg).to(device), cfg.image_size, cfg.batch_size, cfg.repeats)
-    table = _table(f"Forward pass on {hardware()}, float32", f"batch of {cfg.batch_size}", "")
+    table = table_of_numbers(f"Forward pass on {hardware()}, float32", f"batch of {cfg.batch_size}", "")
     table.add_row("latency", f"{1e3 * speed.latency:.4g} ms")
     table.add_row("throughput", f"{speed.throughput:.4g} images/s")
     table.add_row("peak memory", f"{speed.peak_memory / 2**20:,.0f} MiB")
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(*columns, title=title)
-    for column in table.columns[1:]:
-        column.justify = "right"
     return table

@@ -61,11 +61,17 @@ def network_stats(overrides: str) -> ModelStats:
     return model_stats(model, cfg.image_size)
 
 
-def comparison(title: str, rows: Iterable[Row]) -> Table:
-    """Return the table of the paper's figures, ours, and our integers, one for each network of a row."""
-    table = Table("", "paper, M", "ours, M", "parameters", "paper, G", "ours, G", "FLOPs", title=title)
+def table_of_numbers(title: str, *columns: str) -> Table:
+    """Return a table without rows whose columns after the first are numbers."""
+    table = Table(*columns, title=title)
     for column in table.columns[1:]:
         column.justify = "right"
+    return table
+
+
+def comparison(title: str, rows: Iterable[Row]) -> Table:
+    """Return the table of the paper's figures, ours, and our integers, one for each network of a row."""
+    table = table_of_numbers(title, "", "paper, M", "ours, M", "parameters", "paper, G", "ours, G", "FLOPs")
     for row in rows:
         stats = [network_stats(network) for network in row.networks]
         parameters, flops = our_figures(row)

@@ -24,9 +24,9 @@ _NPY_HEADERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 PIXELS_AT_ONCE = 2**20
-"""How many are converted at once."""
+"""Pixels that are converted at once."""
 ZERO_LENGTH = 0.01
-"""Eight bits cannot hold a vector of length 0: it is stored as 127 or 128, 0.007 long."""
+"""A normal shorter than this counts as none: eight bits store a vector of length 0 as 127 or 128, 0.007 long."""
 
 
 class PredictionsError(ValueError):
@@ -122,7 +122,7 @@ class ArrayFile(PredictionFile):
     kinds = ("float32 array", "float64 array")
     values = "values"
     axes: ClassVar[tuple[int, ...]] = (2, 3)
-    """How many a file may have."""
+    """How many axes a file may have."""
 
     def encode(self, prediction: NDArray[Any]) -> bytes:
         """Encode real numbers."""

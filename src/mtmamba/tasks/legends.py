@@ -14,9 +14,9 @@ from mtmamba.tasks.pictures import BACKGROUND, INK, Draw, Picture
 
 LINE, SWATCH, BAR = 18, 12, 14
 MOST_WORDS = 6
-"""Below a bar."""
+"""Words below a bar, at most."""
 _PLACES = np.array([1 << 16, 1 << 8, 1])
-"""Of red, green and blue in one whole number."""
+"""What red, green and blue are multiplied by to be one whole number."""
 
 
 class Legend(NamedTuple):

@@ -27,7 +27,7 @@ class Protocol(NamedTuple):
 
 
 POOLED = Protocol("pooled")
-"""Of a task whose record names no other."""
+"""The protocol of a task whose record names no other."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 VARIABLE = "OMP_NUM_THREADS"
-"""What tells the processes that Lightning starts, and keeps it from another choice of its own."""
+"""Tells the processes that Lightning starts how many threads to use; where it is set, Lightning chooses none itself."""
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from mtmamba.types import IGNORE
 STEP = "trainer/global_step"
 """Lightning's name of the horizontal axis."""
 ROW = "row"
-"""The section of what `metrics.json` says in the end."""
+"""The section for the numbers of `metrics.json`."""
 
 
 class Masks(NamedTuple):

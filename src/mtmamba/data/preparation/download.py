@@ -13,9 +13,9 @@ from urllib.request import Request, urlopen
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 TIMEOUT = 30
-"""Seconds without an answer."""
+"""Seconds without an answer before an attempt fails."""
 ATTEMPTS = 5
-"""In a row that bring nothing new."""
+"""Attempts in a row that may bring nothing new."""
 PAUSE = 1.0
 """Seconds before the second attempt; each further one waits twice as long."""
 _CHUNK = 2**20

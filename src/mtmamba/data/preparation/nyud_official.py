@@ -23,7 +23,7 @@ LABELED, SPLITS_FILE, MAPPING = "nyu_depth_v2_labeled.mat", "splits.mat", "class
 WINDOW = (slice(45, 470), slice(41, 601))
 """Rows and columns of the 480 x 640 frame that both sensors see: 425 x 560."""
 FOCAL, CENTRE = (518.857901, 519.469611), (325.582449, 253.736166)
-"""Of the colour camera, pixels of the whole frame (the dataset's toolbox, camera_params.m)."""
+"""The colour camera's, in pixels of the whole frame (the dataset's toolbox, camera_params.m)."""
 NUM_CLASSES = 40
 
 

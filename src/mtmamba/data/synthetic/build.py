@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -15,6 +14,7 @@ from mtmamba.data.datasets import all_datasets
 from mtmamba.data.synthetic.render import SPLITS, Layout, Split, render
 from mtmamba.data.synthetic.write import write_cityscapes, write_nyud, write_pascal
 from mtmamba.files import remove_partial, replacing
+from mtmamba.workers import usable_cores
 
 GENERATOR = 1
 """Version of the pictures; raised whenever the same arguments give other files."""
@@ -61,7 +61,7 @@ def generate(
         val: number of validation scenes.
         size: (height, width) of every image.
         seed: chooses the scenes.
-        workers: processes; None for one per processor.
+        workers: processes; None for one per core that may be used.
 
     Returns:
         ``root`` as a path.
@@ -86,7 +86,7 @@ def generate(
     try:
         with replacing(root, folder=True) as scratch:
             jobs = list(_jobs(scratch, layout, {"train": train, "val": val}, size, seed))
-            _run(jobs, workers or os.cpu_count() or 1)
+            _run(jobs, workers or usable_cores())
             (scratch / _RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     except OSError:
         if not _is_made(root, record):  # another process was faster; its files are the same

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtmamba.data.synthetic.geometry import Array, Material, Primitive, ball, bounds, placed, squashed, tube
+from mtmamba.data.synthetic.geometry import Array, Material, Solids, ball, bounds, placed, squashed, tube
 from mtmamba.data.synthetic.palette import DARK, Range, cloth, colour, paint, shades
 
 
@@ -56,9 +56,7 @@ def _down(forward: float, sideways: float = 0.0) -> Array:
     return np.array([out, np.sin(forward) * np.cos(sideways), -np.cos(forward) * np.cos(sideways)], np.float32)
 
 
-def _limb(
-    kind: str, material: Material, a: Array, b: Array, radius: float, end: float, part: str = ""
-) -> list[Primitive]:
+def _limb(kind: str, material: Material, a: Array, b: Array, radius: float, end: float, part: str = "") -> Solids:
     """Bar with round ends."""
     return [
         tube(kind, material, a, b, radius, end, part),
@@ -67,7 +65,7 @@ def _limb(
     ]
 
 
-def person(rng: np.random.Generator, sitting: bool = False) -> list[Primitive]:
+def person(rng: np.random.Generator, sitting: bool = False) -> Solids:
     """Somebody 1.15 to 1.9 m tall, looking to +y; on the ground, or sitting with the hips above the origin at z = 0."""
     tall = float(rng.choice((rng.uniform(1.55, 1.9), rng.uniform(1.15, 1.5)), p=(0.85, 0.15)))
     pose, build = random_pose(rng, sitting), rng.uniform(0.9, 1.2)
@@ -105,7 +103,7 @@ def person(rng: np.random.Generator, sitting: bool = False) -> list[Primitive]:
 
 def _trunk(
     tall: float, build: float, lean: float, skin: Material, shirt: Material, trousers: Material, hair: Material
-) -> list[Primitive]:
+) -> Solids:
     up = np.array([0, np.sin(lean), np.cos(lean)], np.float32)
     neck, head = up * 0.335 * tall, up * 0.415 * tall
     width = np.array([0.085, 0.058, 0.07], np.float32) * tall * build
@@ -128,7 +126,7 @@ def _trunk(
     return [chest, shoulders, pelvis, throat, face, scalp, *eyes]
 
 
-def grounded(solids: list[Primitive]) -> list[Primitive]:
+def grounded(solids: Solids) -> Solids:
     """The same, lifted or lowered until the lowest point is at z = 0."""
     return placed(solids, (0, 0, -bounds(solids)[0][2]))
 
@@ -158,7 +156,7 @@ _BREEDS = {
 }
 
 
-def animal(rng: np.random.Generator, kind: str) -> list[Primitive]:
+def animal(rng: np.random.Generator, kind: str) -> Solids:
     """A dog, cat, horse, cow or sheep on its feet, looking to +y."""
     b = _BREEDS[kind]
     base = colour(rng, b.hue, b.saturation, b.value)
@@ -229,7 +227,7 @@ def animal(rng: np.random.Generator, kind: str) -> list[Primitive]:
     return grounded(solids)
 
 
-def bird(rng: np.random.Generator) -> list[Primitive]:
+def bird(rng: np.random.Generator) -> Solids:
     """A bird of half a metre flying to +y with its wings out."""
     feathers = paint(rng, (0.5, 1.1), (0, 0.6), (0.2, 0.9))
     beak = paint(rng, (0.08, 0.14), (0.7, 0.9), (0.7, 0.9))

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from mtmamba.data.synthetic.geometry import Material, ball, box, placed, tube
+from mtmamba.data.synthetic.geometry import Material, Solids, ball, box, placed, tube
 from mtmamba.data.synthetic.palette import CHROME, WHITE, cloth, colour, paint, shades, wood
-from mtmamba.data.synthetic.things import IVORY, METAL, Solids, bottle, mirror, plant, spines
+from mtmamba.data.synthetic.things import IVORY, METAL, bottle, mirror, plant, spines
 
 
 def door(rng: np.random.Generator) -> Solids:
@@ -31,22 +31,14 @@ def window(rng: np.random.Generator) -> Solids:
     """Bright panes behind bars, with curtains, blinds or neither."""
     w, low, high = rng.uniform(1.0, 1.7), rng.uniform(0.85, 1.0), rng.uniform(2.0, 2.2)
     outside = Material(((0.62, 0.8, 0.62), (0.8, 0.92, 1.0), (0.9, 0.96, 1.0)), "speckle", 2.5, glow=1.0)
-    frame = IVORY
     solids = [
-        box("window", frame, (-w / 2 - 0.07, 0, low - 0.07), (w / 2 + 0.07, 0.04, high + 0.07)),
+        box("window", IVORY, (-w / 2 - 0.07, 0, low - 0.07), (w / 2 + 0.07, 0.04, high + 0.07)),
         box("window", outside, (-w / 2, 0, low), (w / 2, 0.045, high), casts=False),
     ]
-    solids += [box("window", frame, (x - 0.02, 0, low), (x + 0.02, 0.065, high), casts=False) for x in (-w / 6, w / 6)]
-    solids.append(
-        box(
-            "window",
-            frame,
-            (-w / 2, 0, low * 0.35 + high * 0.65 - 0.02),
-            (w / 2, 0.065, low * 0.35 + high * 0.65 + 0.02),
-            casts=False,
-        )
-    )
-    solids.append(box("window", frame, (-w / 2 - 0.1, 0, low - 0.1), (w / 2 + 0.1, 0.14, low - 0.06)))
+    solids += [box("window", IVORY, (x - 0.02, 0, low), (x + 0.02, 0.065, high), casts=False) for x in (-w / 6, w / 6)]
+    bar = low * 0.35 + high * 0.65
+    solids.append(box("window", IVORY, (-w / 2, 0, bar - 0.02), (w / 2, 0.065, bar + 0.02), casts=False))
+    solids.append(box("window", IVORY, (-w / 2 - 0.1, 0, low - 0.1), (w / 2 + 0.1, 0.14, low - 0.06)))
     choice = rng.random()
     if choice < 0.45:
         fabric = cloth(rng, (0.5, 0.95))

@@ -4,11 +4,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from mtmamba.data.synthetic.geometry import Material, ball, box, placed, tilted, tube
+from mtmamba.data.synthetic.geometry import Material, Solids, ball, box, placed, tilted, tube
 from mtmamba.data.synthetic.palette import CHROME, cloth, paint, shades, wood
 from mtmamba.data.synthetic.things import (
     METAL,
-    Solids,
     bottle,
     carton,
     on_top,

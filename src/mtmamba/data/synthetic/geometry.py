@@ -4,7 +4,7 @@ The world is in metres: x right, y forward, z up. Every shape is a unit shape (|
 turned by ``rotation`` and moved to ``centre``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -44,6 +44,10 @@ class Primitive:
     taper: tuple[float, float] = (1.0, 1.0)
     casts: bool = True
     group: int = 0
+
+
+Solids = list[Primitive]
+Builder = Callable[[np.random.Generator], Solids]
 
 
 def box(
@@ -88,7 +92,7 @@ def tube(
     return Primitive("cylinder", ((a + b) / 2).astype(np.float32), half, rotation, kind, material, part, (taper, taper))
 
 
-def placed(solids: Iterable[Primitive], position: ArrayLike, angle: float = 0.0) -> list[Primitive]:
+def placed(solids: Iterable[Primitive], position: ArrayLike, angle: float = 0.0) -> Solids:
     """Turn by ``angle`` about the vertical through the origin, then move the origin to ``position``."""
     turn, shift = about_vertical(angle), np.asarray(position, np.float32)
     return [replace(p, centre=turn @ p.centre + shift, rotation=turn @ p.rotation) for p in solids]
@@ -100,7 +104,7 @@ def about_vertical(angle: float) -> Array:
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float32)
 
 
-def shadowless(solids: Iterable[Primitive]) -> list[Primitive]:
+def shadowless(solids: Iterable[Primitive]) -> Solids:
     """The same, casting no shadow: for lamps and for what hardly stands out."""
     return [replace(p, casts=False) for p in solids]
 

@@ -2,11 +2,8 @@
 
 import numpy as np
 
-from mtmamba.data.synthetic.geometry import Material, Primitive, ball, box, placed, shadowless, tube
-from mtmamba.data.synthetic.palette import WHITE, colour, paint, shades, wood
-
-Solids = list[Primitive]
-_METAL = Material(((0.3, 0.32, 0.33),), gloss=0.3)
+from mtmamba.data.synthetic.geometry import Material, Solids, ball, box, shadowless, tube
+from mtmamba.data.synthetic.palette import STEEL, WHITE, colour, paint, shades, wood
 
 
 def tree(rng: np.random.Generator) -> Solids:
@@ -28,19 +25,17 @@ def street_lamp(rng: np.random.Generator) -> Solids:
     """Pole with an arm over the road (towards +y)."""
     h = rng.uniform(4.5, 6)
     return [
-        tube("pole", _METAL, (0, 0, 0), (0, 0, h), 0.08, 0.05),
-        tube("pole", _METAL, (0, 0, h), (0, 1.2, h + 0.15), 0.045),
+        tube("pole", STEEL, (0, 0, 0), (0, 0, h), 0.08, 0.05),
+        tube("pole", STEEL, (0, 0, h), (0, 1.2, h + 0.15), 0.045),
         ball("lamp", Material(((1, 0.97, 0.85),), glow=0.6), (0, 1.3, h + 0.1), (0.14, 0.3, 0.09)),
     ]
 
 
 def road_sign(rng: np.random.Generator) -> Solids:
     """Round or square sign on a post."""
-    face, rim = (
-        Material(((0.95, 0.95, 0.93),)),
-        paint(rng, (0.97, 1.02) if rng.random() < 0.6 else (0.58, 0.63), (0.8, 0.95), (0.6, 0.85)),
-    )
-    solids = [tube("pole", _METAL, (0, 0, 0), (0, 0, 2.5), 0.04)]
+    face = Material(((0.95, 0.95, 0.93),))
+    rim = paint(rng, (0.97, 1.02) if rng.random() < 0.6 else (0.58, 0.63), (0.8, 0.95), (0.6, 0.85))
+    solids = [tube("pole", STEEL, (0, 0, 0), (0, 0, 2.5), 0.04)]
     if rng.random() < 0.6:
         return [
             *solids,
@@ -61,8 +56,8 @@ def bench(rng: np.random.Generator) -> Solids:
     solids += [box("bench", plank, (-0.8, -0.02, z), (0.8, 0.02, z + 0.11)) for z in (0.56, 0.72)]
     return (
         solids
-        + [box("bench", _METAL, (x - 0.03, 0, 0), (x + 0.03, 0.45, 0.42)) for x in (-0.65, 0.65)]
-        + [box("bench", _METAL, (x - 0.03, -0.02, 0.4), (x + 0.03, 0.0, 0.85)) for x in (-0.65, 0.65)]
+        + [box("bench", STEEL, (x - 0.03, 0, 0), (x + 0.03, 0.45, 0.42)) for x in (-0.65, 0.65)]
+        + [box("bench", STEEL, (x - 0.03, -0.02, 0.4), (x + 0.03, 0.0, 0.85)) for x in (-0.65, 0.65)]
     )
 
 
@@ -80,17 +75,8 @@ def building(rng: np.random.Generator, width: float) -> Solids:
     """House whose front is at y = 0: storeys of windows, a door, a flat or pitched roof."""
     storeys = int(rng.integers(2, 6))
     h, half = storeys * 3.0 + 0.6, width / 2
-    front = paint(
-        rng,
-        (0.0, 0.13),
-        (0.15, 0.6),
-        (0.5, 0.9),
-        **(
-            {"pattern": "bricks", "scale": 0.16, "spread": 0.3}
-            if rng.random() < 0.45
-            else {"scale": 1.5, "spread": 0.06}
-        ),
-    )
+    bricks, plaster = {"pattern": "bricks", "scale": 0.16, "spread": 0.3}, {"scale": 1.5, "spread": 0.06}
+    front = paint(rng, (0.0, 0.13), (0.15, 0.6), (0.5, 0.9), **(bricks if rng.random() < 0.45 else plaster))
     trim = Material(shades(WHITE, 0.05))
     solids = [
         box("building", front, (-half, -8, 0), (half, 0, h)),
@@ -156,8 +142,3 @@ def markings(rng: np.random.Generator, length: float) -> Solids:
     """Dashes in the middle of a road along y."""
     white = Material((colour(rng, (0.1, 0.15), (0, 0.2), (0.85, 0.95)),))
     return shadowless(box("road", white, (-0.08, y, 0), (0.08, y + 1.8, 0.006)) for y in np.arange(2, length, 4.5))
-
-
-def ridden(mount: Solids, rider: Solids, height: float, y: float) -> Solids:
-    """Somebody sitting on something."""
-    return mount + placed(rider, (0, y, height))

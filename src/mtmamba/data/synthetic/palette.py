@@ -11,6 +11,7 @@ Range = tuple[float, float]
 WHITE: Colour = (0.9, 0.9, 0.88)
 DARK: Colour = (0.08, 0.08, 0.09)
 CHROME = Material(((0.55, 0.56, 0.58),), gloss=0.8)
+STEEL = Material(((0.3, 0.32, 0.33),), gloss=0.3)
 RUBBER = Material((DARK, (0.14, 0.14, 0.14)), gloss=0.1)
 
 

@@ -6,11 +6,22 @@ import numpy as np
 
 from mtmamba.data.synthetic import fixtures, furniture, things
 from mtmamba.data.synthetic.figures import animal, person
-from mtmamba.data.synthetic.geometry import Array, Material, Primitive, ball, bounds, box, placed, shadowless, tube
+from mtmamba.data.synthetic.geometry import (
+    Array,
+    Builder,
+    Material,
+    Solids,
+    ball,
+    bounds,
+    box,
+    placed,
+    shadowless,
+    tube,
+)
 from mtmamba.data.synthetic.palette import WHITE, colour, paint, shades, wood
 from mtmamba.data.synthetic.scene import Camera, Light, Place, Scene, Stage
 
-_FURNITURE: dict[str, tuple[things.Builder, ...]] = {
+_FURNITURE: dict[str, tuple[Builder, ...]] = {
     "bedroom": (
         furniture.bed,
         furniture.night_stand,
@@ -52,14 +63,14 @@ _FURNITURE: dict[str, tuple[things.Builder, ...]] = {
     ),
     "bathroom": (fixtures.bathtub, fixtures.wash_basin, fixtures.toilet, furniture.cabinet, furniture.stool),
 }
-_ON_WALLS: dict[str, tuple[things.Builder, ...]] = {
+_ON_WALLS: dict[str, tuple[Builder, ...]] = {
     "bedroom": (fixtures.picture, fixtures.wall_mirror, fixtures.clothes, fixtures.picture),
     "living room": (fixtures.picture, fixtures.picture, fixtures.shelves, fixtures.picture),
     "office": (fixtures.whiteboard, fixtures.picture, fixtures.shelves, fixtures.clothes),
     "kitchen": (fixtures.picture, fixtures.shelves, fixtures.picture),
     "bathroom": (fixtures.picture, fixtures.clothes, fixtures.wall_mirror),
 }
-_LYING_ABOUT: tuple[things.Builder, ...] = (things.big_carton, things.bag, things.toy_ball, furniture.stool)
+_LYING_ABOUT: tuple[Builder, ...] = (things.big_carton, things.bag, things.toy_ball, furniture.stool)
 
 _LOWEST, _HIGHEST = np.array([-0.5, 0, 0], np.float32), np.array([0.5, 1, 1], np.float32)  # corners in room sizes
 
@@ -68,9 +79,8 @@ def room(rng: np.random.Generator, *, subjects: int) -> Scene:
     """A furnished room with at most ``subjects`` people and pets."""
     sort = str(rng.choice(list(_FURNITURE)))
     small = sort == "bathroom"
-    width, length = (
-        (rng.uniform(2.6, 3.4), rng.uniform(3.2, 4.6)) if small else (rng.uniform(3.4, 5.2), rng.uniform(4.2, 6.5))
-    )
+    widths, lengths = ((2.6, 3.4), (3.2, 4.6)) if small else ((3.4, 5.2), (4.2, 6.5))
+    width, length = rng.uniform(*widths), rng.uniform(*lengths)
     height = rng.uniform(2.4, 2.8)
     size = np.array([width, length, height], np.float32)
     camera = _camera(rng, size)
@@ -115,7 +125,7 @@ def _camera(rng: np.random.Generator, size: Array) -> Camera:
     return Camera(position, float(aim), float(rng.uniform(0.08, 0.32)), float(rng.uniform(0.68, 0.92)))
 
 
-def _shell(rng: np.random.Generator, size: Array, tiled: bool) -> list[Primitive]:
+def _shell(rng: np.random.Generator, size: Array, tiled: bool) -> Solids:
     """Walls, floor, ceiling and skirting."""
     (w, length, h), t = size, 0.2
     wall = paint(rng, (0, 1), (0.03, 0.32), (0.72, 0.95), spread=0.04, scale=0.4)
@@ -148,9 +158,7 @@ def _shell(rng: np.random.Generator, size: Array, tiled: bool) -> list[Primitive
     return shadowless(solids)
 
 
-def _against_wall(
-    rng: np.random.Generator, stage: Stage, size: Array, solids: list[Primitive], margin: float = 0.03
-) -> bool:
+def _against_wall(rng: np.random.Generator, stage: Stage, size: Array, solids: Solids, margin: float = 0.03) -> bool:
     """Stand something with its back to the left, right or far wall, wherever there is room."""
     low, high = bounds(solids)
     return bool(high[2] < size[2]) and stage.fit(solids, _along_walls(rng, size, low[0], high[0]), margin)
@@ -182,7 +190,7 @@ def _openings(rng: np.random.Generator, stage: Stage, size: Array) -> None:
             stage.reserve(low - before, high + before)
 
 
-def _free_standing(rng: np.random.Generator, stage: Stage, size: Array, solids: list[Primitive]) -> bool:
+def _free_standing(rng: np.random.Generator, stage: Stage, size: Array, solids: Solids) -> bool:
     """Stand something on the open floor, looking roughly towards the camera's end."""
     low, high = bounds(solids)
     reach = float(np.linalg.norm(np.maximum(np.abs(low), np.abs(high))[:2]))
@@ -194,7 +202,7 @@ def _free_standing(rng: np.random.Generator, stage: Stage, size: Array, solids: 
     return stage.fit(solids, places)
 
 
-def _seating(rng: np.random.Generator, stage: Stage, size: Array, builder: things.Builder) -> None:
+def _seating(rng: np.random.Generator, stage: Stage, size: Array, builder: Builder) -> None:
     """A table with chairs around it, somebody on one of them now and then."""
     if not _free_standing(rng, stage, size, builder(rng)) or builder is furniture.coffee_table:
         return
@@ -208,7 +216,7 @@ def _seating(rng: np.random.Generator, stage: Stage, size: Array, builder: thing
             stage.add(placed(person(rng, sitting=True), seat + (0, 0, 0.55) + 0.2 * inward, angle))
 
 
-def _ceiling_lamp(rng: np.random.Generator, size: Array) -> tuple[list[Primitive], Light]:
+def _ceiling_lamp(rng: np.random.Generator, size: Array) -> tuple[Solids, Light]:
     """A glowing globe on a cord and the light it gives."""
     place = np.array(
         [rng.uniform(-0.2, 0.2) * size[0], rng.uniform(0.4, 0.65) * size[1], size[2] - rng.uniform(0.25, 0.45)],

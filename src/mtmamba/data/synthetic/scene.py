@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mtmamba.data.synthetic.geometry import Array, Colour, Primitive, about_vertical, corners, placed
+from mtmamba.data.synthetic.geometry import Array, Colour, Primitive, Solids, about_vertical, corners, placed
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ Place = tuple[Sequence[float], float]
 class Stage:
     """Collects groups of solids (a chair, a car), each with its own number, and keeps them apart."""
 
-    solids: list[Primitive] = field(default_factory=list)
+    solids: Solids = field(default_factory=list)
     taken: list[tuple[Array, Array]] = field(default_factory=list)
     groups: int = 0
 

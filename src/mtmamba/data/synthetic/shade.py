@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mtmamba.data.synthetic.geometry import Array, Colour, Primitive, corners, intersect, surface, turned
+from mtmamba.data.synthetic.geometry import Array, Colour, Solids, corners, intersect, surface, turned
 from mtmamba.data.synthetic.raycast import members, rays, trace
 from mtmamba.data.synthetic.scene import Light, Scene
 from mtmamba.data.synthetic.texture import albedo, noise
@@ -159,7 +159,7 @@ def shadowed(scene: Scene, spot: Array, away: Array, distance: Array, tiles: NDA
     return dark
 
 
-def _casters(scene: Scene) -> list[Primitive]:
+def _casters(scene: Scene) -> Solids:
     """Solids whose shadow matters: those that look larger than 1/250 of the image's width."""
     sizes = np.array([p.half.max() for p in scene.solids])
     ranges = np.linalg.norm([p.centre - scene.camera.position for p in scene.solids], axis=1)

@@ -1,17 +1,16 @@
 """Outdoor scenes: a street between houses, and open country."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from mtmamba.data.synthetic import outdoors, vehicles
 from mtmamba.data.synthetic.figures import animal, bird, person
-from mtmamba.data.synthetic.geometry import Colour, Primitive, ball, bounds, box
+from mtmamba.data.synthetic.geometry import Builder, Colour, Solids, ball, bounds, box, placed
 from mtmamba.data.synthetic.palette import colour, paint
 from mtmamba.data.synthetic.scene import Camera, Light, Place, Scene, Stage
 from mtmamba.data.synthetic.things import bag
 
-Builder = Callable[[np.random.Generator], list[Primitive]]
 _FAR = 400.0
 
 
@@ -19,8 +18,8 @@ def _beast(kind: str) -> Builder:
     return lambda rng: animal(rng, kind)
 
 
-def _rider(rng: np.random.Generator) -> list[Primitive]:
-    return outdoors.ridden(animal(rng, "horse"), person(rng, sitting=True), 1.52, 0.0)
+def _rider(rng: np.random.Generator) -> Solids:
+    return animal(rng, "horse") + placed(person(rng, sitting=True), (0, 0.0, 1.52))
 
 
 _STREET: dict[Builder, float] = {
@@ -129,7 +128,7 @@ def _keep_clear(stage: Stage, camera: Camera) -> None:
     stage.reserve(camera.position - np.array((0.8, 3, 9)), camera.position + np.array((0.8, 1.5, 9)))
 
 
-def _ground(rng: np.random.Generator, road: float, pavement: float) -> list[Primitive]:
+def _ground(rng: np.random.Generator, road: float, pavement: float) -> Solids:
     """Road, kerbed pavements, ground beyond."""
     tar = paint(rng, (0.55, 0.7), (0.0, 0.08), (0.3, 0.46), pattern="speckle", scale=0.15, spread=0.2)
     slabs = paint(

@@ -1,14 +1,12 @@
 """Things that lie, stand or hang about in a room, each on the ground at the origin (z up, metres)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from mtmamba.data.synthetic.geometry import Colour, Material, Primitive, ball, box, placed, tube
+from mtmamba.data.synthetic.geometry import Builder, Colour, Material, Solids, ball, box, placed, tube
 from mtmamba.data.synthetic.palette import CHROME, DARK, WHITE, colour, paint, shades
 
-Solids = list[Primitive]
-Builder = Callable[[np.random.Generator], Solids]
 METAL = Material(((0.3, 0.3, 0.32),), gloss=0.5)
 IVORY = Material((WHITE, (1.0, 1.0, 0.98)), scale=0.5, gloss=0.3)
 

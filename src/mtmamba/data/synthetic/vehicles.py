@@ -4,12 +4,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from mtmamba.data.synthetic.geometry import Material, Primitive, ball, box, squashed, tube
-from mtmamba.data.synthetic.palette import CHROME, DARK, RUBBER, WHITE, paint, shades, wood
+from mtmamba.data.synthetic.geometry import Material, Solids, ball, box, squashed, tube
+from mtmamba.data.synthetic.palette import CHROME, DARK, RUBBER, STEEL, WHITE, paint, shades, wood
 
-Solids = list[Primitive]
 _GLASS = Material(((0.1, 0.13, 0.17), (0.25, 0.32, 0.4)), "speckle", 2.0, gloss=0.9)
-_METAL = Material(((0.3, 0.32, 0.33),), gloss=0.3)
 
 
 def car(rng: np.random.Generator) -> Solids:
@@ -17,10 +15,8 @@ def car(rng: np.random.Generator) -> Solids:
     w, length, h = rng.uniform(1.65, 1.85) / 2, rng.uniform(3.7, 4.6) / 2, rng.uniform(1.4, 1.6)
     body = paint(rng, (0, 1), (0.0, 0.95), (0.2, 0.95), gloss=0.9, spread=0.03)
     belt, front, back = h * 0.58, length * rng.uniform(0.25, 0.45), -length * rng.uniform(0.7, 0.92)
-    lamp, rear = (
-        Material(((1.0, 0.97, 0.85),), gloss=0.9, glow=0.5),
-        Material(((0.75, 0.05, 0.05),), gloss=0.6, glow=0.3),
-    )
+    lamp = Material(((1.0, 0.97, 0.85),), gloss=0.9, glow=0.5)
+    rear = Material(((0.75, 0.05, 0.05),), gloss=0.6, glow=0.3)
     middle, reach = (front + back) / 2, (front - back) / 2 + 0.3
     solids = [
         box("car", body, (-w, -length, 0.32), (w, length, belt), (0.96, 0.97)),
@@ -65,20 +61,15 @@ def bus(rng: np.random.Generator, kind: str = "bus", length: float | None = None
 
 def train(rng: np.random.Generator) -> Solids:
     """A locomotive-like carriage on its rails."""
-    rails = [box("train", _METAL, (x - 0.05, -14, 0), (x + 0.05, 14, 0.12)) for x in (-0.75, 0.75)]
+    rails = [box("train", STEEL, (x - 0.05, -14, 0), (x + 0.05, 14, 0.12)) for x in (-0.75, 0.75)]
     return rails + bus(rng, "train", 22.0)
 
 
 def bicycle(rng: np.random.Generator) -> Solids:
     """Diamond frame, saddle, handlebars."""
     frame = paint(rng, (0, 1), (0.6, 0.95), (0.4, 0.9), gloss=0.6)
-    saddle, crank, head, rear, front = (
-        (0, -0.2, 0.85),
-        (0, -0.08, 0.3),
-        (0, 0.36, 0.85),
-        (0, -0.5, 0.34),
-        (0, 0.54, 0.34),
-    )
+    saddle, crank, head = (0, -0.2, 0.85), (0, -0.08, 0.3), (0, 0.36, 0.85)
+    rear, front = (0, -0.5, 0.34), (0, 0.54, 0.34)
     bars = [(crank, saddle), (crank, head), (saddle, head), (rear, crank), (rear, saddle), (head, front)]
     solids = (
         [tube("bicycle", frame, a, b, 0.025) for a, b in bars]
@@ -114,10 +105,8 @@ def motorbike(rng: np.random.Generator) -> Solids:
 
 def aeroplane(rng: np.random.Generator) -> Solids:
     """Airliner of some 14 m, its belly at z = 0."""
-    body, tint = (
-        paint(rng, (0.55, 0.65), (0, 0.08), (0.85, 0.97), gloss=0.6, spread=0.04),
-        paint(rng, (0, 1), (0.6, 0.9), (0.4, 0.9)),
-    )
+    body = paint(rng, (0.55, 0.65), (0, 0.08), (0.85, 0.97), gloss=0.6, spread=0.04)
+    tint = paint(rng, (0, 1), (0.6, 0.9), (0.4, 0.9))
     solids = [
         tube("aeroplane", body, (0, -5, 1), (0, 5, 1), 1.0),
         ball("aeroplane", body, (0, 5, 1), (1, 2, 1)),

@@ -14,7 +14,7 @@ from mtmamba.data.synthetic.raycast import Maps
 
 _PERSON = 15
 BASELINE, HIGHEST_DISPARITY = 0.25, 126
-"""Of the stereo camera: baseline in metres times focal length in image widths, and the greatest disparity in pixels."""
+"""The stereo camera's baseline in metres times focal length in image widths, and greatest disparity in pixels."""
 _MAT_HEADER = b"MATLAB 5.0 MAT-file, synthetic scenes".ljust(116)  # SciPy would write the date there
 
 

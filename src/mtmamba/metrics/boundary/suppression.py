@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SMOOTHING_RADIUS = 4
-"""Of the triangle filter before the orientation is taken, pixels."""
+"""Radius in pixels of the triangle filter that goes before the orientation."""
 
 TOLERANCE = 1.01
 """A pixel goes only when a neighbour exceeds it times this."""

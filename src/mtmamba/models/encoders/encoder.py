@@ -12,7 +12,7 @@ from mtmamba.models.drop_path import DropPath
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
 
 STRIDES = (4, 8, 16, 32)
-"""Of an encoder's maps, finest first."""
+"""Strides of an encoder's maps, finest first."""
 
 
 class Encoder(nn.Module, ABC):

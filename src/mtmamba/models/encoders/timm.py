@@ -22,7 +22,7 @@ from mtmamba.models.pretrained import create_pretrained, load_timm_weights
 from mtmamba.models.skeleton import skeleton
 
 TRIAL_SIZE = (416, 608)
-"""Divisible by 32, its maps by nothing that a window's side could be."""
+"""Height and width of a trial: divisible by 32, but the maps are not divisible by any usual side of a window."""
 
 TRIAL_SETTINGS: tuple[dict[str, Any], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
 """What makes some of timm's models take images of any size, position embeddings resampled."""

@@ -19,7 +19,7 @@ from mtmamba.scan.cuda_operators import PACK, PAD, STATES, ss2d_forward
 from mtmamba.scan.registry import ONLY_FIRST, Backend, register
 
 MOST_BYTES = 2**32
-"""Of an image's map: what the kernels' 32-bit offsets reach."""
+"""Bytes of an image's map at most: what the kernels' 32-bit offsets reach."""
 
 
 def why_unavailable(device_type: str, dtype: torch.dtype) -> str | None:

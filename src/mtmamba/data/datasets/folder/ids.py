@@ -12,7 +12,7 @@ from mtmamba.data.layouts import Alternatives, DatasetError
 
 REMEDY = "Correct the files, or dataset.yaml in data.root; docs/data.md explains its keys."
 _DEEPEST = 32
-"""Folders within folders: a link to a folder above itself has no end."""
+"""How deep folders within folders are read: a link to a folder above itself has no end."""
 
 
 def patterns_of(value: str | list[str]) -> Alternatives:

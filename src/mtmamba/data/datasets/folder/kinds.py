@@ -18,7 +18,7 @@ Options = Mapping[str, Any]
 Read = Callable[[Path], NDArray[Any]]
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-"""Of the files of targets: nothing that loses values."""
+"""Suffixes of targets' files: no format that loses values."""
 
 _FILE_VALUES = 2**16
 _UNIT = 0.1

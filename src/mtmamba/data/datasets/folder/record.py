@@ -32,7 +32,7 @@ _ID = "\ue000"
 """Stands for ``{id}`` while YAML is read, which takes braces within braces for a mapping."""
 
 MAX_DIST = 0.0075
-"""Of boundaries where dataset.yaml names none: that of BSDS and PASCAL."""
+"""Tolerance for boundaries where dataset.yaml names none: that of BSDS and PASCAL."""
 
 REACH = 8
 """Pixels from the nearest class at which a pixel without one still is beside it."""
