@@ -265,7 +265,7 @@ def test_the_first_blocks_are_frozen_with_what_comes_before():
 
 @pytest.mark.parametrize("part", [0, 5, -1, True, "some", 1.5])
 def test_a_number_of_blocks_that_the_encoder_lacks_is_refused(part):
-    with pytest.raises(ValueError, match=r"encoder\.freeze to be all, or .* from 1 to 4, got"):
+    with pytest.raises(ValueError, match=r"encoder\.freeze to be all, norms, or .* from 1 to 4, got"):
         freeze(SwinEncoder(12, (1, 1, 1, 1), (1, 2, 3, 6), 4), part)
 
 
@@ -285,6 +285,33 @@ def test_training_leaves_what_is_frozen_as_it_was_batch_norm_too():
     assert all(torch.equal(x, before[name]) for name, x in model.encoder.features.state_dict().items())
     assert all(torch.equal(x, y) for x, y in zip(maps, model.encoder.features(images), strict=True))
     assert all(p.grad.any() for p in model.encoder.neck.parameters() if p.ndim > 1)
+
+
+def test_batch_norms_are_frozen_alone():
+    """They keep their averages, scales and shifts, and what the rest learns does not depend on the batch."""
+    choices = ["encoder=timm", "encoder.name=resnet18", "encoder.pretrained=false", "encoder.freeze=norms"]
+    model = build.build_model(mtmamba.load_config([*choices, "encoder.width=8"])).train()
+    features = model.encoder.features
+    norms = {f"{name}." for name, m in features.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    trained = {name for name, p in features.named_parameters() if p.requires_grad}
+    assert norms
+    assert trained == {n for n, _ in features.named_parameters() if not n.startswith(tuple(norms))}
+    assert all(m.training != isinstance(m, nn.BatchNorm2d) for m in features.modules())
+    before = {name: x.clone() for name, x in features.state_dict().items()}
+    images = torch.randn(2, 3, 32, 64)
+    alone = features(images[:1])
+    for together, x in zip(features(images), alone, strict=True):
+        torch.testing.assert_close(together[:1], x)
+    sum(x.square().mean() for x in model(images).values()).backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1).step()
+    changed = {name for name, x in features.state_dict().items() if not torch.equal(x, before[name])}
+    assert changed == {name for name, p in features.named_parameters() if p.grad is not None and p.grad.any()}
+    assert "conv1.weight" in changed
+
+
+def test_an_encoder_without_batch_norms_has_none_to_freeze():
+    with pytest.raises(ValueError, match=r"batch norms for encoder\.freeze=norms, got none: leave"):
+        freeze(SwinEncoder(12, (1, 1, 1, 1), (1, 2, 3, 6), 4), "norms")
 
 
 def test_the_encoders_rate_is_scaled_but_for_what_starts_at_random():

@@ -7,6 +7,7 @@ from operator import attrgetter
 import torch
 from timm.layers import DropPath as TimmDropPath
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtmamba.models.drop_path import DropPath
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
@@ -95,13 +96,14 @@ def freeze(encoder: nn.Module, part: int | str) -> tuple[nn.Module, ...]:
 
     Args:
         encoder: with blocks in the order of their use.
-        part: ``all``; or how many blocks, the first ones, with what comes before the last of them.
+        part: ``all``; ``norms``, its batch norms alone; or how many blocks, the first ones, with what comes before the
+            last of them.
 
     Returns:
         The modules without a trained parameter, to be kept in evaluation mode: batch norms and stochastic depth too.
 
     Raises:
-        ValueError: neither ``all`` nor a number of blocks that the encoder has.
+        ValueError: none of these, a number of blocks that the encoder has not, or ``norms`` of one without batch norms.
     """
     for own in getattr(encoder, "copies", (encoder,)):
         for parameter in _first_parameters(own, part):
@@ -112,12 +114,17 @@ def freeze(encoder: nn.Module, part: int | str) -> tuple[nn.Module, ...]:
 
 def _first_parameters(encoder: nn.Module, part: int | str) -> list[nn.Parameter]:
     parameters = pretrained_parameters(encoder)
-    if part != "all":
+    if part == "norms":
+        norms = {id(p) for m in encoder.modules() if isinstance(m, _BatchNorm) for p in m.parameters()}
+        parameters = [p for p in parameters if id(p) in norms]
+        if not parameters:
+            raise ValueError("Expected an encoder with batch norms for encoder.freeze=norms, got none: leave it out.")
+    elif part != "all":
         blocks = list(encoder.blocks())  # type: ignore[operator]
         if not isinstance(part, int) or isinstance(part, bool) or not 1 <= part <= len(blocks):
             raise ValueError(
-                f"Expected encoder.freeze to be all, or a number of the encoder's blocks from 1 to {len(blocks)}, got "
-                f"{part}: choose one of those, or null."
+                f"Expected encoder.freeze to be all, norms, or a number of the encoder's blocks from 1 to "
+                f"{len(blocks)}, got {part}: choose one of those, or null."
             )
         last = {id(p) for p in blocks[part - 1].parameters()}
         parameters = parameters[: 1 + max(i for i, p in enumerate(parameters) if id(p) in last)]
