@@ -17,6 +17,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import forked
 import mtmamba
 from mtmamba import build
 from mtmamba.answers import is_answer, sentence
@@ -317,14 +318,12 @@ def test_what_a_terminal_cannot_show_is_spelt_out(tmp_path):
 
 def test_a_failed_run_of_a_sweep_leaves_its_memory_to_the_next_and_says_what_needs_less(tmp_path):
     (tmp_path / "failing.py").write_text(FAILING)
-    command = [sys.executable, "failing.py", "-m", "seed=0,1", f"log_dir={tmp_path}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
-    assert done.stdout.count("held: 0\n") == 2, done.stderr
-    (line, _) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    status, printed, said = forked.call(Path("failing.py"), "-m", "seed=0,1", f"log_dir={tmp_path}", cwd=tmp_path)
+    assert printed.count("held: 0\n") == 2, said
+    (line, _) = [line for line in said.splitlines() if line.startswith("Error: ")]
     assert line.startswith("Error: Expected the GPU's memory to suffice, got: CUDA out of memory. Tried to allocate")
     assert "2.00 GiB. Lower data.device_batch_size" in line
-    assert done.returncode == 1
+    assert status == 1
 
 
 WRONG = """

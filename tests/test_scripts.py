@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import forked
 import mtmamba
 from fake_data import write_nyud
 from mtmamba import build, compose
@@ -57,7 +58,8 @@ def test_evaluation_leaves_a_run_folder(folder):
 
 def test_benchmark_leaves_a_run_folder(folder):
     options = [*dataset(folder), f"log_dir={folder}/logs", f"cache_dir={folder}/cache", "loader.samples=4"]
-    call("benchmark", "what=[loader]", *options, cwd=folder)
+    status, _, said = forked.call(ROOT / "src/benchmark.py", "what=[loader]", *options, cwd=folder)
+    assert status == 0, said
     (out,) = (folder / "logs/benchmark").iterdir()
     assert json.loads((out / "benchmark.json").read_text())["loader"]["samples_per_second"] > 0
 

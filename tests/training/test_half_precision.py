@@ -21,8 +21,8 @@ def test_targets_are_not_rounded_with_the_network(tmp_path, precision):
 
     register(dataclasses.replace(depth, loss=loss))
     try:
-        options = (f"trainer.precision={precision}", "decoder=stm1", "trainer.max_steps=2", "pictures=1")
-        run(write_nyud(tmp_path / "data"), tmp_path / "run", *options)
+        options = (f"trainer.precision={precision}", "decoder=stm1", "trainer.max_steps=1", "pictures=1")
+        run(write_nyud(tmp_path / "data", train=4, val=1), tmp_path / "run", *options)
     finally:
         register(depth)
     assert all(target.dtype == torch.float32 for target in seen)
