@@ -337,6 +337,7 @@ absent("lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb")
 absent("mtmamba.build", "mtmamba.compose", "mtmamba.training", "mtmamba.evaluation", "mtmamba.inference")
 below = {"kernels": ("scan", "models", "tasks", "metrics", "data"), "scan": ("models", "tasks", "metrics", "data"),
          "models": ("tasks", "metrics", "losses", "data"), "metrics": ("tasks", "models", "scan")}
+import timm.layers, torch.utils.checkpoint, torch._dynamo  # once for all, and nothing of ours
 def names(package):
     path = [os.path.join("mtmamba", package)]
     return [f"mtmamba.{package}", *(m.name for m in pkgutil.walk_packages(path, f"mtmamba.{package}."))]
