@@ -203,6 +203,15 @@ def test_batch_and_order_change_nothing(predictor):
                 assert np.mean(np.abs(values.astype(np.float64) - other[name]) < 1e-3) > 0.999
 
 
+def test_freed_memory_is_given_back_before_each_batch(predictor, monkeypatch):
+    """Over 240 photographs of mixed sizes a process had grown by 100 MB."""
+    given = []
+    monkeypatch.setattr(predictors, "give_back_memory", lambda: given.append(None))
+    images = [photo((50, 70), i) for i in range(5)]
+    for number, _ in enumerate(predictor(images, batch_size=2, stream=True)):
+        assert len(given) == number // 2 + 1
+
+
 def test_two_threads(predictor):
     images = [photo((50, 70), i) for i in range(2)]
     alone = [predictor(image)["depth"] for image in images]

@@ -20,6 +20,7 @@ from mtmamba.inference.plans import Plan, Size, check_size, plan
 from mtmamba.inference.result import Result
 from mtmamba.inference.sources import WEB, Item, SourceError, find_images, is_video
 from mtmamba.inference.video import frames
+from mtmamba.memory import give_back_memory
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.restore import load_model
 from mtmamba.rules import is_whole
@@ -207,6 +208,8 @@ class Predictor:
     def _predicted(self, batch: Sequence[tuple[Item, Photo, Plan]]) -> Iterator[Result]:
         if not batch:
             return
+        if self.network.device.type == "cpu":  # what earlier batches of other sizes have left in pieces
+            give_back_memory()
         found = self.network.predict([photo.pixels for _, photo, _ in batch], [p for _, _, p in batch])
         for (item, photo, one), values in zip(batch, found, strict=True):
             photo = Photo(photo.pixels, (*photo.done, *one.done), photo.source or item.source)
