@@ -476,10 +476,11 @@ def test_killed_at_any_moment_it_can_be_run_again(tmp_path, packed):
     start = time.monotonic()
     subprocess.run([sys.executable, *call.split()], cwd=ROOT, check=True, capture_output=True)
     usual = time.monotonic() - start
+    moments = random.Random(0)
     for _ in range(10):
         subprocess.run(["rm", "-r", f"{tmp_path}/NYUDv2"], check=False)
         with subprocess.Popen([sys.executable, *call.split()], cwd=ROOT, stderr=subprocess.PIPE) as child:
-            time.sleep(random.Random(usual).uniform(0.7, 1.0) * usual)
+            time.sleep(moments.uniform(0.7, 1.0) * usual)
             child.send_signal(signal.SIGKILL)
         if (tmp_path / "NYUDv2").exists():
             assert (tmp_path / f"NYUDv2/{MANIFEST}").is_file()
