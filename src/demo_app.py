@@ -9,6 +9,11 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, _: Path) -> None:
     """Serve until Ctrl-C."""
+    from mtmamba.inference.sources import find_examples
+
+    if cfg.examples is not None:
+        find_examples(cfg.examples)  # before PyTorch is imported
+
     from mtmamba.inference.page import launch
     from mtmamba.inference.predict import make_predictor
 

@@ -9,6 +9,10 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Evaluate."""
+    from mtmamba.data.roots import check_ids
+
+    check_ids(cfg)  # before PyTorch is imported
+
     from mtmamba.compose import with_choices
     from mtmamba.evaluation.checkpoint import evaluate
 

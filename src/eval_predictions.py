@@ -9,6 +9,13 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Score."""
+    from mtmamba.data.roots import check_ids, check_root
+    from mtmamba.places import require_predictions
+
+    require_predictions(Path(cfg.pred).expanduser())  # before PyTorch is imported
+    check_root(cfg)
+    check_ids(cfg)
+
     from mtmamba.compose import with_choices
     from mtmamba.evaluation.folder import evaluate_predictions
 

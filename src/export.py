@@ -10,6 +10,10 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Export a checkpoint's network."""
+    from mtmamba.export.request import check_request
+
+    check_request(cfg)  # before PyTorch is imported
+
     from mtmamba.compose import with_choices
     from mtmamba.export.checkpoint import export_checkpoint
 

@@ -10,6 +10,11 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Count; exit with 1 if a figure is not the paper's."""
+    from mtmamba.paper import SIZED, require_table
+
+    if cfg.table is not None:
+        require_table(str(cfg.table), ("all", "1", *SIZED))  # before PyTorch is imported
+
     from mtmamba.compose import with_choices
     from mtmamba.stats.report import report_model, report_tables
 

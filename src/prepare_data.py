@@ -9,6 +9,10 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Prepare."""
+    from mtmamba.data.roots import check_source
+
+    check_source(cfg)  # before PyTorch is imported
+
     from mtmamba.compose import record_choices
     from mtmamba.preparation import prepare
 

@@ -9,6 +9,10 @@ from mtmamba.command import command
 
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Train."""
+    from mtmamba.data.roots import check_root
+
+    check_root(cfg)  # before PyTorch is imported
+
     from mtmamba.compose import with_choices
     from mtmamba.training.train import train
 

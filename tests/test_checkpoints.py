@@ -11,12 +11,12 @@ import mtmamba
 from mtmamba import build, compose, restore
 from mtmamba.checkpoints import (
     CheckpointError,
-    find_checkpoint,
     glance,
     read_checkpoint,
     save_checkpoint,
 )
 from mtmamba.config_checks import ConfigError
+from mtmamba.places import find_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,7 @@ def test_an_ablation_of_a_part_that_the_decoder_lacks_is_refused(decoder, ablati
 
 
 def test_wrong_choices_are_named():
-    with pytest.raises(ConfigError, match=r"tasks of data=synthetic.*got \['sal'\]"):
+    with pytest.raises(ConfigError, match=r"tasks among semseg, .*, which this data has, got \[sal\]"):
         mtmamba.load_config(["tasks=[semseg,sal]"])
     with pytest.raises(ValueError, match="segseg"):
         mtmamba.load_config(["tasks=[segseg]"])
@@ -259,7 +259,7 @@ def test_auto_takes_what_the_machine_has(script, devices, monkeypatch):
         assert (cfg.trainer.precision, cfg.cuda_graph) == ("32-true", False)
     with pytest.raises(ConfigError, match="Expected a GPU for cuda_graph=true, got none that PyTorch can use"):
         settled("cuda_graph=true", script=script)
-    with pytest.raises(ConfigError, match=r"Expected cuda_graph=auto\|true\|false, got yes"):
+    with pytest.raises(ConfigError, match=r"Expected cuda_graph to be auto, true or false, got yes"):
         settled("cuda_graph='yes'", script=script)
 
 

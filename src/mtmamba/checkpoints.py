@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from mtmamba.files import replacing, what_is
 from mtmamba.models.pretrained import UNREADABLE
-
-LAST, BEST = "last.ckpt", "best.ckpt"
-FOLDER = "checkpoints"
+from mtmamba.places import FOLDER
 
 PARTS: dict[str, type] = {"state_dict": dict, "mtmamba": dict, "global_step": int}
 """What every checkpoint has."""
@@ -177,22 +175,3 @@ def require_equal(
 def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the network's weights in a checkpoint by its own names."""
     return {k.removeprefix(NETWORK): v for k, v in checkpoint["state_dict"].items() if k.startswith(NETWORK)}
-
-
-def find_checkpoint(path: Path, *names: str) -> Path:
-    """Return the checkpoint that a path means.
-
-    Args:
-        path: a checkpoint, or a run's folder.
-        names: of the folder's checkpoints, the first that exists is taken; best before last by default.
-
-    Raises:
-        FileNotFoundError: there is none, or it is no file.
-    """
-    places = [path / FOLDER / name for name in names or (BEST, LAST)] if path.is_dir() else [path]
-    found = next((place for place in places if os.path.lexists(place)), places[-1])
-    if found.is_file():
-        return found
-    raise FileNotFoundError(
-        f"Expected a checkpoint, or a run's folder with {FOLDER}/{LAST}, got {found}, {what_is(found)}: check the path."
-    )

@@ -37,6 +37,7 @@ from mtmamba.jobs import (
     work_on_row,
 )
 from mtmamba.overrides import check_left_out, check_overrides
+from mtmamba.places import check_places
 from mtmamba.settings import ConfigError, check_given, check_settings
 from mtmamba.shipped import config_dir
 
@@ -112,6 +113,10 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
     called = [os.path.abspath(sys.argv[0]), *sys.argv[1:]]  # what a launcher's processes are called with is another
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
 
+    def attempt(cfg: DictConfig, folder: Path) -> None:
+        check_places(cfg)
+        work(cfg, folder)
+
     def job(cfg: DictConfig) -> None:
         swept = HydraConfig.get().mode == RunMode.MULTIRUN
         folder = Path(HydraConfig.get().runtime.output_dir)
@@ -127,11 +132,11 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
                 check_launched(cfg)
                 check_place(cfg, folder)
                 if swept and "resume" in cfg:
-                    work_on_row(cfg, folder, work, called)
+                    work_on_row(cfg, folder, attempt, called)
                 elif swept and takes_several_devices(cfg):
                     run_alone(folder, called)
                 else:
-                    work(cfg, folder)
+                    attempt(cfg, folder)
         except (KeyboardInterrupt, SystemExit) as error:
             remove_unused(folder, {".hydra"})
             if isinstance(error.__context__, KeyboardInterrupt):  # which Lightning turns into status 1

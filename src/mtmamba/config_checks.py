@@ -4,6 +4,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mtmamba.command import DEMO
+from mtmamba.places import require_backend, require_tasks
 from mtmamba.rules import is_whole
 from mtmamba.scan.registry import BACKENDS
 from mtmamba.settings import ConfigError
@@ -31,8 +32,7 @@ def check_config(cfg: DictConfig) -> None:
             f"Expected decoder={'|'.join(allowed)} with ablation={ablation}, got decoder={decoder}, which lacks the "
             "part that it replaces: choose one of those, or ablation=none."
         )
-    if cfg.backend not in (backends := ("auto", *BACKENDS)):
-        raise ConfigError(f"Expected backend={'|'.join(backends)}, got backend={cfg.backend}: choose one of those.")
+    require_backend(cfg.backend, BACKENDS)
     if OmegaConf.select(cfg, "encoder.lora.rank") is not None and cfg.encoder.freeze is not None:
         raise ConfigError(
             f"Expected encoder.freeze=null with encoder.lora, which freezes all but its updates, got "
@@ -43,11 +43,7 @@ def check_config(cfg: DictConfig) -> None:
         named = OmegaConf.select(cfg, key) or ()  # scripts that train nothing have no loss
         if unknown := [name for name in named if name not in all_tasks()]:
             raise ConfigError(f"Expected {key} of tasks among {', '.join(all_tasks())}, got {unknown}: correct it.")
-    if unknown := [task for task in cfg.tasks if task not in cfg.data.num_outputs]:
-        raise ConfigError(
-            f"Expected tasks of data={cfg.choices.data}, {list(cfg.data.num_outputs)}, got {unknown}: choose among "
-            "those, or another data."
-        )
+    require_tasks(cfg)
     for task in cfg.tasks:
         if not is_whole(outputs := cfg.data.num_outputs[task]) or outputs < 1:
             raise ConfigError(
@@ -87,14 +83,11 @@ def settle_auto(cfg: DictConfig) -> None:
     ``cuda_graph=auto`` becomes ``true`` where it could be.
 
     Raises:
-        ConfigError: ``cuda_graph=true`` without a GPU, or with a strategy that may move weights; a ``cuda_graph`` that
-            is neither ``auto``, ``true`` nor ``false``.
+        ConfigError: ``cuda_graph=true`` without a GPU, or with a strategy that may move weights.
     """
     if cfg.trainer.precision == "auto":
         bfloat16 = on_gpu(cfg) and torch.cuda.is_bf16_supported(including_emulation=False)
         cfg.trainer.precision = "bf16-mixed" if bfloat16 else "32-true"
-    if cfg.cuda_graph not in ("auto", True, False):
-        raise ConfigError(f"Expected cuda_graph=auto|true|false, got {cfg.cuda_graph}: choose one of those.")
     if cfg.cuda_graph:
         refusal = _refuse_cuda_graph(cfg)
         if refusal is not None and cfg.cuda_graph != "auto":

@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mtmamba.settings import ConfigError
@@ -17,11 +17,8 @@ def load_extensions(files: str | Path | Iterable[str | Path]) -> None:
     Raises:
         ConfigError: a file is missing, is no Python file, has the name of another module, or raises an error.
     """
-    for file in [files] if isinstance(files, str | Path) else files:
-        path = Path(str(file)).expanduser().resolve()
+    for path in find_extensions(files):
         name = path.stem
-        if not path.is_file() or path.suffix != ".py" or not name.isidentifier() or name == "__main__":
-            raise ConfigError(f"Expected a Python file in extensions, got {path}: correct extensions=[FILE.py].")
         found = importlib.util.find_spec(name)
         if found is not None and found.origin is not None and Path(found.origin).resolve() != path:
             raise ConfigError(
@@ -46,3 +43,16 @@ def load_extensions(files: str | Path | Iterable[str | Path]) -> None:
                 f"Expected {path} to be imported without an error, got {type(error).__name__}: {error}"
                 f"{''.join(lines[-1:])}: mend it; HYDRA_FULL_ERROR=1 shows its traceback."
             ) from error
+
+
+def find_extensions(files: str | Path | Iterable[str | Path]) -> Iterator[Path]:
+    """Yield the paths of Python files, or of a single one.
+
+    Raises:
+        ConfigError: a file is missing, or is no Python file.
+    """
+    for file in [files] if isinstance(files, str | Path) else files:
+        path = Path(str(file)).expanduser().resolve()
+        if not path.is_file() or path.suffix != ".py" or not path.stem.isidentifier() or path.stem == "__main__":
+            raise ConfigError(f"Expected a Python file in extensions, got {path}: correct extensions=[FILE.py].")
+        yield path

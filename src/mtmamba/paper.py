@@ -1,9 +1,11 @@
 """What the paper prints: the rows of its tables, and the choices that make the same networks here."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
+
+from mtmamba.rules import ConfigError
 
 METRICS: Mapping[str, str] = MappingProxyType(
     {
@@ -246,3 +248,12 @@ TABLES: Sequence[PublishedTable] = (
 The networks of Table 1 are what ``experiment=table1_nyud`` and ``table1_pascal`` run, those of the others what
 ``experiment=table2`` to ``table6`` do; ``tests/test_paper.py`` holds them together.
 """
+
+SIZED = MappingProxyType({t.number: t.rows for t in TABLES if any(row.parameters for row in t.rows)})
+"""The rows of Tables 2 to 4, which print sizes and costs."""
+
+
+def require_table(number: str, known: Collection[str]) -> None:
+    """Raise ConfigError where a table is none of those that a script can show."""
+    if number not in known:
+        raise ConfigError(f"Expected table to be one of {'; '.join(known)}, got {number}: choose one of those.")

@@ -10,10 +10,11 @@ from omegaconf import DictConfig
 
 from mtmamba import build, compose
 from mtmamba.data.datasets import DatasetRecord, folder, get_dataset
-from mtmamba.data.layouts import DatasetError
+from mtmamba.data.layouts import DESCRIPTION, DatasetError
 from mtmamba.data.preparation.archives import ArchiveError, lift, unpack
 from mtmamba.data.preparation.download import DownloadError, download
 from mtmamba.data.preparation.inspection import inspect
+from mtmamba.data.roots import WEB, check_source, require_source
 from mtmamba.data.validation import validate
 from mtmamba.extensions import load_extensions
 from mtmamba.files import remove_partial, replacing, sha256, write_text
@@ -75,10 +76,9 @@ def check(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def _prepare_folder(cfg: DictConfig) -> None:
-    if cfg.data.root is None or not Path(cfg.data.root).expanduser().is_dir():
-        raise DatasetError(f"Expected data.root=FOLDER with your images and labels, got {cfg.data.root}: correct it.")
+    check_source(cfg)
     root = Path(cfg.data.root).expanduser()
-    if cfg.check and (root / folder.FILE).is_file():
+    if cfg.check and (root / DESCRIPTION).is_file():
         return
     path = folder.write_draft(root)
     log.info("%s\n%s", path, path.read_text(encoding="utf-8"))
@@ -118,10 +118,9 @@ def _prepare_archive(cfg: DictConfig) -> None:
 
 def _make(record: DatasetRecord, source: str, root: Path, tasks: Sequence[str], cache: Path) -> None:
     """Make a dataset's folder of one source, whole or not at all."""
-    fetched = source.startswith(("http://", "https://"))
+    require_source(source)
+    fetched = source.startswith(WEB)
     path = download(source, cache / "downloads") if fetched else Path(source).expanduser()
-    if not path.exists():
-        raise DatasetError(f"Expected source to be a file, a folder or a URL, got {source}: correct the path.")
     try:
         with replacing(root, folder=True) as partial:
             if not record.convert(path, partial):

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mtmamba import build, compose, restore
 from mtmamba.checkpoints import NETWORK, save_checkpoint
-from mtmamba.files import what_is
 from mtmamba.models.adapters import (
     CheckpointError,
     decoder_views,
@@ -25,6 +24,7 @@ from mtmamba.models.adapters import (
 )
 from mtmamba.models.pretrained import UNREADABLE
 from mtmamba.models.skeleton import skeleton
+from mtmamba.places import require_released
 from mtmamba.shipped import config_dir
 from mtmamba.tasks import all_tasks
 
@@ -125,8 +125,7 @@ def read_released(path: Path) -> dict[str, Tensor]:
         FileNotFoundError: no such file.
         CheckpointError: it cannot be read, or holds something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected an authors' checkpoint at {path}, got {what_is(path)}: check source=FILE.")
+    require_released(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:

@@ -56,6 +56,9 @@ def settings_of(group: str) -> Iterator[None]:
 KINDS = ("raw", "picture", "sheet")
 """What is written of a prediction."""
 
+PARTS = ("scan", "loader", "predict", "ops", "blocks", "model")
+"""What a benchmark measures."""
+
 PLACE = TEXT._replace(words="a folder", example="./FOLDER")
 
 
@@ -186,6 +189,19 @@ RULES: Mapping[str, Rule] = {
     "port": or_null(Rule("a port, 1 to 65535", lambda v: is_whole(v) and 0 < v < 2**16, "7860")),
     "examples": or_null(TEXT._replace(words="a folder of images", example="./FOLDER")),
     "seeds": Rule("a list of seeds", lambda v: isinstance(v, list) and bool(v) and all(map(is_whole, v)), "[0]"),
+    "devices": Rule("auto or a number of at least 1", lambda v: v == "auto" or (is_whole(v) and v > 0), "auto"),
+    "num_workers": whole(0, 12),
+    "data_root": PLACE,
+    "results": PLACE,
+    **dict.fromkeys(("pack", "gather"), or_null(PLACE)),
+    "convention": Rule("paper, exact or macs", lambda value: value in ("paper", "exact", "macs"), "paper"),
+    "model.checkpointing": Rule("none, heads or blocks", lambda v: v in ("none", "heads", "blocks"), "blocks"),
+    "cuda_graph": Rule("auto, true or false", lambda v: v == "auto" or isinstance(v, bool), "auto"),
+    "what": Rule(
+        "all or some of " + ", ".join(PARTS),
+        lambda v: v == "all" or v in PARTS or (isinstance(v, list) and all(part in PARTS for part in v)),
+        "all",
+    ),
     "minutes": or_null(POSITIVE._replace(example="30")),
 }
 """What each setting may be, by dotted key. Settings of one's own modules are theirs to check."""

@@ -11,15 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mtmamba.checkpoints import NETWORK, CheckpointError, find_checkpoint, flaw, network_weights, read_checkpoint
+from mtmamba.checkpoints import NETWORK, CheckpointError, flaw, network_weights, read_checkpoint
 from mtmamba.data.datasets import all_datasets
 from mtmamba.files import replacing, write_json, write_text
 from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.shipped import released_dir
+from mtmamba.places import CONFIG, HUB, WEIGHTS, find_model
 from mtmamba.tasks import get_task
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-HUB = "hf://"
+CARD = "README.md"
 PLACES = {("data", "root"), ("data", "cache_dir"), ("encoder", "weights"), ("decoder", "weights")}
 
 
@@ -37,14 +36,8 @@ def read_model(source: str | Path) -> tuple[dict[str, Any], Path]:
         FileNotFoundError: there is none.
         CheckpointError: it is damaged, or no model of this program.
     """
-    text = str(source)
-    path = _fetched(text) if text.startswith(HUB) else Path(source).expanduser()
-    if not path.exists() and (released_dir() / text / CONFIG).is_file():
-        path = released_dir() / text
-    if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
-        return _read_folder(path), path / WEIGHTS
-    found = find_checkpoint(path)
-    return read_checkpoint(found), found
+    path = find_model(_fetched(str(source)) if str(source).startswith(HUB) else source)
+    return (_read_folder(path), path / WEIGHTS) if path.is_dir() else (read_checkpoint(path), path)
 
 
 def _read_folder(folder: Path) -> dict[str, Any]:

@@ -61,7 +61,7 @@ LAYOUTS = [
             "files of a task missing": (remove("NYUDv2/edge/0004.png"), "edge/0004.png: missing (val, for edge)"),
             "a folder whose name is a loop of links": (lambda f: (remove("NYUDv2")(f), (f / "NYUDv2").symlink_to("NYUDv2")), "got no such folder"),
             "a crop smaller than the images": (nothing, "data.crop_size of at least (24, 32)", "data.crop_size=[16,16]"),
-            "a task that the dataset lacks": (nothing, "got ['sal']", "tasks=[sal]"),
+            "a task that the dataset lacks": (nothing, "got [sal]", "tasks=[sal]"),
         },
     ),
     *cases(

@@ -363,7 +363,7 @@ def test_a_folder_without_what_is_asked_for_is_refused(evaluated, tmp_path):
     def score(*more: str) -> None:
         evaluate_predictions(mtmamba.load_config([*options, *more], "eval_predictions"), tmp_path / "run")
 
-    with pytest.raises(PredictionsError, match=r"got no .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"got no .*nowhere"):
         score(f"pred={tmp_path}/nowhere")
     with pytest.raises(PredictionsError, match=r"some of \['semseg'"):
         score(f"pred={tmp_path}")

@@ -9,7 +9,8 @@ import wandb
 from mtmamba.compose import compose
 from mtmamba.config_checks import ConfigError
 from mtmamba.paper import TABLES
-from mtmamba.report.dashboard import comparison, dashboard
+from mtmamba.report.dashboard import dashboard
+from mtmamba.report.workspace import comparison
 
 TABLE2 = next(table for table in TABLES if table.number == "2")
 

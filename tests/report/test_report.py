@@ -14,7 +14,8 @@ from mtmamba.report.compare import compare, truncate
 from mtmamba.report.evaluations import join_evaluations
 from mtmamba.report.gain import LOWER
 from mtmamba.report.groups import as_text, group_runs
-from mtmamba.report.runs import ReportError, find_runs
+from mtmamba.report.request import ReportError
+from mtmamba.report.runs import find_runs
 from mtmamba.report.tables import other_runs, paper_table
 
 NYUD = "semseg depth normals edge"

@@ -25,7 +25,8 @@ from fake_runs import PAPER, paper_scores, write_logs, write_run
 from mtmamba.config_checks import ConfigError
 from mtmamba.report.curves import COLOURS, MAX_POINTS, Series, line_chart, read_curves
 from mtmamba.report.page import PictureError, curves_of, embedded
-from mtmamba.report.runs import ReportError, read_run
+from mtmamba.report.request import ReportError, check_request
+from mtmamba.report.runs import read_run
 from mtmamba.report.tables import Cell, Column, TextTable
 from mtmamba.report.workflow import report
 from mtmamba.report.writers import escape_latex, latex, markdown
@@ -240,7 +241,7 @@ def test_latex_of_a_whole_report_is_balanced(reported):
 
 def test_wrong_settings_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nyud: \['sal'\]"):
-        report(configuration(tmp_path, "derived.nyud=[sal]"))
+        check_request(configuration(tmp_path, "derived.nyud=[sal]"))
     with pytest.raises(ReportError, match="correct `runs`"):
         report(configuration(tmp_path))
     assert not (tmp_path / "report").exists()

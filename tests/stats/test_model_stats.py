@@ -11,7 +11,7 @@ from torch import nn
 
 import mtmamba
 from mtmamba.models.skeleton import skeleton
-from mtmamba.paper import MTMAMBA, Row
+from mtmamba.paper import MTMAMBA, SIZED, Row
 from mtmamba.stats import tables
 from mtmamba.stats.flops import model_stats
 from mtmamba.stats.speed import measure_speed
@@ -86,7 +86,7 @@ def test_every_network_has_the_size_and_cost_of_the_authors(overrides):
 
 
 def test_the_tables_show_every_network():
-    rows = [*sum(tables.TABLES.values(), ()), *tables.UNPUBLISHED]
+    rows = [*sum(SIZED.values(), ()), *tables.UNPUBLISHED]
     assert {network for row in rows for network in row.networks} == set(NETWORKS)
 
 
@@ -213,7 +213,7 @@ def test_script_shows_both_figures_and_ends_well(monkeypatch, capsys):
 
 def test_script_fails_where_a_figure_differs(monkeypatch, capsys):
     wrong = MTMAMBA._replace(flops="540.82")
-    monkeypatch.setattr("mtmamba.stats.report.TABLES", {"4": (wrong,)})
+    monkeypatch.setattr("mtmamba.stats.report.SIZED", {"4": (wrong,)})
     with pytest.raises(SystemExit) as stopped:
         script(monkeypatch, "table=4")
     assert stopped.value.code == 1

@@ -18,8 +18,9 @@ import mtmamba
 from fake_data import write_nyud
 from mtmamba import config_checks
 from mtmamba.benchmarks.network_cases import random_batch
-from mtmamba.checkpoints import CheckpointError, find_checkpoint, read_checkpoint
+from mtmamba.checkpoints import CheckpointError, read_checkpoint
 from mtmamba.evaluation.checkpoint import evaluate
+from mtmamba.places import find_checkpoint
 from mtmamba.training import train as workflows
 from mtmamba.training.checkpointing import Checkpointing
 from mtmamba.training.lit_module import MultiTaskModule

@@ -10,8 +10,8 @@ from PIL import Image
 
 from fake_data import write_nyud
 from fake_training import run
-from mtmamba.checkpoints import find_checkpoint
 from mtmamba.data.datasets import get_dataset
+from mtmamba.places import find_checkpoint
 from mtmamba.training.loggers import decisive_settings
 from wandb_files import history, items, records
 

@@ -22,16 +22,15 @@ from mtmamba.benchmarks.report import markdown, table
 from mtmamba.benchmarks.roofline import roofline
 from mtmamba.benchmarks.scan import benchmark_scan
 from mtmamba.benchmarks.timing import measure, tf32
-from mtmamba.config_checks import ConfigError
 from mtmamba.files import write_json, write_text
 from mtmamba.runs.environment import environment
 from mtmamba.runs.folder import begin
 from mtmamba.runs.table import show
+from mtmamba.settings import PARTS, ConfigError
 
 log = logging.getLogger(__name__)
 
 CASES = ("ops", "blocks", "model")
-PARTS = ("scan", "loader", "predict", *CASES)
 
 
 class BenchmarkError(RuntimeError):
@@ -101,9 +100,7 @@ def _device(name: str) -> torch.device:
 
 def chosen_parts(what: str | ListConfig) -> list[str]:
     """Return the parts that ``what`` names; all of them for ``all``."""
-    parts = list(PARTS) if what == "all" else [what] if isinstance(what, str) else list(what)
-    require("what", parts, PARTS)
-    return parts
+    return list(PARTS) if what == "all" else [what] if isinstance(what, str) else list(what)
 
 
 def chosen_cases(cfg: DictConfig, parts: list[str], device: torch.device) -> list[Case]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 Alternatives = tuple[str, ...]
 """Paths relative to the root with ``{id}`` in the file's place; the first that exists is read."""
+DESCRIPTION = "dataset.yaml"
+"""In a folder of one's own: what says where its files lie."""
 
 
 class DatasetError(ValueError):

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mtmamba.data.datasets import SPLITS, DatasetRecord, all_datasets, get_dataset
+from mtmamba.data.datasets import SPLITS, DatasetRecord, get_dataset
 from mtmamba.data.dense import DenseDataset
 from mtmamba.data.file_checks import compare_sizes, find_missing
 from mtmamba.data.layouts import DatasetError
+from mtmamba.data.roots import require_layout
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def validate(
     record, root = get_dataset(dataset) if isinstance(dataset, str) else dataset, Path(root).expanduser()
     record.check_tasks(tasks)
     needed = record.layout.files(tasks)
-    _require_layout(root, record)
+    require_layout(root, record)
     report = Report(record, root)
     ids = {split: record.read_ids(root, split) for split in SPLITS}
     if both := sorted(set(ids["train"]) & set(ids["val"])):
@@ -112,37 +113,6 @@ def validate(
 
 def _keep(sample: dict[str, Any], _: np.random.Generator) -> dict[str, Any]:
     return sample
-
-
-def _require_layout(root: Path, record: DatasetRecord) -> None:
-    """Raise the DatasetError that says what a folder of another layout seems to be."""
-
-    def holds(folder: Path, other: DatasetRecord) -> bool:
-        return other.layout.lists is not None and (folder / other.layout.lists).is_dir()
-
-    layout = record.layout
-    lists = "" if layout.lists is None else f"{layout.lists}/train.txt and "
-    expected = f"Expected {record.title} in {root}, with {lists}{' or '.join(layout.images)}, got "
-    if not root.is_dir():
-        raise DatasetError(
-            f"{expected}no such folder: set data.root=FOLDER"
-            f"{f' or the environment variable {record.variable}' if record.variable else ''}. {record.remedy}"
-        )
-    below = sorted(folder for folder in root.iterdir() if folder.is_dir())
-    if found := record.recognise([root, *below]):
-        raise DatasetError(f"{expected}{found}. {record.remedy}")
-    if layout.lists is None or holds(root, record):
-        return
-    nested = next((folder for folder in below if holds(folder, record)), None)
-    if nested:
-        raise DatasetError(f"{expected}it one level deeper: set data.root={nested}")
-    if above := next((folder for folder in root.parents[:2] if holds(folder, record)), None):
-        raise DatasetError(f"{expected}a folder inside it: set data.root={above}")
-    other = next((other for other in all_datasets().values() if holds(root, other)), None)
-    if other:
-        raise DatasetError(f"{expected}{other.title}: choose data={other.name}, or set data.root to {record.title}.")
-    names = ", ".join(folder.name for folder in below[:MAX_LINES]) or "nothing"
-    raise DatasetError(f"{expected}a folder that holds {names}. {record.remedy}")
 
 
 def _count_labels(dataset: DenseDataset, report: Report) -> None:

@@ -16,10 +16,10 @@ from mtmamba.connection import has_key
 from mtmamba.data.datasets import all_datasets
 from mtmamba.data.datasets.record import SPLITS
 from mtmamba.kernels import nvrtc
+from mtmamba.places import CONFIG, WEIGHTS
 from mtmamba.runs.environment import version
 from mtmamba.scan import available_backends, selective_scan
 from mtmamba.scan.registry import BACKENDS
-from mtmamba.sharing import CONFIG, WEIGHTS
 from mtmamba.shipped import released_dir
 from mtmamba.workers import usable_cores
 

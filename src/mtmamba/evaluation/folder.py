@@ -19,6 +19,7 @@ from mtmamba.evaluation.outcome import Evaluated, conclude, require_bootstrap
 from mtmamba.evaluation.statistics import ImageStatistics, image_statistics
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.padding import pad
+from mtmamba.places import require_predictions
 from mtmamba.runs.folder import begin
 from mtmamba.tasks import get_task, select_tasks
 from mtmamba.tasks.files import PredictionsError
@@ -70,6 +71,7 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         What ``metrics.json`` holds.
 
     Raises:
+        FileNotFoundError: there is no such folder.
         PredictionsError: files are missing, superfluous, damaged, or of another kind, size or content; nothing was
             computed.
         DatasetError: the dataset is not what it should be, or the list of ids names other images.
@@ -110,8 +112,7 @@ def evaluate_predictions(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
 def _tasks(cfg: DictConfig, folder: Path) -> list[Any]:
     """Return the tasks to score: those named, or those of the dataset that have a folder."""
-    if not folder.is_dir():
-        raise PredictionsError(f"Expected a folder of predictions, got no {folder}: correct pred.")
+    require_predictions(folder)
     known = list(cfg.data.num_outputs)
     present = [task for task in known if (folder / task).is_dir()]
     named = present if cfg.tasks is None else list(cfg.tasks)

@@ -7,27 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mtmamba.export.program import INPUT, Deployed, ExportError, Runner, trace
+from mtmamba.export.request import FORMATS
 from mtmamba.files import write_json
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD, Logits
 
 log = logging.getLogger(__name__)
 
 
-class Format(NamedTuple):
-    """A kind of file."""
-
-    module: str
-    """The module that saves and loads it."""
-    suffix: str
-
-
-FORMATS = {"onnx": Format("mtmamba.export.onnx", ".onnx"), "torch_export": Format("mtmamba.export.program", ".pt2")}
 TOLERANCE = 1e-4
 """How far a task's logits may be from PyTorch's, over the largest of these."""
 

@@ -13,7 +13,7 @@ from PIL import Image
 from mtmamba.inference.images import Photo, read_photo
 from mtmamba.inference.overlay import HEAD, overlay
 from mtmamba.inference.predictor import Predictor
-from mtmamba.inference.sources import SourceError
+from mtmamba.inference.sources import SourceError, find_examples
 
 WAITING = 16
 """How many visitors may wait in the queue."""
@@ -72,7 +72,7 @@ def build(gradio: Any, predictor: Predictor, examples: str | None) -> Any:
             photograph.preprocess = lambda sent: sent.path if sent and sent.path else decoded(sent)
         found = gradio.HTML(elem_id="found")
         if examples is not None:
-            gradio.Examples(_examples(examples), inputs=photograph)
+            gradio.Examples(find_examples(examples), inputs=photograph)
         photograph.change(answer, photograph, [found, download])
     return page
 
@@ -95,12 +95,3 @@ def predicted(predictor: Predictor, photo: Photo, folder: Path) -> tuple[str, st
         for path in result.save(files):
             file.write(path, path.relative_to(files))
     return overlay(result), str(archive)
-
-
-def _examples(folder: str) -> list[str]:
-    files = sorted(
-        path for path in Path(folder).expanduser().glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
-    )
-    if not files:
-        raise SourceError(f"Expected images in examples={folder}, got none: correct the path.")
-    return [str(path) for path in files]

@@ -70,6 +70,20 @@ def find_images(sources: str | Path | Iterable[str | Path]) -> list[Item]:
     return _distinct(found)
 
 
+def find_examples(folder: str) -> list[str]:
+    """Return the images in a folder that a page can show, JPEG and PNG.
+
+    Raises:
+        SourceError: there are none.
+    """
+    files = sorted(
+        path for path in Path(folder).expanduser().glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
+    )
+    if not files:
+        raise SourceError(f"Expected images in examples={folder}, got none: correct the path.")
+    return [str(path) for path in files]
+
+
 def _expand(source: str) -> list[Item]:
     if source.startswith(WEB):
         return [Item(source, Path(source.partition("?")[0]).stem)]

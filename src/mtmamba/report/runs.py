@@ -1,6 +1,5 @@
 """Finished runs below folders: their scores, the settings that decided them, and why other folders are left out."""
 
-import glob
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from yaml import YAMLError
 from mtmamba.decisive import decisive, flat
 from mtmamba.paper import DEFAULTS, Network
 from mtmamba.report.curves import read_curves
+from mtmamba.report.request import ReportError, find_roots
 from mtmamba.rules import is_number
 from mtmamba.runs.plain_yaml import plain_yaml
 from mtmamba.runs.record import Scores
@@ -35,10 +35,6 @@ MAX_BYTES, MAX_NUMBER = 64 * 2**20, 10**15
 """A record or configuration that is longer, and a number in it that is larger, is not a run's."""
 BELONGINGS = {"wandb", "checkpoints", "pictures"}
 """Folders inside a run's, where nobody else's run is."""
-
-
-class ReportError(ValueError):
-    """There is nothing to report; the message says where runs were looked for."""
 
 
 class LeftOut(NamedTuple):
@@ -109,10 +105,7 @@ def find_runs(patterns: Sequence[str]) -> tuple[list[Run], list[LeftOut]]:
     """
     found = []
     for pattern in patterns:
-        roots = [Path(path) for path in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
-        if not any(root.is_dir() for root in roots):
-            raise ReportError(f"Expected folders of runs, got {pattern}, which matches none: correct `runs`.")
-        found += [folder for root in roots for folder in _run_folders(root)]
+        found += [folder for root in find_roots(pattern) for folder in _run_folders(root)]
     folders = list({folder.resolve(): folder for folder in found}.values())
     if not folders:
         raise ReportError(

@@ -6,14 +6,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from mtmamba import compose
-from mtmamba.config_checks import ConfigError
 from mtmamba.extensions import load_extensions
 from mtmamba.files import printable, write_text
-from mtmamba.paper import TASKS
 from mtmamba.report.compare import compare
 from mtmamba.report.evaluations import join_evaluations
 from mtmamba.report.groups import group_runs
 from mtmamba.report.page import html
+from mtmamba.report.request import patterns_of
 from mtmamba.report.runs import find_runs
 from mtmamba.report.tables import TextTable, all_metrics, left_out_list, other_runs, paper_table, run_list
 from mtmamba.report.writers import csv_text, latex, markdown
@@ -33,17 +32,10 @@ def report(cfg: DictConfig) -> None:
 
     Raises:
         ReportError: no run is found.
-        ConfigError: ``derived`` names no task of the paper's.
     """
     plain = compose.plain(cfg)
     load_extensions(plain["extensions"])
-    derived = plain["derived"]
-    for data, tasks in derived.items():
-        if unknown := [task for task in tasks if task not in TASKS.get(data, ())]:
-            raise ConfigError(
-                f"Expected derived to name tasks of {', '.join(TASKS)}, got {data}: {unknown}: correct `derived`."
-            )
-    sources = [plain["runs"]] if isinstance(plain["runs"], str) else plain["runs"]
+    derived, sources = plain["derived"], patterns_of(cfg)
     found, broken = find_runs(sources)
     groups, repeated = group_runs(join_evaluations(found))
     lines, others = compare(groups, derived)

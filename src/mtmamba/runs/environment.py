@@ -1,4 +1,4 @@
-"""What a program ran on: versions, hardware, revision and command."""
+"""What a program ran on: versions, hardware, revision and command. PyTorch is imported where it is asked."""
 
 import os
 import platform
@@ -7,8 +7,6 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import torch
 
 PACKAGES = """mtmamba torch torchvision lightning hydra-core omegaconf timm torchmetrics wandb albumentations
     opencv-python-headless numpy mamba-ssm triton""".split()  # noqa: SIM905 - a line each would hide the rest
@@ -28,6 +26,8 @@ def environment() -> dict[str, Any]:
 
 def visible_gpus() -> list[str]:
     """Return the GPUs that this process sees, as ``CUDA_VISIBLE_DEVICES`` names them. CUDA itself is left alone."""
+    import torch
+
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # the user's choice among the machine's
     return visible.split(",")[:count] if visible else [str(i) for i in range(count)]
@@ -35,6 +35,8 @@ def visible_gpus() -> list[str]:
 
 def hardware() -> str:
     """Name the accelerators, or the CPU and its cores."""
+    import torch
+
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"

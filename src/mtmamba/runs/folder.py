@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mtmamba.checkpoints import FOLDER, LAST
 from mtmamba.decisive import LENGTH, differences
 from mtmamba.files import remove_folder, what_is, write_json, write_text
+from mtmamba.places import FOLDER, LAST
 from mtmamba.runs.environment import environment
 from mtmamba.runs.plain_yaml import plain_yaml
 from mtmamba.settings import ConfigError

@@ -22,11 +22,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mtmamba.checkpoints import FOLDER, LAST
-from mtmamba.config_checks import ConfigError
 from mtmamba.files import replacing, write_json
+from mtmamba.places import FOLDER, LAST
 from mtmamba.runs.bundle import gather, pack, packed_revision
-from mtmamba.runs.folder import speak
+from mtmamba.runs.environment import visible_gpus
+from mtmamba.settings import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +76,9 @@ def work(cfg: DictConfig) -> None:
         ConfigError: a setting is not what it should be.
         RuntimeError: rows failed; the others are finished.
     """
-    speak()
     if cfg.gather is not None:
         found = gather(Path(cfg.gather).expanduser(), Path(cfg.results))
+        _speak()
         log.info("%d new rows in %s: %s", len(found), cfg.results, ", ".join(found) or "none")
     elif cfg.pack is not None:
         pack(Path(cfg.pack).expanduser(), Path(cfg.data_root).expanduser(), Path(cfg.results))
@@ -103,8 +103,14 @@ def missing_rows(cfg: DictConfig) -> list[Row]:
     return found
 
 
+def _speak() -> None:
+    """Let messages reach the terminal: not before all settings are looked at, since this imports Lightning."""
+    from mtmamba.runs.folder import speak
+
+    speak()
+
+
 def _run(cfg: DictConfig) -> None:
-    devices = _devices(cfg.devices)
     root = Path(cfg.data_root).expanduser().resolve()
     if not root.is_dir():
         raise ConfigError(f"Expected the photographs' folder in data_root, got {root}, which is not there.")
@@ -113,6 +119,8 @@ def _run(cfg: DictConfig) -> None:
         if strange := [path.name for path in row.result.glob("*") if path.name not in RESULT]:
             expected = ", ".join(RESULT)
             raise ConfigError(f"Expected nothing but {expected} in {row.result}, got {strange[0]}: move it away.")
+    devices = _devices(cfg.devices)
+    _speak()
     log.info("%d rows to run: %s", len(rows), "; ".join(row.title for row in rows) or "none")
     waiting: SimpleQueue[Row] = SimpleQueue()
     for row in rows:
@@ -146,8 +154,6 @@ def _run(cfg: DictConfig) -> None:
 
 def _devices(devices: str | int) -> Sequence[str | None]:
     """Return what ``CUDA_VISIBLE_DEVICES`` is for each row at a time; None leaves it alone."""
-    from mtmamba.runs.environment import visible_gpus
-
     count = len(gpus := visible_gpus())
     if devices == "auto":
         devices = max(count, 1)

@@ -20,8 +20,8 @@ from rich.table import Table
 from yaml import YAMLError
 
 from mtmamba import compose
-from mtmamba.checkpoints import FOLDER, LAST
 from mtmamba.decisive import differences
+from mtmamba.places import FOLDER, LAST
 from mtmamba.runs.environment import visible_gpus
 from mtmamba.runs.folder import is_at_work, speak
 from mtmamba.runs.plain_yaml import plain_yaml

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from functools import cache
-from types import MappingProxyType
 
 from rich.table import Table
 
@@ -11,9 +10,6 @@ from mtmamba import paper as published
 from mtmamba.models.skeleton import skeleton
 from mtmamba.paper import Row
 from mtmamba.stats.flops import ModelStats, model_stats
-
-TABLES = MappingProxyType({t.number: t.rows for t in published.TABLES if any(row.parameters for row in t.rows)})
-"""Tables 2 to 4, which print sizes and costs."""
 
 UNPUBLISHED = (
     Row("g = 0 (Table 5)", ["ablation=g0"]),

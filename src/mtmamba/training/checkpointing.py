@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from mtmamba.checkpoints import BEST, FOLDER, LAST
+from mtmamba.places import BEST, FOLDER, LAST
 from mtmamba.training.validations import Validations
 
 log = logging.getLogger(__name__)

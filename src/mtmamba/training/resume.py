@@ -13,18 +13,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from mtmamba import compose
-from mtmamba.checkpoints import (
-    BEST,
-    FOLDER,
-    LAST,
-    CheckpointError,
-    find_checkpoint,
-    glance,
-    read_checkpoint,
-    save_checkpoint,
-)
+from mtmamba.checkpoints import CheckpointError, glance, read_checkpoint, save_checkpoint
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.decisive import check_resumed
+from mtmamba.places import BEST, FOLDER, LAST, find_checkpoint
 from mtmamba.runs.folder import find_unfinished
 from mtmamba.settings import ConfigError
 from mtmamba.training.callbacks import name_pictures

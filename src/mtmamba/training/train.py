@@ -15,11 +15,12 @@ from omegaconf import DictConfig
 from torch import nn
 
 from mtmamba import build, compose
-from mtmamba.checkpoints import find_checkpoint, read_checkpoint
+from mtmamba.checkpoints import read_checkpoint
 from mtmamba.config_checks import ConfigError, demo_settings, frozen_at_random, on_gpu, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.files import remove_partial, write_json
+from mtmamba.places import find_checkpoint
 from mtmamba.restore import fetch_nothing, load_weights
 from mtmamba.runs.folder import begin, locked, remove_empty, require_new, speak
 from mtmamba.runs.record import Scores, model_record, score_record, written

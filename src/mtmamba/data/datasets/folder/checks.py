@@ -12,7 +12,6 @@ from mtmamba.rules import POSITIVE, SHARE, SIZE, SWITCH, TEXT, Rule, shown, whol
 from mtmamba.tasks import Task, all_tasks
 from mtmamba.tasks.files import ClassFile
 
-FILE = "dataset.yaml"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 _SHARE = Rule("a share of the images, above 0 and below 1", lambda v: SHARE.holds(v) and v > 0, "0.9")

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mtmamba.data.datasets.folder.checks import FILE, IMAGE_SUFFIXES
+from mtmamba.data.datasets.folder.checks import IMAGE_SUFFIXES
 from mtmamba.data.datasets.folder.ids import files_below
 from mtmamba.data.datasets.folder.kinds import SUFFIXES
 from mtmamba.data.datasets.record import SPLITS
 from mtmamba.data.geometry import normals_from_depth
-from mtmamba.data.layouts import DatasetError
+from mtmamba.data.layouts import DESCRIPTION, DatasetError
 from mtmamba.data.readers import read_rgb, read_stored
 from mtmamba.files import write_text
 from mtmamba.tasks import all_tasks
@@ -215,7 +215,7 @@ def _splits(root: Path, ids: Sequence[str]) -> str:
 
 def write_draft(root: Path) -> Path:
     """Write the dataset.yaml of a folder that has none, and return where it is."""
-    path = root / FILE
+    path = root / DESCRIPTION
     if path.exists():
         raise DatasetError(
             f"Expected no {path} before a first one is written, got one: check=true checks it, or move it away."

@@ -16,12 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mtmamba.cache import cached
-from mtmamba.data.datasets.folder.checks import FILE, check
+from mtmamba.data.datasets.folder.checks import check
 from mtmamba.data.datasets.folder.ids import REMEDY, find_ids, patterns_of
 from mtmamba.data.datasets.folder.kinds import Read, class_count, colour, kind_of
 from mtmamba.data.datasets.record import DatasetRecord, Reader, Source, from_file
-from mtmamba.data.layouts import DatasetError, Layout
-from mtmamba.files import what_is
+from mtmamba.data.layouts import DESCRIPTION, DatasetError, Layout
+from mtmamba.data.roots import find_description
 from mtmamba.metrics.boundary import THRESHOLDS, BoundaryProtocol, segmentation_boundaries
 from mtmamba.metrics.boundary.thinning import thin
 from mtmamba.tasks import Task, select_tasks
@@ -44,13 +44,7 @@ def read_description(root: str | Path | None) -> dict[str, Any]:
     Raises:
         DatasetError: there is none, or it says something that cannot be; the message names the key.
     """
-    if root is None:
-        raise DatasetError(f"Expected data.root=FOLDER with data=folder, got none: name the folder with your {FILE}.")
-    path = Path(root).expanduser() / FILE
-    if not path.is_file():
-        got = what_is(path) if path.parent.is_dir() else "no such folder"
-        remedy = f"python src/prepare_data.py data=folder data.root={root} writes a first one"
-        raise DatasetError(f"Expected {path}, got {got}: {remedy if got == 'no such file' else 'correct data.root'}.")
+    path = find_description(root)
     try:
         text = path.read_text(encoding="utf-8-sig").replace("{id}", _ID)
         found = _with_ids(OmegaConf.to_container(OmegaConf.create(text)))
@@ -155,7 +149,7 @@ def _beyond(task: str, shown: Sequence[float], source: Source, name: str, target
         return None
     return (
         f"{source.path(task, name)}: half of the depths or more lie beyond the {near:g}..{far:g} m of the pictures' "
-        f"colours: write shown: [{there[0]:g}, {there[1]:g}] for {task} in {FILE}"
+        f"colours: write shown: [{there[0]:g}, {there[1]:g}] for {task} in {DESCRIPTION}"
     )
 
 

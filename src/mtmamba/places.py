@@ -1,0 +1,105 @@
+"""Where models lie, and whether what settings name is there; it is told without PyTorch."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from mtmamba.extensions import find_extensions
+from mtmamba.files import what_is
+from mtmamba.settings import ConfigError, shown
+from mtmamba.shipped import PACKAGE, released_dir
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+FOLDER = "checkpoints"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+"""What makes a folder of `mtmamba.save_pretrained`."""
+HUB = "hf://"
+MODELS = ("ckpt", "init")
+"""Settings that name a model."""
+
+
+def check_places(cfg: DictConfig) -> None:
+    """Refuse extensions, models and a run to resume that are not there, before anything is read of them.
+
+    Args:
+        cfg: any script's configuration. What lies on the hub is not looked for.
+
+    Raises:
+        ConfigError: a file of ``extensions`` is none, or there is no such backend of the scan, or no such task.
+        FileNotFoundError: there is no such model or run.
+    """
+    own = list(find_extensions(cfg.get("extensions") or ()))
+    if "backend" in cfg and not own:  # which may bring others
+        require_backend(cfg.backend, sorted(path.stem for path in (PACKAGE / "scan/backends").glob("[a-z]*.py")))
+    require_tasks(cfg)
+    for name in filter(None, (cfg.get(key) for key in MODELS)):
+        if not name.startswith(HUB):
+            find_model(name)
+    if cfg.get("resume") not in (None, "auto"):
+        find_checkpoint(Path(cfg.resume), LAST)
+
+
+def require_tasks(cfg: DictConfig) -> None:
+    """Raise ConfigError where the dataset has no such tasks, as far as its configuration says which it has."""
+    known = OmegaConf.select(cfg, "data.num_outputs")
+    if known and (unknown := [task for task in cfg.get("tasks") or () if task not in known]):
+        raise ConfigError(
+            f"Expected tasks among {', '.join(known)}, which this data has, got {shown(unknown)}: choose others, or "
+            "another data, or name the file of a task of yours in extensions=[FILE.py]."
+        )
+
+
+def require_backend(name: str, known: Iterable[str]) -> None:
+    """Raise ConfigError where the scan has no such backend."""
+    if name not in (backends := ("auto", *known)):
+        raise ConfigError(f"Expected backend={'|'.join(backends)}, got backend={name}: choose one of those.")
+
+
+def require_predictions(folder: Path) -> None:
+    """Raise FileNotFoundError where a folder of predictions is not there."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"Expected a folder of predictions, got no {folder}: correct pred.")
+
+
+def require_released(path: Path) -> None:
+    """Raise FileNotFoundError where an authors' checkpoint is not there."""
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected an authors' checkpoint at {path}, got {what_is(path)}: check source=FILE.")
+
+
+def find_model(source: str | Path) -> Path:
+    """Return the checkpoint, or the folder of `mtmamba.save_pretrained`, that is meant.
+
+    Args:
+        source: a checkpoint, a run's folder, a folder of `save_pretrained`, or the name of a model of ours.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and (released_dir() / source / CONFIG).is_file():
+        path = released_dir() / source
+    if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
+        return path
+    return find_checkpoint(path)
+
+
+def find_checkpoint(path: Path, *names: str) -> Path:
+    """Return the checkpoint that a path means.
+
+    Args:
+        path: a checkpoint, or a run's folder.
+        names: of the folder's checkpoints, the first that exists is taken; best before last by default.
+
+    Raises:
+        FileNotFoundError: there is none, or it is no file.
+    """
+    places = [path / FOLDER / name for name in names or (BEST, LAST)] if path.is_dir() else [path]
+    found = next((place for place in places if os.path.lexists(place)), places[-1])
+    if found.is_file():
+        return found
+    raise FileNotFoundError(
+        f"Expected a checkpoint, or a run's folder with {FOLDER}/{LAST}, got {found}, {what_is(found)}: check the path."
+    )
