@@ -7,11 +7,11 @@ from operator import attrgetter
 import torch
 from timm.layers import DropPath as TimmDropPath
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mtmamba.models.drop_path import DropPath
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 STRIDES = (4, 8, 16, 32)
 """Strides of an encoder's maps, finest first."""
 
@@ -115,7 +115,7 @@ def freeze(encoder: nn.Module, part: int | str) -> tuple[nn.Module, ...]:
 def _first_parameters(encoder: nn.Module, part: int | str) -> list[nn.Parameter]:
     parameters = pretrained_parameters(encoder)
     if part == "norms":
-        norms = {id(p) for m in encoder.modules() if isinstance(m, _BatchNorm) for p in m.parameters()}
+        norms = {id(p) for m in encoder.modules() if isinstance(m, BATCH_NORMS) for p in m.parameters()}
         parameters = [p for p in parameters if id(p) in norms]
         if not parameters:
             raise ValueError("Expected an encoder with batch norms for encoder.freeze=norms, got none: leave it out.")
