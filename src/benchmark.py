@@ -10,7 +10,7 @@ from mtmamba.command import command
 def main(cfg: DictConfig, run_dir: Path) -> None:
     """Measure."""
     from mtmamba.benchmarks.suite import benchmark
-    from mtmamba.compose import with_choices
+    from mtmamba.config.compose import with_choices
 
     benchmark(with_choices(cfg), run_dir)
 

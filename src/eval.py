@@ -13,7 +13,7 @@ def main(cfg: DictConfig, run_dir: Path) -> None:
 
     check_ids(cfg)  # before PyTorch is imported
 
-    from mtmamba.compose import with_choices
+    from mtmamba.config.compose import with_choices
     from mtmamba.evaluation.checkpoint import evaluate
 
     evaluate(with_choices(cfg), run_dir)

@@ -16,7 +16,7 @@ def main(cfg: DictConfig, run_dir: Path) -> None:
     check_root(cfg)
     check_ids(cfg)
 
-    from mtmamba.compose import with_choices
+    from mtmamba.config.compose import with_choices
     from mtmamba.evaluation.folder import evaluate_predictions
 
     evaluate_predictions(with_choices(cfg), run_dir)

@@ -14,7 +14,7 @@ def main(cfg: DictConfig, run_dir: Path) -> None:
 
     check_request(cfg)  # before PyTorch is imported
 
-    from mtmamba.compose import with_choices
+    from mtmamba.config.compose import with_choices
     from mtmamba.export.checkpoint import export_checkpoint
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")

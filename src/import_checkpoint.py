@@ -15,7 +15,7 @@ def main(cfg: DictConfig, run_dir: Path) -> None:
     source = Path(cfg.source)
     (require_released if cfg.export is None else find_model)(source)  # before PyTorch is imported
 
-    from mtmamba.compose import with_choices
+    from mtmamba.config.compose import with_choices
     from mtmamba.released import export_checkpoint, import_checkpoint
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -15,7 +15,7 @@ def main(cfg: DictConfig, run_dir: Path) -> None:
     if cfg.table is not None:
         require_table(str(cfg.table), ("all", "1", *SIZED))  # before PyTorch is imported
 
-    from mtmamba.compose import with_choices
+    from mtmamba.config.compose import with_choices
     from mtmamba.stats.report import report_model, report_tables
 
     if cfg.table is None:

@@ -13,7 +13,7 @@ def main(cfg: DictConfig, run_dir: Path) -> None:
 
     check_source(cfg)  # before PyTorch is imported
 
-    from mtmamba.compose import record_choices
+    from mtmamba.config.compose import record_choices
     from mtmamba.preparation import prepare
 
     prepare(record_choices(cfg), run_dir)

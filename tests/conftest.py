@@ -12,7 +12,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from fake_graphs import FakeGraph
-from mtmamba import compose
+from mtmamba.config import compose
 from mtmamba.models import cuda_graphs
 from triton_runs import GPU, INTERPRETED
 

@@ -8,7 +8,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mtmamba.compose import load_config
+from mtmamba.config.compose import load_config
 from mtmamba.paper import METRICS
 
 VALIDATION_IMAGES = {"nyud": 654, "pascal_context": 5105}

@@ -26,8 +26,8 @@ ABOVE = {
 """What each part of the package must not import."""
 
 TOP = {
-    "build", "compose", "runs", "report", "stats", "benchmarks", "export", "doctor", "restore", "released",
-    "publishing", "preparation", "checkpoints", "extensions", "config_checks", "decisive", "command", "jobs", "answers",
+    "build", "config", "runs", "report", "stats", "benchmarks", "export", "doctor", "restore", "released",
+    "publishing", "preparation", "checkpoints", "extensions", "command", "jobs", "answers",
     "cli",
 }  # fmt: skip
 """What stands above the networks, the tasks and the data; training, evaluation and inference call the builders."""
@@ -86,7 +86,7 @@ def test_kernels_alone_ask_where_a_tensor_lies():
 
 
 HYDRA = {
-    "compose": "composes configurations from Python",
+    "config/compose": "composes configurations from Python",
     "build": "makes objects of what has a ``_target_``",
     "command": "is Hydra's main, for every script",
     "jobs": "reads a sweep's rows from Hydra's record of it",

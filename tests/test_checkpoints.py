@@ -8,14 +8,15 @@ import pytest
 import torch
 
 import mtmamba
-from mtmamba import build, compose, restore
+from mtmamba import build, restore
 from mtmamba.checkpoints import (
     CheckpointError,
     glance,
     read_checkpoint,
     save_checkpoint,
 )
-from mtmamba.config_checks import ConfigError
+from mtmamba.config import compose
+from mtmamba.config.checks import ConfigError
 from mtmamba.places import find_checkpoint
 
 

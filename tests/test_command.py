@@ -21,8 +21,8 @@ import forked
 import mtmamba
 from mtmamba import build
 from mtmamba.answers import is_answer, sentence
-from mtmamba.config_checks import demo_settings, frozen_at_random
-from mtmamba.settings import ConfigError, check_settings
+from mtmamba.config.checks import demo_settings, frozen_at_random
+from mtmamba.config.settings import ConfigError, check_settings
 from mtmamba.shipped import config_dir
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mtmamba.settings import check_given, check_settings
+from mtmamba.config.settings import check_given, check_settings
 from mtmamba.shipped import config_dir
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ import torch
 
 import fake_data
 import mtmamba
-from mtmamba.config_checks import ConfigError
+from mtmamba.config.checks import ConfigError
 from mtmamba.data.datasets import get_dataset
 from mtmamba.extensions import load_extensions
 

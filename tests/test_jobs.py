@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from mtmamba import jobs
+from mtmamba.config.settings import ConfigError
 from mtmamba.runs.sweep import progress, take_gpu
-from mtmamba.settings import ConfigError
 from mtmamba.shipped import config_dir
 
 CALLED = ["/there/train.py", "--config-dir", "mine", "-m", "seed=1,2"]

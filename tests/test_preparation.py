@@ -21,7 +21,7 @@ from PIL import Image
 
 import fake_data
 import mtmamba
-from mtmamba.compose import compose, dataset_record
+from mtmamba.config.compose import compose, dataset_record
 from mtmamba.data.datasets import folder, get_dataset
 from mtmamba.data.datasets.folder.draft import guess_axes
 from mtmamba.data.geometry import normals_from_depth

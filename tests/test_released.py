@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 import mtmamba
-from mtmamba import build, compose, restore
+from mtmamba import build, restore
 from mtmamba.checkpoints import save_checkpoint
+from mtmamba.config import compose
 from mtmamba.models.adapters import CheckpointError, encoder_views
 from mtmamba.models.skeleton import skeleton
 from mtmamba.released import export_checkpoint, import_checkpoint

@@ -12,7 +12,8 @@ import torch
 import forked
 import mtmamba
 from fake_data import write_nyud
-from mtmamba import build, compose
+from mtmamba import build
+from mtmamba.config import compose
 
 ROOT = Path(__file__).parents[1]
 

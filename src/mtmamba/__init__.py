@@ -12,7 +12,7 @@ PUBLIC = {
     "build_datamodule": "build",
     "build_decoder": "build",
     "build_model": "build",
-    "load_config": "compose",
+    "load_config": "config.compose",
     "load_model": "restore",
     "Predictor": "inference.predictor",
     "save_pretrained": "sharing",

@@ -9,9 +9,9 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from mtmamba.config.trainer_arguments import refusal
 from mtmamba.files import printable
 from mtmamba.shipped import config_dir
-from mtmamba.trainer_arguments import refusal
 
 MAIN_KEYS = {
     "eval": "ckpt", "predict": "source", "eval_predictions": "pred", "import_checkpoint": "source", "export": "ckpt",

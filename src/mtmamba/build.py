@@ -15,13 +15,13 @@ import hydra
 from omegaconf import DictConfig
 from torch.optim import Optimizer
 
-from mtmamba.compose import dataset_record, describe, num_outputs, plain
-from mtmamba.decisive import UPDATES
+from mtmamba.config.compose import dataset_record, describe, num_outputs, plain
+from mtmamba.config.decisive import UPDATES
+from mtmamba.config.settings import ConfigError, settings_of
+from mtmamba.config.signatures import check_types, takes
 from mtmamba.losses import LogTotal, WeightedTotal
 from mtmamba.models.decoders import Decoder
 from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.settings import ConfigError, settings_of
-from mtmamba.signatures import check_types, takes
 from mtmamba.tasks import select_tasks
 
 if TYPE_CHECKING:

@@ -23,6 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtmamba.answers import is_answer, is_null_choice, tell
+from mtmamba.config.overrides import check_left_out, check_overrides
+from mtmamba.config.settings import ConfigError, check_given, check_settings
 from mtmamba.files import full_disk, is_full_disk, remove_folder
 from mtmamba.jobs import (
     STOPPED,
@@ -36,9 +38,7 @@ from mtmamba.jobs import (
     takes_several_devices,
     work_on_row,
 )
-from mtmamba.overrides import check_left_out, check_overrides
 from mtmamba.places import check_places
-from mtmamba.settings import ConfigError, check_given, check_settings
 from mtmamba.shipped import config_dir
 
 DEBUG = "HYDRA_FULL_ERROR"

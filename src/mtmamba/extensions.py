@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mtmamba.settings import ConfigError
+from mtmamba.config.settings import ConfigError
 
 
 def load_extensions(files: str | Path | Iterable[str | Path]) -> None:

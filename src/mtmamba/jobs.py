@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mtmamba.answers import is_answer
-from mtmamba.settings import ConfigError
+from mtmamba.config.settings import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from mtmamba.config.settings import ConfigError, shown
 from mtmamba.extensions import find_extensions
 from mtmamba.files import what_is
-from mtmamba.settings import ConfigError, shown
 from mtmamba.shipped import PACKAGE, released_dir
 
 LAST, BEST = "last.ckpt", "best.ckpt"

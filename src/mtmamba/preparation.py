@@ -8,7 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mtmamba import build, compose
+from mtmamba import build
+from mtmamba.config import compose
 from mtmamba.data.datasets import DatasetRecord, folder, get_dataset
 from mtmamba.data.layouts import DESCRIPTION, DatasetError
 from mtmamba.data.preparation.archives import ArchiveError, lift, unpack

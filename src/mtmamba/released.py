@@ -10,8 +10,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mtmamba import build, compose, restore
+from mtmamba import build, restore
 from mtmamba.checkpoints import NETWORK, save_checkpoint
+from mtmamba.config import compose
 from mtmamba.models.adapters import (
     CheckpointError,
     decoder_views,

@@ -8,15 +8,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from mtmamba import compose
 from mtmamba.build import build_model
 from mtmamba.checkpoints import CheckpointError, network_weights, require_weights_of
-from mtmamba.config_checks import ConfigError, check_config
-from mtmamba.decisive import UPDATES
+from mtmamba.config import compose
+from mtmamba.config.checks import ConfigError, check_config
+from mtmamba.config.decisive import UPDATES
+from mtmamba.config.settings import check_settings
 from mtmamba.extensions import load_extensions
 from mtmamba.models.encoders.lora import merge_lora
 from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.settings import check_settings
 from mtmamba.sharing import read_model
 from mtmamba.shipped import config_dir
 
@@ -34,7 +34,7 @@ def config_of(
     Nothing is fetched for it: its encoder is not pretrained, since its weights are in the checkpoint.
 
     Args:
-        description: from `mtmamba.compose.describe`.
+        description: from `mtmamba.config.compose.describe`.
         overrides: values of this call by dotted key, which win.
         own_configs: a folder of YAML of the user's, which choices may name.
     """

@@ -18,7 +18,8 @@ from PIL import Image
 
 import fake_data
 import mtmamba
-from mtmamba import build, compose
+from mtmamba import build
+from mtmamba.config import compose
 
 TINY = "data.num_workers=0 data.crop_size=[32,64]"
 NYUD = f"data=nyud data.root=NYUDv2 {TINY}"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtmamba import build, compose
+from mtmamba import build
 from mtmamba.benchmarks import suite
 from mtmamba.benchmarks.cases import MapCase, network_on_meta, operator_cases
 from mtmamba.benchmarks.device import Device, cpu_name, measure_device
@@ -17,6 +17,7 @@ from mtmamba.benchmarks.release import RELEASE
 from mtmamba.benchmarks.report import markdown
 from mtmamba.benchmarks.roofline import Layer, Work, count_work, roofline
 from mtmamba.benchmarks.timing import measure, tf32
+from mtmamba.config import compose
 from mtmamba.models.decoders.mtmamba.blocks import STM
 from mtmamba.models.decoders.mtmamba.extractors import MFE, LinearGate
 from mtmamba.models.layers import TaskLinear

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mtmamba.benchmarks.prediction import benchmark_prediction
-from mtmamba.config_checks import ConfigError
+from mtmamba.config.checks import ConfigError
 
 NETWORKS = {"micro": "experiment=demo data.crop_size=[32,64]"}
 SETTINGS = {"device": torch.device("cpu"), "images": 5, "size": [32, 48], "batch_size": 2, "save": ["raw"]}

@@ -15,7 +15,8 @@ from PIL import Image
 
 import mtmamba
 import toy_network  # noqa: F401 - registers encoder=toy
-from mtmamba import build, compose
+from mtmamba import build
+from mtmamba.config import compose
 from mtmamba.data.datasets import Source, get_dataset
 from mtmamba.data.datasets.cityscapes import CLASSES, PALETTE
 from mtmamba.data.layouts import DatasetError
@@ -238,7 +239,7 @@ EVALUATED = """
 import resource, sys
 from pathlib import Path
 import toy_network
-from mtmamba import compose
+from mtmamba.config import compose
 from mtmamba.evaluation.checkpoint import evaluate
 run, cache, *roots = sys.argv[1:]
 for root in roots:

@@ -14,17 +14,17 @@ from PIL import Image
 import fake_data
 import mtmamba
 from mtmamba.build import build_datamodule, build_model
-from mtmamba.compose import dataset_record, describe, num_outputs
+from mtmamba.config.compose import dataset_record, describe, num_outputs
+from mtmamba.config.decisive import check_resumed
+from mtmamba.config.settings import ConfigError
 from mtmamba.data.datasets import folder
 from mtmamba.data.dense import DenseDataset
 from mtmamba.data.layouts import DatasetError
 from mtmamba.data.validation import validate
-from mtmamba.decisive import check_resumed
 from mtmamba.evaluation.boundaries import choose_protocol
 from mtmamba.inference.predictor import Predictor
 from mtmamba.metrics.boundary import boundary_truth
 from mtmamba.restore import config_of
-from mtmamba.settings import ConfigError
 from mtmamba.tasks import Task, all_tasks, picture_row, select_tasks
 from mtmamba.tasks.pictures import depth_colours
 

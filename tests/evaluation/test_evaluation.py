@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import mtmamba
 from fake_data import write_nyud, write_pascal
-from mtmamba import build, compose
-from mtmamba.config_checks import ConfigError
+from mtmamba import build
+from mtmamba.config import compose
+from mtmamba.config.checks import ConfigError
 from mtmamba.data.datasets import get_dataset
 from mtmamba.data.dense import DenseDataset
 from mtmamba.data.layouts import DatasetError

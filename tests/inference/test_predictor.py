@@ -16,8 +16,10 @@ from PIL import Image
 import mtmamba
 from fake_data import write_nyud
 from fake_training import overrides
-from mtmamba import build, compose, restore
+from mtmamba import build, restore
 from mtmamba.checkpoints import save_checkpoint
+from mtmamba.config import compose
+from mtmamba.config.settings import ConfigError, check_settings
 from mtmamba.data.transforms import ResizeTransform
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.evaluation.folder import evaluate_predictions
@@ -33,7 +35,6 @@ from mtmamba.inference.predict import predict, side_by_side
 from mtmamba.inference.predictor import Predictor
 from mtmamba.inference.request import read_request
 from mtmamba.inference.sources import SourceError
-from mtmamba.settings import ConfigError, check_settings
 from mtmamba.shipped import config_dir
 from mtmamba.tasks import select_tasks
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD

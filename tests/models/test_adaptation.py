@@ -8,10 +8,11 @@ from torch import nn
 import fake_training
 import mtmamba
 from fake_data import write_nyud
-from mtmamba import build, compose
+from mtmamba import build
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import read_checkpoint
-from mtmamba.config_checks import ConfigError
+from mtmamba.config import compose
+from mtmamba.config.checks import ConfigError
 from mtmamba.models.encoders import by_depth, pretrained_parameters
 from mtmamba.models.encoders.lora import add_lora, merge_lora
 from mtmamba.sharing import save_pretrained

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 import mtmamba
 import toy_network
 from fake_data import write_nyud
-from mtmamba import build, compose
+from mtmamba import build
 from mtmamba.benchmarks.cases import block_cases, network_on_meta
 from mtmamba.benchmarks.network_cases import random_batch
+from mtmamba.config import compose
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.stats.flops import model_stats
 from mtmamba.tasks import select_tasks

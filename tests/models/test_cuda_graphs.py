@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import mtmamba
-from mtmamba import build, compose
+from mtmamba import build
 from mtmamba.benchmarks.network_cases import random_batch
+from mtmamba.config import compose
 from mtmamba.evaluation.views import Views
 from mtmamba.models.cuda_graphs import GraphedModel
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import wandb
 
-from mtmamba.compose import compose
-from mtmamba.config_checks import ConfigError
+from mtmamba.config.checks import ConfigError
+from mtmamba.config.compose import compose
 from mtmamba.paper import TABLES
 from mtmamba.report.dashboard import dashboard
 from mtmamba.report.workspace import comparison

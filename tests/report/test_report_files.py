@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import mtmamba
 from fake_data import write_nyud
 from fake_runs import PAPER, paper_scores, write_logs, write_run
-from mtmamba.config_checks import ConfigError
+from mtmamba.config.checks import ConfigError
 from mtmamba.report.curves import COLOURS, MAX_POINTS, Series, line_chart, read_curves
 from mtmamba.report.page import PictureError, curves_of, embedded
 from mtmamba.report.request import ReportError, check_request

@@ -10,8 +10,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mtmamba.compose import load_config
-from mtmamba.config_checks import ConfigError
+from mtmamba.config.checks import ConfigError
+from mtmamba.config.compose import load_config
 from mtmamba.runs import bundle, protocol
 
 TRAIN = """

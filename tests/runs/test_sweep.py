@@ -16,9 +16,9 @@ import yaml
 from fake_data import write_nyud
 from fake_training import overrides
 from mtmamba.checkpoints import read_checkpoint
+from mtmamba.config.settings import ConfigError
 from mtmamba.jobs import rows_of
 from mtmamba.runs.sweep import is_there, progress, show_rows
-from mtmamba.settings import ConfigError
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher", "ray": "hydra_ray_launcher"}

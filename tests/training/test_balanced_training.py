@@ -17,7 +17,7 @@ from fake_data import write_nyud
 from mtmamba import build
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import read_checkpoint
-from mtmamba.config_checks import ConfigError, settle_auto
+from mtmamba.config.checks import ConfigError, settle_auto
 from mtmamba.shipped import config_dir
 from mtmamba.tasks import select_tasks
 from mtmamba.training.balancing import Moment

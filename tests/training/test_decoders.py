@@ -10,9 +10,10 @@ import torch
 import fake_training
 import mtmamba
 from fake_data import write_nyud, write_pascal
-from mtmamba import build, compose
+from mtmamba import build
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import read_checkpoint
+from mtmamba.config import compose
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.shipped import config_dir
 from mtmamba.training.checkpointing import Checkpointing

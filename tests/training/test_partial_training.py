@@ -17,7 +17,7 @@ from fake_data import write_nyud
 from mtmamba import build
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import read_checkpoint
-from mtmamba.config_checks import ConfigError
+from mtmamba.config.checks import ConfigError
 from mtmamba.losses import LogTotal, WeightedTotal
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.tasks import get_task

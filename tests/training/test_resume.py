@@ -17,8 +17,8 @@ import toy_network  # noqa: F401 - registers encoder=toy
 from fake_data import write_nyud
 from fake_training import overrides, rows, run
 from mtmamba.checkpoints import CheckpointError, read_checkpoint, save_checkpoint
-from mtmamba.compose import describe
-from mtmamba.config_checks import ConfigError
+from mtmamba.config.checks import ConfigError
+from mtmamba.config.compose import describe
 from mtmamba.runs.folder import find_unfinished, locked
 from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.training.train import train

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import fake_training
 from fake_data import write_nyud
 from mtmamba.checkpoints import read_checkpoint
-from mtmamba.config_checks import ConfigError
+from mtmamba.config.checks import ConfigError
 from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.training.step_check import FIND_UNUSED
 from mtmamba.training.watched_losses import NonFiniteLossError

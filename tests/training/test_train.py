@@ -16,9 +16,9 @@ import torch
 
 import mtmamba
 from fake_data import write_nyud
-from mtmamba import config_checks
 from mtmamba.benchmarks.network_cases import random_batch
 from mtmamba.checkpoints import CheckpointError, read_checkpoint
+from mtmamba.config import checks
 from mtmamba.evaluation.checkpoint import evaluate
 from mtmamba.places import find_checkpoint
 from mtmamba.training import train as workflows
@@ -171,7 +171,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(dataset, finished, tmp_pat
 
 
 def test_training_without_a_folder_is_refused(tmp_path):
-    with pytest.raises(config_checks.ConfigError, match=r"Expected data\.root=FOLDER, got null"):
+    with pytest.raises(checks.ConfigError, match=r"Expected data\.root=FOLDER, got null"):
         workflows.train(mtmamba.load_config(["data=nyud", "data.root=null"]), tmp_path / "run")
     assert not any(tmp_path.iterdir())
 
@@ -181,7 +181,7 @@ def test_a_run_with_cuda_graphs_is_a_run_without(dataset, tmp_path, monkeypatch,
     options = ["data.device_batch_size=2", "ema_decay=0.5", "encoder.drop_path=0.2", "trainer.precision=32-true"]
     if graph_device.type == "cpu":
         options += ["backend=torch", "decoder=stm1"]
-        monkeypatch.setattr(config_checks, "_refuse_cuda_graph", lambda cfg: None)
+        monkeypatch.setattr(checks, "_refuse_cuda_graph", lambda cfg: None)
     else:
         options += ["trainer.accelerator=gpu", "data.num_workers=2"]
     plain, graphed = tmp_path / "plain", tmp_path / "graphed"

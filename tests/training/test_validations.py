@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mtmamba.checkpoints import CheckpointError
-from mtmamba.config_checks import ConfigError
+from mtmamba.config.checks import ConfigError
 from mtmamba.tasks import select_tasks
 from mtmamba.training.resume import Resumed, restore_record
 from mtmamba.training.validations import Validations, choose_monitor

@@ -18,8 +18,9 @@ from typing import Any
 from lightning import seed_everything
 from lightning.pytorch import Callback, Trainer
 
-from mtmamba import build, compose
-from mtmamba.config_checks import settle_auto
+from mtmamba import build
+from mtmamba.config import compose
+from mtmamba.config.checks import settle_auto
 from mtmamba.files import replacing
 from mtmamba.shipped import config_dir
 from mtmamba.training.lit_module import MultiTaskModule

@@ -12,10 +12,11 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from mtmamba import build, compose, restore
+from mtmamba import build, restore
 from mtmamba.benchmarks.roofline import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
-from mtmamba.config_checks import ConfigError
+from mtmamba.config import compose
+from mtmamba.config.checks import ConfigError
 from mtmamba.models.decoders.mtmamba.extractors import EXPANSION
 from mtmamba.models.layers import DepthwiseConv2d, TaskLayerNorm, TaskLinear
 from mtmamba.models.multitask import MultiTaskModel

@@ -11,10 +11,11 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtmamba import build, compose
+from mtmamba import build
 from mtmamba.benchmarks.cases import Case, network_config, network_on_meta, require
 from mtmamba.benchmarks.roofline import Work, count_work
 from mtmamba.benchmarks.timing import PRECISIONS, autocast
+from mtmamba.config import compose
 from mtmamba.models.cuda_graphs import GraphedModel
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.tasks import Task, get_task

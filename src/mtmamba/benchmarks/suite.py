@@ -12,7 +12,7 @@ import torch
 from lightning import seed_everything
 from omegaconf import DictConfig, ListConfig
 
-from mtmamba import build, compose
+from mtmamba import build
 from mtmamba.benchmarks.cases import Case, block_cases, operator_cases, require
 from mtmamba.benchmarks.device import Device, measure_device
 from mtmamba.benchmarks.loader import benchmark_loader
@@ -22,11 +22,12 @@ from mtmamba.benchmarks.report import markdown, table
 from mtmamba.benchmarks.roofline import roofline
 from mtmamba.benchmarks.scan import benchmark_scan
 from mtmamba.benchmarks.timing import measure, tf32
+from mtmamba.config import compose
+from mtmamba.config.settings import PARTS, ConfigError
 from mtmamba.files import write_json, write_text
 from mtmamba.runs.environment import environment
 from mtmamba.runs.folder import begin
 from mtmamba.runs.table import show
-from mtmamba.settings import PARTS, ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
-from mtmamba import build, compose, restore
-from mtmamba.config_checks import ConfigError, settle_auto
+from mtmamba import build, restore
+from mtmamba.config import compose
+from mtmamba.config.checks import ConfigError, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
 from mtmamba.evaluation.constant import constant_scores

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor, from_numpy
 from torch.utils.data import DataLoader, Dataset
 
-from mtmamba import build, compose
+from mtmamba import build
+from mtmamba.config import compose
 from mtmamba.data.dense import DenseDataset
 from mtmamba.evaluation.boundaries import choose_protocol, read_id_list
 from mtmamba.evaluation.formats import check_predictions, read_prediction

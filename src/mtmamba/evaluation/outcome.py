@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from mtmamba.config_checks import ConfigError
+from mtmamba.config.checks import ConfigError
 from mtmamba.data.dense import DenseDataset
 from mtmamba.evaluation.boundaries import (
     VERSION,

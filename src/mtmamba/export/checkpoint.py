@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from mtmamba.compose import dataset_record
+from mtmamba.config.compose import dataset_record
 from mtmamba.export.request import FORMATS, check_request
 from mtmamba.export.write import export
 from mtmamba.restore import config_of, restore_model

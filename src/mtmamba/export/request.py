@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
+from mtmamba.config.settings import ConfigError
 from mtmamba.rules import SIZE
-from mtmamba.settings import ConfigError
 
 
 class Format(NamedTuple):

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from mtmamba.config.settings import KINDS
 from mtmamba.evaluation.formats import prediction_path, save_prediction
 from mtmamba.inference.images import Photo
 from mtmamba.inference.sheets import WIDTH, Tile, sheet
 from mtmamba.inference.sources import SourceError
-from mtmamba.settings import KINDS
 from mtmamba.tasks import Task
 from mtmamba.tasks.legends import Legend
 from mtmamba.tasks.pictures import Draw, Picture, save_picture

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from mtmamba.compose import load_config, plain
+from mtmamba.config.compose import load_config, plain
+from mtmamba.config.decisive import decisive
 from mtmamba.data.datasets import get_dataset
-from mtmamba.decisive import decisive
 from mtmamba.metrics.boundary import protocol
 from mtmamba.paper import (
     METRICS,

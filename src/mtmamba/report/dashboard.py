@@ -5,8 +5,8 @@ from importlib.util import find_spec
 
 from omegaconf import DictConfig
 
+from mtmamba.config.settings import ConfigError
 from mtmamba.paper import TABLES, require_table
-from mtmamba.settings import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from mtmamba.config.settings import ConfigError
 from mtmamba.paper import TASKS
-from mtmamba.settings import ConfigError
 
 
 class ReportError(ValueError):

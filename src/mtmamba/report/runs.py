@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mtmamba.decisive import decisive, flat
+from mtmamba.config.decisive import decisive, flat
 from mtmamba.paper import DEFAULTS, Network
 from mtmamba.report.curves import read_curves
 from mtmamba.report.request import ReportError, find_roots

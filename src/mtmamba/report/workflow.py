@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from mtmamba import compose
+from mtmamba.config import compose
 from mtmamba.extensions import load_extensions
 from mtmamba.files import printable, write_text
 from mtmamba.report.compare import compare

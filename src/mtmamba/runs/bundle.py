@@ -7,9 +7,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from mtmamba.config.settings import ConfigError
 from mtmamba.files import replacing
 from mtmamba.runs.environment import git_revision
-from mtmamba.settings import ConfigError
 
 REPOSITORY = Path(__file__).parents[3]
 REVISION = "REVISION"

@@ -12,12 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mtmamba.decisive import LENGTH, differences
+from mtmamba.config.decisive import LENGTH, differences
+from mtmamba.config.settings import ConfigError
 from mtmamba.files import remove_folder, what_is, write_json, write_text
 from mtmamba.places import FOLDER, LAST
 from mtmamba.runs.environment import environment
 from mtmamba.runs.plain_yaml import plain_yaml
-from mtmamba.settings import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def find_unfinished(description: Mapping[str, Any], log_dir: Path) -> Path | Non
     Where there is none, the log names the nearest one and what differs.
 
     Args:
-        description: of this configuration, from `mtmamba.compose.describe`.
+        description: of this configuration, from `mtmamba.config.compose.describe`.
         log_dir: the folder.
     """
     nearest: tuple[Path, dict[str, str]] | None = None

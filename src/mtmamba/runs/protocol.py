@@ -22,11 +22,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from mtmamba.config.settings import ConfigError
 from mtmamba.files import replacing, write_json
 from mtmamba.places import FOLDER, LAST
 from mtmamba.runs.bundle import gather, pack, packed_revision
 from mtmamba.runs.environment import visible_gpus
-from mtmamba.settings import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -19,14 +19,14 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 from yaml import YAMLError
 
-from mtmamba import compose
-from mtmamba.decisive import differences
+from mtmamba.config import compose
+from mtmamba.config.decisive import differences
+from mtmamba.config.settings import ConfigError
 from mtmamba.places import FOLDER, LAST
 from mtmamba.runs.environment import visible_gpus
 from mtmamba.runs.folder import is_at_work, speak
 from mtmamba.runs.plain_yaml import plain_yaml
 from mtmamba.runs.table import show
-from mtmamba.settings import ConfigError
 from mtmamba.tasks import get_task
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,9 @@ from functools import cache
 
 from rich.table import Table
 
-from mtmamba import build, compose
+from mtmamba import build
 from mtmamba import paper as published
+from mtmamba.config import compose
 from mtmamba.models.skeleton import skeleton
 from mtmamba.paper import Row
 from mtmamba.stats.flops import ModelStats, model_stats

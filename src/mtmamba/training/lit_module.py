@@ -11,13 +11,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mtmamba.config.settings import settings_of
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.models.cuda_graphs import GraphedModel
 from mtmamba.models.drop_path import seed_drop_path
 from mtmamba.models.encoders import by_depth
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.padding import resized
-from mtmamba.settings import settings_of
 from mtmamba.tasks import Task, relative_gain, select_tasks
 from mtmamba.training.watched_losses import WatchedLosses, labelled_mean, logged_means
 from mtmamba.types import Batch, Logits

@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from mtmamba.config.decisive import ALONE, INDIFFERENT, UPDATES
 from mtmamba.connection import answers, has_key
-from mtmamba.decisive import ALONE, INDIFFERENT, UPDATES
 from mtmamba.files import write_text
 from mtmamba.training.wandb_run import WandbRun
 

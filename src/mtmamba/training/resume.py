@@ -12,13 +12,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from mtmamba import compose
 from mtmamba.checkpoints import CheckpointError, glance, read_checkpoint, save_checkpoint
+from mtmamba.config import compose
+from mtmamba.config.decisive import check_resumed
+from mtmamba.config.settings import ConfigError
 from mtmamba.data.datamodule import DenseDataModule
-from mtmamba.decisive import check_resumed
 from mtmamba.places import BEST, FOLDER, LAST, find_checkpoint
 from mtmamba.runs.folder import find_unfinished
-from mtmamba.settings import ConfigError
 from mtmamba.training.callbacks import name_pictures
 from mtmamba.training.checkpointing import Checkpointing, log_validation
 from mtmamba.training.validations import Validations

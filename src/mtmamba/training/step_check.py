@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from mtmamba.config_checks import ConfigError
+from mtmamba.config.checks import ConfigError
 from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.training.watched_losses import NonFiniteLossError, WatchedLosses
 

@@ -14,9 +14,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from torch import nn
 
-from mtmamba import build, compose
+from mtmamba import build
 from mtmamba.checkpoints import read_checkpoint
-from mtmamba.config_checks import ConfigError, demo_settings, frozen_at_random, on_gpu, settle_auto
+from mtmamba.config import compose
+from mtmamba.config.checks import ConfigError, demo_settings, frozen_at_random, on_gpu, settle_auto
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.files import remove_partial, write_json

@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 
 import mtmamba
-from mtmamba import build, compose
+from mtmamba import build
 from mtmamba.benchmarks.network_cases import random_batch
+from mtmamba.config import compose
 from mtmamba.models.adapters import decoder_views, export_views, load_released_decoder
 from mtmamba.models.skeleton import skeleton
 from mtmamba.stats.flops import model_stats

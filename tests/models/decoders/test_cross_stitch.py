@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import mtmamba
-from mtmamba import build, compose, restore
+from mtmamba import build, restore
+from mtmamba.config import compose
 from mtmamba.models.decoders.cross_stitch import CrossStitchUnit
 from mtmamba.models.encoders.efficientnet_lite import EfficientNetLite
 from mtmamba.models.encoders.encoder import pretrained_parameters

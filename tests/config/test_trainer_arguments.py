@@ -11,13 +11,13 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 import mtmamba
 from mtmamba.build import build_trainer
-from mtmamba.config_checks import settle_auto
-from mtmamba.settings import ConfigError
-from mtmamba.trainer_arguments import ARGUMENTS, refusal, table
+from mtmamba.config.checks import settle_auto
+from mtmamba.config.settings import ConfigError
+from mtmamba.config.trainer_arguments import ARGUMENTS, refusal, table
 
-PAGE = Path(__file__).parents[1] / "docs/training.md"
+PAGE = Path(__file__).parents[2] / "docs/training.md"
 SIGNATURE = inspect.signature(lightning.Trainer).parameters
-MARKS = ("<!-- arguments of Trainer: written by tests/test_trainer_arguments.py -->\n", "<!-- end -->\n")
+MARKS = ("<!-- arguments of Trainer: written by tests/config/test_trainer_arguments.py -->\n", "<!-- end -->\n")
 
 
 def test_every_argument_of_lightnings_is_known_and_no_other():

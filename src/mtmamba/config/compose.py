@@ -10,12 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import mtmamba
-from mtmamba.config_checks import ConfigError, check_config
+from mtmamba.config.checks import ConfigError, check_config
+from mtmamba.config.decisive import UPDATES
+from mtmamba.config.overrides import check_left_out, check_overrides
+from mtmamba.config.settings import check_settings
 from mtmamba.data.datasets import DatasetRecord, folder, get_dataset, open_dataset
-from mtmamba.decisive import UPDATES
 from mtmamba.extensions import load_extensions
-from mtmamba.overrides import check_left_out, check_overrides
-from mtmamba.settings import check_settings
 from mtmamba.shipped import config_dir
 from mtmamba.tasks import select_tasks
 

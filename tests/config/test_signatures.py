@@ -4,9 +4,9 @@ import pytest
 
 import mtmamba
 from mtmamba import build
-from mtmamba.config_checks import ConfigError
+from mtmamba.config.checks import ConfigError
+from mtmamba.config.signatures import check_types
 from mtmamba.models.skeleton import skeleton
-from mtmamba.signatures import check_types
 
 
 @pytest.mark.parametrize(

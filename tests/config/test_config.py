@@ -14,9 +14,9 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 import mtmamba
-from mtmamba.compose import describe, plain
-from mtmamba.config_checks import ConfigError, settle_auto
-from mtmamba.decisive import check_resumed
+from mtmamba.config.checks import ConfigError, settle_auto
+from mtmamba.config.compose import describe, plain
+from mtmamba.config.decisive import check_resumed
 from mtmamba.models.pretrained import WeightsError
 from mtmamba.models.skeleton import skeleton
 from mtmamba.models.ss2d import SS2D
@@ -24,7 +24,7 @@ from mtmamba.restore import config_of
 from mtmamba.shipped import config_dir
 from mtmamba.tasks import all_tasks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in config_dir().glob("*.yaml"))
 FILES = [
     f"{group}={path.stem}"
@@ -334,7 +334,7 @@ import importlib, os, pkgutil, sys, torch, torchmetrics
 def absent(*names):
     sys.modules.update(dict.fromkeys(names))
 absent("lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb")
-absent("mtmamba.build", "mtmamba.compose", "mtmamba.training", "mtmamba.evaluation", "mtmamba.inference")
+absent("mtmamba.build", "mtmamba.config.compose", "mtmamba.training", "mtmamba.evaluation", "mtmamba.inference")
 below = {"kernels": ("scan", "models", "tasks", "metrics", "data"), "scan": ("models", "tasks", "metrics", "data"),
          "models": ("tasks", "metrics", "losses", "data"), "metrics": ("tasks", "models", "scan")}
 import timm.layers, torch.utils.checkpoint, torch._dynamo  # once for all, and nothing of ours

@@ -6,7 +6,7 @@ from omegaconf.errors import InterpolationResolutionError
 import mtmamba
 from mtmamba.answers import sentence
 from mtmamba.build import build_callbacks
-from mtmamba.settings import ConfigError
+from mtmamba.config.settings import ConfigError
 
 
 @pytest.mark.parametrize(

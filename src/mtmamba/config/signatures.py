@@ -6,8 +6,8 @@ from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from mtmamba.config.settings import ConfigError
 from mtmamba.rules import is_number, is_whole, shown
-from mtmamba.settings import ConfigError
 
 SCALARS = {
     int: ("a whole number", is_whole),

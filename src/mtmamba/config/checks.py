@@ -4,10 +4,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mtmamba.command import DEMO
+from mtmamba.config.settings import ConfigError
 from mtmamba.places import require_backend, require_tasks
 from mtmamba.rules import is_whole
 from mtmamba.scan.registry import BACKENDS
-from mtmamba.settings import ConfigError
 from mtmamba.tasks import all_tasks, select_tasks
 
 ABLATED = {

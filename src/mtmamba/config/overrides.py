@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from mtmamba.groups import ENTRIES, is_referred_to
-from mtmamba.settings import ConfigError
+from mtmamba.config.groups import ENTRIES, is_referred_to
+from mtmamba.config.settings import ConfigError
 
 OPEN = (
     "callbacks.", "logger.", "optimizer.", "loss.", "encoder.", "decoder.", "data.num_outputs.", "data.delta_m_base.",

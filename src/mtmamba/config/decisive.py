@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from mtmamba.settings import ConfigError
+from mtmamba.config.settings import ConfigError
 
 UPDATES = ("data", "encoder", "decoder", "ablation", "loss", "optimizer", "balancing")
 """The groups that decide what training's updates are; a checkpoint's choices of them are restored."""
@@ -31,7 +31,7 @@ def check_resumed(mine: Mapping[str, Any], its: Mapping[str, Any]) -> None:
     """Refuse to go on with a run whose updates would be others, but for their number.
 
     Args:
-        mine: what this call's configuration says, from `mtmamba.compose.describe`.
+        mine: what this call's configuration says, from `mtmamba.config.compose.describe`.
         its: the same of the checkpoint.
 
     Raises:

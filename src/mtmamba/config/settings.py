@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
-from mtmamba.groups import check_entries, check_groups
+from mtmamba.config.groups import check_entries, check_groups
+from mtmamba.config.trainer_arguments import refusal
 from mtmamba.rules import (
     DEVICES,
     GROUP,
@@ -30,7 +31,6 @@ from mtmamba.rules import (
     shown,
     whole,
 )
-from mtmamba.trainer_arguments import refusal
 
 
 @contextmanager
