@@ -9,6 +9,8 @@ import torch.multiprocessing as mp
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+import mtmamba
+from mtmamba import build
 from mtmamba.models.decoders.astmt import ASTMTDecoder
 from mtmamba.models.recomputation import recomputed
 from mtmamba.training.batch_norm import SyncBatchNorm, SyncBatchNorms
@@ -70,6 +72,19 @@ def test_on_gpus_they_are_pytorchs_and_keep_timms_activations():
 def test_on_cpus_another_kind_is_refused():
     with pytest.raises(ValueError, match=r"got BatchNormAct2d at 0: use trainer\.devices=1, GPUs, or another"):
         SyncBatchNorms(on_gpu=False).apply(nn.Sequential(BatchNormAct2d(4)))
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("part", ["norms", "1"])
+def test_what_is_frozen_stays_in_evaluation_on_several_devices(part, on_gpu):
+    """With its first stage frozen, the stem's norm has no frozen module around it that would hold it there."""
+    choices = ["encoder=timm", "encoder.name=resnet18", "encoder.pretrained=false", "encoder.width=8"]
+    model = build.build_model(mtmamba.load_config([*choices, f"encoder.freeze={part}"]))
+    model = SyncBatchNorms(on_gpu).apply(model).train()
+    norms = [m for m in model.encoder.features.modules() if hasattr(m, "running_mean")]
+    frozen = [m for m in norms if not m.weight.requires_grad]
+    assert len(frozen) == (len(norms) if part == "norms" else 5)
+    assert [m.training for m in norms] == [m.weight.requires_grad for m in norms]
 
 
 def test_a_recomputed_one_takes_a_batch_in_once():

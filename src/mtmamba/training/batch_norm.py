@@ -6,6 +6,8 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
+from mtmamba.models.encoders.encoder import BATCH_NORMS
+
 
 class SyncBatchNorm(nn.BatchNorm2d):
     """What `torch.nn.SyncBatchNorm` is on GPUs, for CPUs, where that refuses to train.
@@ -38,6 +40,11 @@ class SyncBatchNorm(nn.BatchNorm2d):
             running.lerp_(value.to(running.dtype), self.momentum)
 
 
+def _is_frozen(norm: nn.Module) -> bool:
+    trained = [p.requires_grad for p in norm.parameters()]
+    return bool(trained) and not any(trained)
+
+
 class SyncBatchNorms(LayerSync):
     """Let Lightning exchange a network's batch norms for such when several processes train it.
 
@@ -49,17 +56,21 @@ class SyncBatchNorms(LayerSync):
         self.on_gpu = on_gpu
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Exchange every batch norm, keeping parameters, buffers and what timm's have beside them.
+        """Exchange every batch norm that is trained, keeping parameters, buffers and what timm's have beside them.
+
+        Frozen ones stay the modules that `mtmamba.models.multitask.MultiTaskModel` holds in evaluation mode.
 
         Raises:
             ValueError: on CPUs, a batch norm of another class than `torch.nn.BatchNorm2d`.
         """
-        if self.on_gpu:
-            return convert_sync_batchnorm(model)
-        for name, module in model.named_modules():
-            if type(module) is nn.BatchNorm2d:
+        for name, module in list(model.named_modules()):
+            if not isinstance(module, BATCH_NORMS) or isinstance(module, SyncBatchNorm) or _is_frozen(module):
+                continue
+            if self.on_gpu:
+                model.set_submodule(name, convert_sync_batchnorm(module))
+            elif type(module) is nn.BatchNorm2d:
                 module.__class__ = SyncBatchNorm
-            elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not isinstance(module, SyncBatchNorm):
+            else:
                 raise ValueError(
                     f"Expected torch.nn.BatchNorm2d in a network that several processes train on CPUs, got "
                     f"{type(module).__name__} at {name}: use trainer.devices=1, GPUs, or another encoder."
