@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from mtmamba.models.drop_path import DropPath
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 STRIDES = (4, 8, 16, 32)
 """Strides of an encoder's maps, finest first."""
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
