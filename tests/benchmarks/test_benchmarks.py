@@ -180,7 +180,7 @@ def test_ways_to_run_a_network_are_not_measured_twice():
         ("model", "only=swim", "Expected only to be found in the name of a case, got swim: the cases are train_tiny"),
         ("ops", "cpu.ops.precisions=[fp8]", "Expected precisions among float32, tf32, bf16, got"),
         ("model", "cpu.model.compile=[all]", "Expected model.compile among none, blocks, got"),
-        ("model", "cpu.model.checkpointing=[most]", "Expected model.checkpointing to be none, heads or blocks, got most"),
+        ("model", "cpu.model.checkpointing=[most]", "Expected model.checkpointing to be none, heads or blocks, got"),
         ("model", "cpu.model.networks=[huge]", "Expected model.networks among nyud, pascal, tiny, got"),
         ("model", "cpu.model.cuda_graph=[true]", "Expected a GPU for cuda_graph"),
         ("ops", "cpu.ops.cuda_graph=[true]", "Expected a GPU for cuda_graph"),
