@@ -57,6 +57,13 @@ def replays(graph_device, monkeypatch):
     return done
 
 
+def copied(known, key, make):
+    """Return a copy of what is made once for each key."""
+    if key not in known:
+        known[key] = make()
+    return copy.deepcopy(known[key])
+
+
 @pytest.fixture(scope="session", autouse=True)
 def parsed():
     """YAML that has been parsed is copied from then on: a composition parses some twenty files, most of them again."""
@@ -64,10 +71,7 @@ def parsed():
 
     def load(stream, Loader):
         text = stream if isinstance(stream, str) else stream.read()
-        key = (text, Loader.__name__)
-        if key not in known:
-            known[key] = original(text, Loader)
-        return copy.deepcopy(known[key])
+        return copied(known, (text, Loader.__name__), lambda: original(text, Loader))
 
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(yaml, "load", load)
@@ -82,10 +86,7 @@ def compositions():
     def composed(overrides=(), name="train", own_configs=None):
         if own_configs is not None or HydraConfig.initialized():
             return original(overrides, name, own_configs)
-        key = (name, *overrides)
-        if key not in known:
-            known[key] = original(overrides, name)
-        return copy.deepcopy(known[key])
+        return copied(known, (name, *overrides), lambda: original(overrides, name))
 
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(compose, "compose", composed)

@@ -28,4 +28,4 @@ def call(script: Path, *arguments: str, cwd: Path) -> tuple[int, str, str]:
             sys.stderr.flush()
             os._exit(status if isinstance(status, int) else 1)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    return status, *((cwd / name).read_text(encoding="utf-8") for name in ("stdout", "stderr"))  # type: ignore[return-value]
+    return status, (cwd / "stdout").read_text(encoding="utf-8"), (cwd / "stderr").read_text(encoding="utf-8")

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+WEB = ("http://", "https://")
+"""What an address begins with, where a path may stand as well."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 LONGEST = 255 - len(f".{'0' * 16}.partial.")
 """Bytes of a final name in a temporary one, at most: file systems take 255 in all."""

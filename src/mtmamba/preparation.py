@@ -15,10 +15,10 @@ from mtmamba.data.layouts import DESCRIPTION, DatasetError
 from mtmamba.data.preparation.archives import ArchiveError, lift, unpack
 from mtmamba.data.preparation.download import DownloadError, download
 from mtmamba.data.preparation.inspection import inspect
-from mtmamba.data.roots import WEB, check_source, require_source
+from mtmamba.data.roots import check_source, require_source
 from mtmamba.data.validation import validate
 from mtmamba.extensions import load_extensions
-from mtmamba.files import remove_partial, replacing, sha256, write_text
+from mtmamba.files import WEB, remove_partial, replacing, sha256, write_text
 from mtmamba.report.dataset import show_inspection, write_page
 from mtmamba.runs.folder import speak
 

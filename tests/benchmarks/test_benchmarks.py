@@ -177,6 +177,7 @@ def test_ways_to_run_a_network_are_not_measured_twice():
 @pytest.mark.parametrize(
     ("what", "override", "message"),
     [
+        ("ops", "what=[speed]", "Expected what to be all or some of scan, loader, predict, ops, blocks, model, got"),
         ("model", "only=swim", "Expected only to be found in the name of a case, got swim: the cases are train_tiny"),
         ("ops", "cpu.ops.precisions=[fp8]", "Expected precisions among float32, tf32, bf16, got"),
         ("model", "cpu.model.compile=[all]", "Expected model.compile among none, blocks, got"),

@@ -6,9 +6,8 @@ from omegaconf import DictConfig
 
 from mtmamba.data.datasets.record import DatasetRecord, all_datasets, get_dataset, read_lines
 from mtmamba.data.layouts import DESCRIPTION, DatasetError
-from mtmamba.files import what_is
+from mtmamba.files import WEB, what_is
 
-WEB = ("http://", "https://")
 MOST_NAMES = 10
 """Names of a folder's contents that are said at most, where it is no dataset's."""
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from mtmamba.files import what_is
-from mtmamba.inference.sources import WEB, SourceError
+from mtmamba.files import WEB, what_is
+from mtmamba.inference.sources import SourceError
 
 TURNED = range(2, 9)
 """EXIF's orientations of an image that is not stored the right way up."""

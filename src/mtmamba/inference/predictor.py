@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 from mtmamba.data.datasets import open_dataset
+from mtmamba.files import WEB
 from mtmamba.inference.images import Photo, pixel_count, read_photo
 from mtmamba.inference.network import Network
 from mtmamba.inference.plans import Plan, Size, check_size, plan
 from mtmamba.inference.result import Result
-from mtmamba.inference.sources import WEB, Item, SourceError, find_images, is_video
+from mtmamba.inference.sources import Item, SourceError, find_images, is_video
 from mtmamba.inference.video import frames
 from mtmamba.memory import give_back_memory
 from mtmamba.models.multitask import MultiTaskModel

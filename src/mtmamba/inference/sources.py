@@ -8,9 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from mtmamba.files import what_is
+from mtmamba.files import WEB, what_is
 
-WEB = ("http://", "https://")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 STREAMS = ("rtsp://", "rtmp://", "rtp://", "udp://", "tcp://", "/dev/video")
 

@@ -6,7 +6,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-from mtmamba.models.encoders.encoder import BATCH_NORMS
+from mtmamba.models.encoders.encoder import BATCH_NORMS, is_frozen
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
@@ -40,11 +40,6 @@ class SyncBatchNorm(nn.BatchNorm2d):
             running.lerp_(value.to(running.dtype), self.momentum)
 
 
-def _is_frozen(norm: nn.Module) -> bool:
-    trained = [p.requires_grad for p in norm.parameters()]
-    return bool(trained) and not any(trained)
-
-
 class SyncBatchNorms(LayerSync):
     """Let Lightning exchange a network's batch norms for such when several processes train it.
 
@@ -64,7 +59,7 @@ class SyncBatchNorms(LayerSync):
             ValueError: on CPUs, a batch norm of another class than `torch.nn.BatchNorm2d`.
         """
         for name, module in list(model.named_modules()):
-            if not isinstance(module, BATCH_NORMS) or isinstance(module, SyncBatchNorm) or _is_frozen(module):
+            if not isinstance(module, BATCH_NORMS) or isinstance(module, SyncBatchNorm) or is_frozen(module):
                 continue
             if self.on_gpu:
                 model.set_submodule(name, convert_sync_batchnorm(module))

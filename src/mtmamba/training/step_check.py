@@ -41,8 +41,9 @@ class StepCheck(Callback):
         )
         self._gradients = {name: _version(p) for name, p in pl_module.named_parameters()} if waits else None
 
-    def on_after_backward(self, trainer: Trainer, pl_module: MultiTaskModule) -> None:  # type: ignore[override]
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the losses, and parameters that the pass has left out, whose gradients the others wait for."""
+        assert isinstance(pl_module, MultiTaskModule)
         assert pl_module.watched is not None
         self._losses.append(pl_module.watched)
         if self._gradients is None:

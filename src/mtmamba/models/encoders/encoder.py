@@ -108,8 +108,13 @@ def freeze(encoder: nn.Module, part: int | str) -> tuple[nn.Module, ...]:
     for own in getattr(encoder, "copies", (encoder,)):
         for parameter in _first_parameters(own, part):
             parameter.requires_grad_(False)
-    still = (m for m in encoder.modules() if not any(p.requires_grad for p in m.parameters()))
-    return tuple(module for module in still if next(module.parameters(), None) is not None)
+    return tuple(module for module in encoder.modules() if is_frozen(module))
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Return whether a module has parameters, and none that is trained."""
+    trained = [p.requires_grad for p in module.parameters()]
+    return bool(trained) and not any(trained)
 
 
 def _first_parameters(encoder: nn.Module, part: int | str) -> list[nn.Parameter]:
