@@ -174,6 +174,13 @@ def test_a_wrong_call_is_answered_in_a_sentence_before_heavy_imports(arguments, 
     assert left.keys() == {"absent", "stderr", "stdout", "status"}  # no folder for runs
 
 
+def test_a_description_is_not_written_over_another(tmp_path):
+    (tmp_path / "dataset.yaml").write_text("name: mine\n")
+    done = call("prepare_data", "data=folder", "data.root=.", cwd=tmp_path)
+    assert "Error: Expected no dataset.yaml before a first one is written, got one: check=true checks it" in done.stderr
+    assert (done.returncode, (tmp_path / "dataset.yaml").read_text()) == (1, "name: mine\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -38,12 +38,17 @@ def check_source(cfg: DictConfig) -> None:
     """Refuse what no dataset can be made of: a ``source`` of archives, the ``data.root`` of a folder of one's own.
 
     Raises:
-        DatasetError: it is not there.
+        DatasetError: it is not there, or holds the dataset.yaml that is to be written.
     """
     if "description" in cfg.data:
         if cfg.data.root is None or not Path(cfg.data.root).expanduser().is_dir():
             raise DatasetError(
                 f"Expected data.root=FOLDER with your images and labels, got {cfg.data.root}: correct it."
+            )
+        path = Path(cfg.data.root).expanduser() / DESCRIPTION
+        if path.exists() and not cfg.check:
+            raise DatasetError(
+                f"Expected no {path} before a first one is written, got one: check=true checks it, or move it away."
             )
     elif isinstance(cfg.source, str):
         require_source(cfg.source)

@@ -50,13 +50,14 @@ class Finding(NamedTuple):
 
     Attributes:
         name: of what was looked at.
-        state: ``fail`` where the main job cannot run, ``warn`` where something cannot that many need.
+        state: ``fail`` where the main job cannot run, ``warn`` where something cannot that many need, ``none`` of
+            what is not there and need not be.
         text: what is there.
         remedy: what to do, where something is not well.
     """
 
     name: str
-    state: Literal["ok", "warn", "fail"]
+    state: Literal["ok", "none", "warn", "fail"]
     text: str
     remedy: str = ""
 
@@ -87,7 +88,7 @@ def accelerators() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         if driver is None:
             yield Finding(
-                "GPU", "ok", "none: everything runs on the CPU, training of the paper's model would take weeks"
+                "GPU", "none", "none: everything runs on the CPU, training of the paper's model would take weeks"
             )
         else:
             remedy = f"Install a PyTorch for CUDA that this driver ({driver}) knows: see pytorch.org."
@@ -131,7 +132,7 @@ def backends() -> Iterator[Finding]:
     for name in BACKENDS:
         where = [device for device in devices if reasons[device][name] is None]
         if not where:
-            yield Finding(f"scan {name}", "ok", f"not here: {reasons[devices[0]][name]}")
+            yield Finding(f"scan {name}", "none", f"not here: {reasons[devices[0]][name]}")
         for device in where:
             yield _tried(name, device)
     if not any(reason is None for by_name in reasons.values() for reason in by_name.values()):
@@ -183,7 +184,7 @@ def datasets() -> Iterator[Finding]:
         root = Path(os.environ.get(record.variable, f"data/{record.aliases[0] if record.aliases else record.name}"))
         if not root.is_dir():
             text = f"not in {root}; set {record.variable} or data.root where it is"
-            yield Finding(record.title, "ok", f"{text}, or begin with data=synthetic")
+            yield Finding(record.title, "none", f"{text}, or begin with data=synthetic")
             continue
         try:
             counts = {split: len(record.read_ids(root, split)) for split in SPLITS}
@@ -204,23 +205,26 @@ def weights() -> Iterator[Finding]:
     yield _finding("released models", ", ".join(models) or "none", "" if models else "git pull")
     cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "hub"
     cached = sorted(path.name.removeprefix("models--timm--") for path in cache.glob("models--timm--*"))
-    yield Finding(
-        "encoder weights", "ok", ", ".join(cached) or "none fetched yet: the first run of an encoder fetches its own"
-    )
+    nothing = "none fetched yet: the first run of an encoder fetches its own"
+    yield Finding("encoder weights", "ok" if cached else "none", ", ".join(cached) or nothing)
 
 
 def accounts() -> Iterator[Finding]:
     """Whether W&B would be online."""
-    logged_out = "not logged in: runs are kept offline; wandb login, then wandb sync, sends them"
-    yield Finding("W&B", "ok", "logged in" if has_key("https://api.wandb.ai") else logged_out)
+    if has_key("https://api.wandb.ai"):
+        yield Finding("W&B", "ok", "logged in")
+    else:
+        logged_out = "not logged in: runs are kept offline; wandb login, then wandb sync, sends them"
+        yield Finding("W&B", "none", logged_out)
 
 
 def extras() -> Iterator[Finding]:
     """The optional extras."""
     for extra, (packages, purpose) in EXTRAS.items():
-        here = all(version(package) for package in packages)
-        text = f"installed, for {purpose}" if here else f"for {purpose}: pip install 'mtmamba[{extra}]'"
-        yield Finding(f"[{extra}]", "ok", text)
+        if all(version(package) for package in packages):
+            yield Finding(f"[{extra}]", "ok", f"installed, for {purpose}")
+        else:
+            yield Finding(f"[{extra}]", "none", f"not installed, for {purpose}: pip install 'mtmamba[{extra}]'")
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from rich.markup import escape
 
 from mtmamba.doctor.checks import looks
 
-MARKS = {"ok": "[green]ok  [/green]", "warn": "[yellow]warn[/yellow]", "fail": "[red]FAIL[/red]"}
+MARKS = {"ok": "[green]ok  [/green]", "none": "-   ", "warn": "[yellow]warn[/yellow]", "fail": "[red]FAIL[/red]"}
 
 
 def examine(log_dir: str, cache_dir: str) -> bool:
@@ -30,5 +30,6 @@ def examine(log_dir: str, cache_dir: str) -> bool:
         if not counts["fail"]
         else "The main job cannot run: see FAIL above."
     )
-    console.print(f"{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failures. {well}")
+    total = "{ok} ok, {none} not there and not needed, {warn} warnings, {fail} failures".format_map(counts)
+    console.print(f"{total}. {well}")
     return not counts["fail"]

@@ -216,9 +216,5 @@ def _splits(root: Path, ids: Sequence[str]) -> str:
 def write_draft(root: Path) -> Path:
     """Write the dataset.yaml of a folder that has none, and return where it is."""
     path = root / DESCRIPTION
-    if path.exists():
-        raise DatasetError(
-            f"Expected no {path} before a first one is written, got one: check=true checks it, or move it away."
-        )
     write_text(path, draft(root))
     return path
