@@ -1,11 +1,18 @@
 """What the documents show works as it stands there."""
 
+import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import mtmamba
+from mtmamba.export.program import Deployed
 from mtmamba.models.skeleton import skeleton
 from mtmamba.shipped import config_dir
 from mtmamba.stats.flops import model_stats
@@ -18,6 +25,36 @@ def test_the_examples_of_the_evaluation_page_run():
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "evaluation.md").read_text(encoding="utf-8"), re.M | re.S)
     assert len(blocks) == 3
     exec("\n".join(blocks), {})
+
+
+def test_the_example_of_the_exporting_page_gives_what_predict_does(tmp_path, monkeypatch):
+    """Its runtime is PyTorch here, so that nothing is exported; its image has borders of odd widths."""
+    model = mtmamba.load_model("rooms_micro")
+    height, width = model.description["values"]["data"]["crop_size"]
+
+    class Session:
+        def __init__(self, path):
+            self.network = Deployed(model, normalise=True)
+
+        def get_outputs(self):
+            return [SimpleNamespace(name=task) for task in self.network(torch.zeros(1, 3, 32, 32))]
+
+        @torch.no_grad()
+        def run(self, _, inputs):
+            return [x.numpy() for x in self.network(torch.from_numpy(inputs["images"])).values()]
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=Session))
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (height - 45, width - 31, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("photo.jpg")
+    Path("net.onnx.json").write_text(json.dumps({"training_size": [height, width]}))
+    (block,) = re.findall(r"^```python\n(.*?)^```", (DOCS / "exporting.md").read_text(encoding="utf-8"), re.M | re.S)
+    found = {}
+    exec(block, found)
+    expected = mtmamba.Predictor(model, device="cpu")("photo.jpg")
+    assert (found["classes"] == expected["semseg"]).mean() > 0.999
+    for name, task in {"metres": "depth", "normals": "normals", "boundaries": "edge"}.items():
+        np.testing.assert_allclose(found[name], expected[task], atol=1e-4)
 
 
 @pytest.mark.slow

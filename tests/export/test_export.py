@@ -48,7 +48,9 @@ def model() -> MultiTaskModel:
 def onnx_file(model, tmp_path_factory) -> Path:
     """That network in ONNX, its normalisation included."""
     path = tmp_path_factory.mktemp("onnx") / "new folder" / "net.onnx"
-    export(model, path, format="onnx", size=(64, 96), normalise=True, classes=CLASSES, repeats=1)
+    export(
+        model, path, format="onnx", size=(64, 96), normalise=True, classes=CLASSES, training_size=(60, 90), repeats=1
+    )
     return path
 
 
@@ -90,6 +92,7 @@ def test_the_description_beside_the_file(onnx_file):
     assert sorted(path.name for path in onnx_file.parent.iterdir()) == ["net.onnx", "net.onnx.json"]
     record = json.loads(onnx_file.with_name("net.onnx.json").read_text(encoding="utf-8"))
     assert record["input"]["shape"] == ["batch", 3, "height", "width"]
+    assert record["training_size"] == [60, 90]
     assert record["outputs"]["semseg"] == {"values": "logits", "channels": 3, "classes": CLASSES["semseg"]}
     assert [check["shape"] for check in record["checks"]] == [[1, 3, 64, 96], [3, 3, 35, 53], [2, 3, 33, 23]]
     assert all(0 <= error <= 1e-4 for check in record["checks"] for error in check["errors"].values())
@@ -173,6 +176,7 @@ def test_classes_of_a_folder_of_ones_own_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr("mtmamba.export.checkpoint.export", lambda model, path, **settings: settings)
     settings = export_checkpoint(mtmamba.load_config([f"ckpt={tmp_path}/mine"], "export"))
     assert list(settings["classes"]["semseg"]) == ["wall", "floor", "chair"]
+    assert list(settings["training_size"]) == [32, 64]
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch, tmp_path):

@@ -38,5 +38,6 @@ def export_checkpoint(cfg: DictConfig) -> dict[str, Any]:
         normalise=cfg.normalise,
         opset=cfg.opset,
         classes=dataset_record(full).classes,
+        training_size=full.data.crop_size,
         repeats=cfg.repeats or 0,
     )

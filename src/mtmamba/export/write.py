@@ -34,6 +34,7 @@ def export(
     normalise: bool = False,
     opset: int | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
+    training_size: Sequence[int] | None = None,
     repeats: int = 0,
 ) -> dict[str, Any]:
     """Write a network, run the file on random images of three sizes, and describe it in ``OUTPUT.json``.
@@ -49,6 +50,7 @@ def export(
         normalise: let the file take RGB values of 0 to 255 and normalise them itself.
         opset: version of ONNX's operators.
         classes: names by task.
+        training_size: height and width of the training images, to which evaluation and prediction pad smaller ones.
         repeats: passes of one image of ``size`` whose CPU time is taken, beside PyTorch's.
 
     Returns:
@@ -68,6 +70,7 @@ def export(
         record = {
             "format": format,
             "input": {"name": INPUT, "dtype": "float32", **_description(size, dynamic, normalise)},
+            "training_size": list(training_size) if training_size else None,
             **_compare(network, run, _sizes(size) if dynamic else [(1, *size)], normalise),
         }
         for task, names in (classes or {}).items():
