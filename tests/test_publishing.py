@@ -152,9 +152,10 @@ def test_what_is_missing_is_said_before_anything_is_loaded(tmp_path, absent, mes
     assert done.stderr.count("\n") == 1
 
 
-def test_names_that_are_none(model):
-    with pytest.raises(PublishError, match="repo=owner/name, got model"):
-        publish(model, "model")
+@pytest.mark.parametrize("name", ["model", "me/..", "../model", "me/.model", "me/a/b"])
+def test_names_that_are_none(model, name):
+    with pytest.raises(PublishError, match=f"repo=owner/name, got {name}: "):
+        publish(model, name)
 
 
 def test_whoever_may_read_the_card_may_read_the_weights(model):

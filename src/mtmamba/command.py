@@ -23,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mtmamba.answers import is_answer, is_null_choice, tell
-from mtmamba.config.overrides import check_left_out, check_overrides
+from mtmamba.config.kinds import check_kinds
+from mtmamba.config.overrides import check_choices, check_left_out, check_overrides
 from mtmamba.config.settings import ConfigError, check_given, check_settings
 from mtmamba.files import full_disk, is_full_disk, remove_folder
 from mtmamba.jobs import (
@@ -129,6 +130,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
                 check_given(cfg)
                 check_overrides(told_apart(overrides_of("task")), cfg, HydraConfig.get().runtime.choices)
                 check_settings(cfg)
+                check_kinds(cfg, name)
                 check_launched(cfg)
                 check_place(cfg, folder)
                 if swept and "resume" in cfg:
@@ -171,6 +173,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
     with environment(DEBUG, asked if debug else "1"):  # Hydra hands its errors on
         try:
             check_left_out(sys.argv[1:])
+            check_choices(sys.argv[1:])
             main()
         except JobError:
             sys.exit(1)

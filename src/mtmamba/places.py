@@ -1,6 +1,7 @@
 """Where models lie, and whether what settings name is there; it is told without PyTorch."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ FOLDER = "checkpoints"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """What makes a folder of `mtmamba.save_pretrained`."""
 HUB = "hf://"
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""A model's name on the hub."""
 MODELS = ("ckpt", "init")
 """Settings that name a model."""
 
@@ -35,10 +38,24 @@ def check_places(cfg: DictConfig) -> None:
         require_backend(cfg.backend, sorted(path.stem for path in (PACKAGE / "scan/backends").glob("[a-z]*.py")))
     require_tasks(cfg)
     for name in filter(None, (cfg.get(key) for key in MODELS)):
-        if not name.startswith(HUB):
+        if name.startswith(HUB):
+            hub_name(name)
+        else:
             find_model(name)
     if cfg.get("resume") not in (None, "auto"):
         find_checkpoint(Path(cfg.resume), LAST)
+
+
+def hub_name(address: str) -> tuple[str, str | None]:
+    """Return a model's name on the hub, and its revision where the address has one.
+
+    Raises:
+        FileNotFoundError: the address has another form.
+    """
+    name, _, revision = address.removeprefix(HUB).partition("@")
+    if not REPOSITORY.fullmatch(name):
+        raise FileNotFoundError(f"Expected {HUB}owner/name or {HUB}owner/name@revision, got {address}: correct it.")
+    return name, revision or None
 
 
 def require_tasks(cfg: DictConfig) -> None:
@@ -79,8 +96,8 @@ def find_model(source: str | Path) -> Path:
         FileNotFoundError: there is none.
     """
     path = Path(source).expanduser()
-    if not path.exists() and (released_dir() / source / CONFIG).is_file():
-        path = released_dir() / source
+    if not path.exists() and path.parent == Path() and (released_dir() / path / CONFIG).is_file():
+        path = released_dir() / path
     if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
         return path
     return find_checkpoint(path)

@@ -1,10 +1,11 @@
 """Models to the hub."""
 
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from mtmamba.places import REPOSITORY
 
 
 class PublishError(RuntimeError):
@@ -38,7 +39,7 @@ def publish(
     Raises:
         PublishError: no such name, no token, no connection, or not allowed.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+    if not REPOSITORY.fullmatch(repo):
         raise PublishError(f"Expected repo=owner/name, got {repo}: correct it.")
     try:
         from huggingface_hub import HfApi, get_token

@@ -42,6 +42,31 @@ def or_null(rule: Rule) -> Rule:
     return Rule(f"{rule.words}, or null", lambda value: value is None or rule.holds(value), rule.example)
 
 
+def like(value: Any) -> Rule:
+    """Return the rule of values of one's own kind: switches, numbers, names, lists and groups of such.
+
+    >>> like([1]).holds([8, 2]), like([1]).holds(8), like([1]).holds([0])
+    (True, False, False)
+    """
+    if isinstance(value, dict):
+        own = {key: like(item) for key, item in value.items()}
+        return Rule(
+            f"a group of {', '.join(own)}",
+            lambda v: isinstance(v, dict) and v.keys() == own.keys() and all(own[key].holds(v[key]) for key in own),
+            "{KEY:VALUE}",
+        )
+    if isinstance(value, list):
+        one = like(value[0])
+        return Rule(
+            f"a list, each {one.words}",
+            lambda v: isinstance(v, list) and bool(v) and all(map(one.holds, v)),
+            shown(value),
+        )
+    if is_whole(value):
+        return whole(1, value)
+    return SWITCH if isinstance(value, bool) else TEXT._replace(example=str(value))
+
+
 def is_by_name(value: Any, holds: Callable[[Any], bool]) -> bool:
     """Return whether a value is a mapping from names to values that a test holds for."""
     return isinstance(value, dict) and all(isinstance(key, str) and holds(item) for key, item in value.items())

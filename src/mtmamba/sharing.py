@@ -1,7 +1,6 @@
 """Models to give away: a folder of weights, description and card, written, read back, found by name or on the hub."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from mtmamba.checkpoints import NETWORK, CheckpointError, flaw, network_weights,
 from mtmamba.data.datasets import all_datasets
 from mtmamba.files import replacing, write_json, write_text
 from mtmamba.models.multitask import MultiTaskModel
-from mtmamba.places import CONFIG, HUB, WEIGHTS, find_model
+from mtmamba.places import CONFIG, HUB, WEIGHTS, find_model, hub_name
 from mtmamba.tasks import get_task
 
 CARD = "README.md"
@@ -71,13 +70,11 @@ def _fetched(address: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    name, _, revision = address.removeprefix(HUB).partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise FileNotFoundError(f"Expected {HUB}owner/name or {HUB}owner/name@revision, got {address}: correct it.")
+    name, revision = hub_name(address)
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[WEIGHTS, CONFIG]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].removeprefix("Got: ")
         raise FileNotFoundError(f"Expected a model at {address}, got {reason}: check name and connection.") from error
 
 

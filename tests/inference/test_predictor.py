@@ -514,6 +514,8 @@ def test_damaged_models(checkpoint, tmp_path):
         restore.load_model("hf://nonsense")
     with pytest.raises(FileNotFoundError, match="got no_such_model"):
         restore.load_model("no_such_model")
+    with pytest.raises(FileNotFoundError, match=r"got elsewhere/\.\./nyud_lite, no such file"):
+        restore.load_model("elsewhere/../nyud_lite")  # not ours, whose name it ends in
 
 
 def test_a_batch_that_is_finished_together_is_as_image_by_image(monkeypatch, predictor):

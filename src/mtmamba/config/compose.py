@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import mtmamba
 from mtmamba.config.checks import ConfigError, check_config
 from mtmamba.config.decisive import UPDATES
-from mtmamba.config.overrides import check_left_out, check_overrides
+from mtmamba.config.overrides import check_choices, check_left_out, check_overrides
 from mtmamba.config.settings import check_settings
 from mtmamba.data.datasets import DatasetRecord, folder, get_dataset, open_dataset
 from mtmamba.extensions import load_extensions
@@ -41,6 +41,7 @@ def load_config(
 def compose(overrides: Sequence[str] = (), name: str = "train", own_configs: str | Path | None = None) -> DictConfig:
     """Compose a configuration and record its choices, as `load_config`, without a check of it."""
     check_left_out(overrides)
+    check_choices(overrides)
     running = GlobalHydra.instance().hydra  # a script's, which would refuse a second composition
     GlobalHydra.instance().clear()
     try:

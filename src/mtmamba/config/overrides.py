@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mtmamba.config.groups import ENTRIES, is_referred_to
 from mtmamba.config.settings import ConfigError
+from mtmamba.shipped import config_dir
 
 OPEN = (
     "callbacks.", "logger.", "optimizer.", "loss.", "encoder.", "decoder.", "data.num_outputs.", "data.delta_m_base.",
@@ -31,6 +32,21 @@ def check_left_out(overrides: Sequence[str]) -> None:
                 f"Expected {found[1]} to have a value, got {override}, which takes it out: leave it as it is, or write "
                 f"{found[1]}=VALUE."
             )
+
+
+def check_choices(overrides: Sequence[str]) -> None:
+    """Refuse a list of choices, ``GROUP=[A,B]``, but of callbacks and loggers, which may be of several files.
+
+    Raises:
+        ConfigError: the message names the group.
+    """
+    for override in overrides:
+        found = re.match(r"\+?(\w[\w/]*)=\[(.*)", override)
+        if not found or not (config_dir() / found[1]).is_dir():
+            continue
+        named = re.fullmatch(r"(\s*(?!null|true|false|nan|inf)[a-zA-Z_][\w./-]*\s*[,\]])+", found[2], re.IGNORECASE)
+        if found[1] not in ENTRIES or not named:
+            raise ConfigError(f"Expected the name of a file as the choice of {found[1]}, got {override}: choose one.")
 
 
 def check_overrides(overrides: Sequence[str], cfg: DictConfig, groups: Collection[str]) -> None:

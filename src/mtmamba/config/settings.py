@@ -83,7 +83,10 @@ RULES: Mapping[str, Rule] = {
     "extensions": or_null(
         Rule("Python files", lambda v: TEXT.holds(v) or (isinstance(v, list) and all(map(TEXT.holds, v))), "[FILE.py]")
     ),
-    "seed": Rule("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32, "0"),
+    **dict.fromkeys(
+        ("seed", "data.seed"),
+        Rule("a whole number from 0 to 4294967295", lambda v: is_whole(v) and 0 <= v < 2**32, "0"),
+    ),
     "tasks": TASKS,
     "compile": SWITCH,
     "baseline": SWITCH,
@@ -91,7 +94,7 @@ RULES: Mapping[str, Rule] = {
     "retries": whole(0, 1),
     "ema_decay": or_null(Rule("a number above 0 and below 1", lambda v: is_number(v) and 0 < v < 1, "0.999")),
     "log_dir": PLACE._replace(example="logs"),
-    "cache_dir": PLACE._replace(example="CACHE"),
+    **dict.fromkeys(("cache_dir", "data.cache_dir"), PLACE._replace(example="CACHE")),
     "data.crop_size": SIZE,
     "data.batch_size": whole(1, 8),
     "data.device_batch_size": or_null(whole(1, 4)),
@@ -133,6 +136,8 @@ RULES: Mapping[str, Rule] = {
     "trainer.log_every_n_steps": whole(1, 50),
     "trainer.num_sanity_val_steps": whole(0, 0),
     "logger.keep_checkpoint": SWITCH,
+    **dict.fromkeys(("logger.project", "entity"), or_null(TEXT)),
+    "project": TEXT,
     "callbacks.checkpoint_every": whole(1, 500),
     "callbacks.progress_refresh": whole(0, 10),
     "boundary_workers": or_null(whole(1, 2)),
@@ -148,7 +153,7 @@ RULES: Mapping[str, Rule] = {
     "pred": PLACE,
     "ckpt": TEXT._replace(words="a run's folder, a checkpoint or the name of a model", example="./RUN"),
     **dict.fromkeys(("ids", "boundary_ids"), or_null(TEXT._replace(words="a file of ids", example="./FILE"))),
-    **dict.fromkeys(("save_dir", "output"), or_null(PLACE)),
+    **dict.fromkeys(("save_dir", "output", "export"), or_null(PLACE)),
     "split": Rule("train or val", lambda value: value in ("train", "val"), "val"),
     "save_predictions": SWITCH,
     "source": Rule(
@@ -166,6 +171,8 @@ RULES: Mapping[str, Rule] = {
     "check": SWITCH,
     "private": SWITCH,
     "half": SWITCH,
+    "repo": TEXT._replace(words="owner/name", example="OWNER/NAME"),
+    "notes": Rule("a paragraph", lambda v: isinstance(v, str), "TEXT"),
     "tta.flip": SWITCH,
     "tta.scales": SCALES,
     "image_size": SIZE,
@@ -202,12 +209,29 @@ RULES: Mapping[str, Rule] = {
         lambda v: v == "all" or v in PARTS or (isinstance(v, list) and all(part in PARTS for part in v)),
         "all",
     ),
+    "only": or_null(TEXT._replace(words="a regular expression", example="NAME")),
+    "predict.model": or_null(TEXT._replace(words="a run's folder, a checkpoint or the name of a model")),
+    "predict.size": SIZE,
+    "protocol.name": TEXT,
+    **dict.fromkeys(
+        ("protocol.train", "protocol.eval"),
+        Rule("a list of KEY=VALUE", lambda v: isinstance(v, list) and all(map(TEXT.holds, v)), "[KEY=VALUE]"),
+    ),
+    "protocol.rows": Rule("KEY=VALUE by row", lambda v: is_by_name(v, TEXT.holds), "{ROW:KEY=VALUE}"),
+    "derived": Rule(
+        "lists of tasks by dataset",
+        lambda v: is_by_name(v, lambda tasks: isinstance(tasks, list) and all(map(TEXT.holds, tasks))),
+        "{DATASET:[TASK]}",
+    ),
     "minutes": or_null(POSITIVE._replace(example="30")),
 }
 """What each setting may be, by dotted key. Settings of one's own modules are theirs to check."""
 
-NEVER_NULL = {"save", "batch_size", "host"}
-"""Settings that no checkpoint has, so that null cannot mean its own."""
+STATED_LATER = {
+    "tasks", "data.tasks", "data.crop_size", "data.num_outputs", "data.delta_m_base", "data.val_batch_size",
+    "data.check",
+}  # fmt: skip
+"""Settings that a checkpoint has, or the description of a folder: null means its own."""
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -226,6 +250,7 @@ def check_settings(cfg: DictConfig) -> None:
         cfg.tasks = cfg.tasks.split(",")
     from_checkpoint = "ckpt" in list(cfg)  # also while it has no value
     stated_later = from_checkpoint or OmegaConf.select(cfg, "data.description", default="") is None
+    later = STATED_LATER | ({"size", "repeats"} if "format" in cfg else set())  # of a file that is exported
     check_groups(cfg, from_checkpoint)
     check_entries(cfg, RULES)
     for key, rule in RULES.items():
@@ -237,7 +262,7 @@ def check_settings(cfg: DictConfig) -> None:
         except InterpolationKeyError:  # it follows from a setting that this script has not, nor needs
             continue
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        if value is None and key not in NEVER_NULL and (stated_later or (key == "tasks" and "pred" in list(cfg))):
+        if value is None and key in later and (stated_later or (key == "tasks" and "pred" in list(cfg))):
             continue
         if not rule.holds(value):
             raise ConfigError(f"Expected {key} to be {rule.words}, got {shown(value)}: write {key}={rule.example}.")
