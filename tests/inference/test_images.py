@@ -84,6 +84,14 @@ def test_float_tiff_in_0_to_1(tmp_path):
     assert np.array_equal(photo.pixels[..., 0], GREY)
 
 
+def test_what_is_no_number_in_a_float_tiff_is_black_and_alters_nothing_else(tmp_path):
+    values = GREY.astype(np.float32) / 255
+    values[0, :3] = np.nan, np.inf, -np.inf
+    photo = read_photo(saved(tmp_path, Image.fromarray(values), "f.tif"))
+    assert (photo.pixels[0, :3] == 0).all()
+    assert np.array_equal(photo.pixels[1:, :, 0], GREY[1:])
+
+
 def test_alpha_lies_over_white(tmp_path):
     alpha = np.random.default_rng(1).integers(0, 256, GREY.shape, np.uint8)
     photo = read_photo(saved(tmp_path, Image.fromarray(np.dstack((RGB, alpha))), "a.png"))
@@ -183,6 +191,19 @@ def test_names_of_results(tmp_path):
     assert [item.name for item in find_images(str(tmp_path / "*/room.png"))] == ["a/room", "b/room"]
     twice = find_images([tmp_path / "a/room.png", tmp_path / "b/room.png"])
     assert [item.name for item in twice] == ["room_png", "room_png_2"]
+
+
+def test_names_are_cut_to_what_a_file_can_be_called(tmp_path):
+    """One that was too long once its suffix told it from another had ended the call, the others' results written."""
+    for folder, suffix in (("a", "jpg"), ("b", "png"), ("c", "png")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{'é' * 125}.{suffix}").write_bytes(b"x")
+    (tmp_path / "a" / f"{'é' * 125}.png").write_bytes(b"x")
+    names = [item.name for item in find_images([tmp_path / "a", *tmp_path.glob("[bc]/*"), f"http://host/{'u' * 300}"])]
+    assert len(set(names)) == 5
+    for number, name in enumerate(names):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / f"{name}.png").touch()
 
 
 def test_images_that_are_no_files_are_listed_and_said(tmp_path):

@@ -120,8 +120,10 @@ def _of_pil(image: Image.Image, source: str) -> Photo:
 
 
 def _of_deep(image: Image.Image) -> NDArray[np.uint8]:
-    """Return a grey image of 16 or 32 bits as RGB: whole numbers as 16 bits, others as 0..1."""
+    """Return a grey image of 16 or 32 bits as RGB: whole numbers as 16 bits, others as 0..1; what is no number is 0."""
     values = np.asarray(image)
+    if image.mode == "F":
+        values = np.where(np.isfinite(values), values, np.float32(0))
     factor = 255 if image.mode == "F" and values.max(initial=0) <= 1 else 1 / 257
     grey = np.empty(values.shape, np.uint8)
     for row, own in zip(grey, values, strict=True):  # large images need no large temporaries

@@ -1,6 +1,7 @@
 """What is to be predicted: files, folders and patterns as a list of images with names; videos and cameras apart."""
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from mtmamba.files import WEB, what_is
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 STREAMS = ("rtsp://", "rtmp://", "rtp://", "udp://", "tcp://", "/dev/video")
+LONGEST_STEM = 255 - len(".png")
+"""Bytes of a name without its suffix, at most: file systems take 255 in all."""
 
 
 class SourceError(ValueError):
@@ -125,17 +128,26 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _distinct(items: Sequence[Item]) -> list[Item]:
-    """Tell equal names apart: first by the file's suffix, then by a number."""
+    """Tell equal names apart: first by the file's suffix, then by a number; cut off what no file's name could hold."""
     times = Counter(item.name for item in items)
     named = [
-        Item(i.source, i.name + Path(i.source).suffix.replace(".", "_") if times[i.name] > 1 else i.name) for i in items
+        Item(i.source, _fitting(i.name, Path(i.source).suffix.replace(".", "_") if times[i.name] > 1 else ""))
+        for i in items
     ]
     taken: set[str] = set()
     result = []
     for item in named:
         name, number = item.name, 2
         while name in taken:
-            name, number = f"{item.name}_{number}", number + 1
+            name, number = _fitting(item.name, f"_{number}"), number + 1
         taken.add(name)
         result.append(Item(item.source, name))
     return result
+
+
+def _fitting(name: str, end: str) -> str:
+    """Return a name with an end, its last part cut so that a file can be called so."""
+    folder, slash, last = name.rpartition("/")
+    while len(os.fsencode(last + end)) > LONGEST_STEM:
+        last = last[:-1]
+    return f"{folder}{slash}{last}{end}"
