@@ -1,9 +1,12 @@
 """A protocol's rows, trained and evaluated by scripts that do in no time what the real ones do in minutes."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 
 import pytest
@@ -108,7 +111,7 @@ def test_rows_keep_to_the_devices_that_are_visible(cfg, visible, expected, monke
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     given = []
-    monkeypatch.setattr(protocol, "_trained", lambda row, root, workers, device, deadline: given.append(device))
+    monkeypatch.setattr(protocol, "_trained", lambda row, root, workers, device, over: given.append(device))
     with pytest.raises(RuntimeError, match="failures"):
         protocol.work(cfg)
     assert set(given) <= expected
@@ -162,6 +165,37 @@ def test_a_row_that_fails_is_named_and_the_others_are_run(cfg, tmp_path):
     with pytest.raises(RuntimeError, match=r"got failures in broken, seed 0: see"):
         protocol.work(cfg)
     assert [path.name for path in (tmp_path / "results/p/seed0").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_leaves_a_checkpoint_and_begins_no_other_row(cfg, tmp_path, stop):
+    """Rows had gone on, one after the other, in threads that the exit waited for."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    cfg.rows, cfg.seeds = ["slow", "a"], [0]
+    run = tmp_path / "logs/evidence/p/seed0/slow"
+
+    def wait_and_stop():
+        while not (run / "calls.txt").is_file():
+            time.sleep(0.01)
+        time.sleep(0.2)  # until it listens for signals
+        os.kill(os.getpid(), stop)
+
+    threading.Thread(target=wait_and_stop).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            protocol.work(cfg)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert (run / "checkpoints/last.ckpt").read_text() == "half"
+    assert not (run.parent / "a").exists()
+
+
+def test_what_nobody_expects_of_a_row_is_no_success(cfg, monkeypatch):
+    """It had been printed by its thread, and the exit status was 0."""
+    monkeypatch.setattr(protocol, "_trained", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        protocol.work(cfg)
 
 
 @pytest.mark.parametrize(

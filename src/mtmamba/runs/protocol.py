@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +34,8 @@ RESULT = ("metrics.json", "resamples.csv", "training.csv")
 """Files that a finished row leaves."""
 GRACE = 60
 """Seconds in which a training that is to stop writes its checkpoint."""
+POLL = 0.2
+"""Seconds between two looks at a running script."""
 
 
 @dataclass(frozen=True)
@@ -120,34 +121,41 @@ def _run(cfg: DictConfig) -> None:
             expected = ", ".join(RESULT)
             raise ConfigError(f"Expected nothing but {expected} in {row.result}, got {strange[0]}: move it away.")
     devices = _devices(cfg.devices)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a closed terminal is a Ctrl-C; under nohup it is nothing
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     _speak()
     log.info("%d rows to run: %s", len(rows), "; ".join(row.title for row in rows) or "none")
     waiting: SimpleQueue[Row] = SimpleQueue()
     for row in rows:
         waiting.put(row)
-    deadline = None if cfg.minutes is None else time.monotonic() + 60 * float(cfg.minutes)
+    over = threading.Event()
+    if cfg.minutes is not None:
+        timer = threading.Timer(60 * float(cfg.minutes), over.set)
+        timer.daemon = True
+        timer.start()
     failed: list[str] = []
 
     def serve(device: str | None) -> None:
         """Train row after row on one device; evaluations run beside the next training."""
         with ThreadPoolExecutor(1) as evaluations:
-            while True:
+            while not over.is_set():
                 try:
                     row = waiting.get_nowait()
                 except Empty:
                     return
-                if not _trained(row, root, cfg.num_workers, device, deadline):
-                    if deadline is not None and time.monotonic() >= deadline:
-                        return
-                    failed.append(row.title)
+                if not _trained(row, root, cfg.num_workers, device, over):
+                    if not over.is_set():
+                        failed.append(row.title)
                     continue
-                evaluations.submit(_evaluated, row, cfg.protocol.eval, root, device, deadline, failed)
+                evaluations.submit(_evaluated, row, cfg.protocol.eval, root, device, over, failed)
 
-    threads = [threading.Thread(target=serve, args=(device,)) for device in devices]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(devices)) as pool:
+        try:
+            for served in [pool.submit(serve, device) for device in devices]:
+                served.result()
+        except BaseException:  # such as Ctrl-C: rows at hand leave a checkpoint, and none begins
+            over.set()
+            raise
     if failed:
         raise RuntimeError(f"Expected every row to finish, got failures in {'; '.join(failed)}: see their run.log.")
 
@@ -162,14 +170,14 @@ def _devices(devices: str | int) -> Sequence[str | None]:
     return gpus[:devices] if gpus else [None] * devices
 
 
-def _trained(row: Row, root: Path, workers: int, device: str | None, deadline: float | None) -> bool:
+def _trained(row: Row, root: Path, workers: int, device: str | None, over: threading.Event) -> bool:
     """Train a row to its end, from its last checkpoint where there is one; return whether it is there."""
     if (row.folder / "metrics.json").is_file():
         return True
     resumed = [f"resume={_quoted(row.checkpoint)}"] if row.checkpoint.is_file() else []
     settings = [*row.overrides, *resumed, f"data.root={_quoted(root)}", f"data.num_workers={workers}"]
     log.info("%s: training%s in %s", row.title, " goes on" if resumed else "", row.folder)
-    _call("train", [*settings, f"hydra.run.dir={_quoted(row.folder)}"], row.folder, device, deadline)
+    _call("train", [*settings, f"hydra.run.dir={_quoted(row.folder)}"], row.folder, device, over)
     return (row.folder / "metrics.json").is_file()
 
 
@@ -178,15 +186,15 @@ def _evaluated(
     settings: Sequence[str],
     root: Path,
     device: str | None,
-    deadline: float | None,
+    over: threading.Event,
     failed: list[str],
 ) -> None:
     """Evaluate a row's last weights and keep its results."""
     folder = row.folder / "eval"
     arguments = [f"ckpt={_quoted(row.checkpoint)}", f"data.root={_quoted(root)}", *settings]
-    _call("eval", [*arguments, f"hydra.run.dir={_quoted(folder)}"], folder, device, deadline)
+    _call("eval", [*arguments, f"hydra.run.dir={_quoted(folder)}"], folder, device, over)
     if not (folder / "metrics.json").is_file():
-        if deadline is None or time.monotonic() < deadline:
+        if not over.is_set():
             failed.append(row.title)
         return
     try:
@@ -215,17 +223,22 @@ def keep(row: Row) -> None:
         shutil.copyfile(row.folder / "metrics.csv", partial / RESULT[2])
 
 
-def _call(script: str, arguments: Sequence[str], folder: Path, device: str | None, deadline: float | None) -> None:
-    """Run a script, its output into ``FOLDER.log``; at the deadline it is asked to stop, as by Ctrl-C."""
+def _call(script: str, arguments: Sequence[str], folder: Path, device: str | None, over: threading.Event) -> None:
+    """Run a script, its output into ``FOLDER.log``; once it is ``over`` it is asked to stop, as by Ctrl-C.
+
+    A terminal's Ctrl-C does not reach it by itself: asked twice it would leave no checkpoint.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     environment: Mapping[str, Any] = os.environ | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
     with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as output:
         command = [sys.executable, str(SCRIPTS / f"{script}.py"), *arguments]
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        try:
-            process.wait(None if deadline is None else max(deadline - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        while process.poll() is None and not over.wait(POLL):
+            pass
+        if process.poll() is None:
+            process.terminate()
             try:
                 process.wait(GRACE)
             except subprocess.TimeoutExpired:
