@@ -290,11 +290,15 @@ def small(root: Path, **changes: object) -> Path:
     return generate(root, **({"layout": "nyud", "train": 1, "val": 1, "size": (32, 32), "workers": 1} | changes))  # type: ignore[arg-type]
 
 
-def test_same_arguments_return_at_once_and_others_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_arguments_return_at_once_and_others_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     root = small(tmp_path / "data")
     assert json.loads((root / "synthetic.json").read_text())["size"] == [32, 32]
     monkeypatch.setattr(build, "render", lambda *_, **__: pytest.fail("made again"))
     assert small(root) == root
+    assert [message.split(":")[0] for message in caplog.messages] == ["Making 2 scenes, once, which may take minutes"]
     with pytest.raises(FileExistsError, match="delete it, or choose another folder"):
         small(root, seed=1)
     (root / "synthetic.json").unlink()

@@ -277,9 +277,12 @@ def test_batches_of_nothing_are_refused(predictor, size):
         predictor([photo((20, 30))], batch_size=size)
 
 
-def test_tiny_images_fill_no_endless_batch(monkeypatch, predictor):
+@pytest.mark.parametrize(
+    ("limit", "value"), [("PIXELS_AHEAD", 4 * 3 * 64 * 96), ("PIXELS_AT_ONCE", {"cpu": 3 * 64 * 96, "cuda": 1})]
+)
+def test_tiny_images_fill_no_endless_batch(monkeypatch, predictor, limit, value):
     """Each takes the network a whole grid, 64x96 here, however small it is."""
-    monkeypatch.setattr(predictors, "PIXELS_AHEAD", 4 * 3 * 64 * 96)
+    monkeypatch.setattr(predictors, limit, value)
     batches, predict_batch = [], predictor.network.predict
 
     def counted(images, plans):

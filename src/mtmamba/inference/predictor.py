@@ -34,6 +34,10 @@ PIXELS_AHEAD = 64_000_000
 """How many pixels of images are decoded ahead, or wait to be written, at most; a larger image waits until it is alone.
 A batch holds a quarter of it."""
 
+PIXELS_AT_ONCE = {"cpu": 2**16}
+"""After how many pixels a batch is full, by device, where that is sooner. Of `nyud_lite` on a CPU one of 448x576 takes
+1.9 s alone, 2.9 s where four go at once: maps beyond 32 MB glibc takes from the system anew each time."""
+
 GIVEN_BACK_EVERY = 8
 """After how many images freed memory is given back, on a CPU: a tenth of a second, and as much to take it anew."""
 
@@ -127,7 +131,7 @@ class Predictor:
         Args:
             source: one image: a path, an address, a PIL image, a uint8 array ``(H, W, 3)`` RGB, a tensor
                 ``(3, H, W)``; or many: a folder, a pattern, a list of images, a video, a camera's number, a stream.
-            batch_size: images at once.
+            batch_size: images at once, at most: see `PIXELS_AT_ONCE`.
             stream: give results out one by one as they are ready; those of videos, cameras and streams always are.
 
         Returns:
@@ -191,6 +195,7 @@ class Predictor:
         self, photos: Iterable[tuple[Item, Photo | SourceError]], batch_size: int
     ) -> Iterator[Result | Failure]:
         """Predict runs of images that go to the network on one grid together; the order stays."""
+        full = min(PIXELS_AHEAD // 4, PIXELS_AT_ONCE.get(self.network.device.type, PIXELS_AHEAD))
         waiting: list[tuple[Item, Photo, Plan]] = []
         for number, (item, photo) in enumerate(photos):
             if number % GIVEN_BACK_EVERY == 0 and self.network.device.type == "cpu":
@@ -206,7 +211,7 @@ class Predictor:
                 waiting = []
             waiting.append((item, photo, one))
             pixels = sum(max(p.pixels[..., 0].size, one.grid[0] * one.grid[1]) for _, p, _ in waiting)
-            if len(waiting) == batch_size or pixels > PIXELS_AHEAD // 4:
+            if len(waiting) == batch_size or pixels > full:
                 yield from self._predicted(waiting)
                 waiting = []
         yield from self._predicted(waiting)

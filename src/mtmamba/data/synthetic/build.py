@@ -1,6 +1,7 @@
 """A whole dataset of synthetic scenes, made by several processes and put in place in one step."""
 
 import json
+import logging
 import multiprocessing
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,6 +16,8 @@ from mtmamba.data.synthetic.render import SPLITS, Layout, Split, render
 from mtmamba.data.synthetic.write import write_cityscapes, write_nyud, write_pascal
 from mtmamba.files import remove_partial, replacing
 from mtmamba.workers import usable_cores
+
+_log = logging.getLogger(__name__)
 
 GENERATOR = 1
 """Version of the pictures; raised whenever the same arguments give other files."""
@@ -82,6 +85,7 @@ def generate(
     }
     if _is_made(root, record):
         return root
+    _log.info("Making %d scenes, once, which may take minutes: %s", train + val, root)
     remove_partial(root.parent, root.name)
     try:
         with replacing(root, folder=True) as scratch:
