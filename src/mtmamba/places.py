@@ -24,14 +24,14 @@ MODELS = ("ckpt", "init")
 
 
 def check_places(cfg: DictConfig) -> None:
-    """Refuse extensions, models and a run to resume that are not there, before anything is read of them.
+    """Refuse extensions, models, weights and a run to resume that are not there, before anything is read of them.
 
     Args:
         cfg: any script's configuration. What lies on the hub is not looked for.
 
     Raises:
         ConfigError: a file of ``extensions`` is none, or there is no such backend of the scan, or no such task.
-        FileNotFoundError: there is no such model or run.
+        FileNotFoundError: there is no such model, file of weights or run.
     """
     own = list(find_extensions(cfg.get("extensions") or ()))
     if "backend" in cfg and not own:  # which may bring others
@@ -42,6 +42,9 @@ def check_places(cfg: DictConfig) -> None:
             hub_name(name)
         else:
             find_model(name)
+    weights = OmegaConf.select(cfg, "encoder.weights")
+    if weights and cfg.get("init") is None and not (path := Path(weights).expanduser()).is_file():
+        raise FileNotFoundError(f"Expected a file of weights at {path}, got {what_is(path)}: correct encoder.weights.")
     if cfg.get("resume") not in (None, "auto"):
         find_checkpoint(Path(cfg.resume), LAST)
 

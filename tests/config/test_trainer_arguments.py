@@ -2,18 +2,22 @@
 
 import inspect
 from pathlib import Path
+from typing import get_args
 
 import lightning
 import pytest
 import torch
+from lightning.fabric.connector import _PRECISION_INPUT_STR, _PRECISION_INPUT_STR_ALIAS
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.profilers import SimpleProfiler
+from lightning.pytorch.strategies import StrategyRegistry
 
 import mtmamba
 from mtmamba.build import build_trainer
 from mtmamba.config.checks import settle_auto
-from mtmamba.config.settings import ConfigError
-from mtmamba.config.trainer_arguments import ARGUMENTS, refusal, table
+from mtmamba.config.settings import ConfigError, check_settings
+from mtmamba.config.trainer_arguments import ARGUMENTS, CHOICES, refusal, table
 
 PAGE = Path(__file__).parents[2] / "docs/training.md"
 SIGNATURE = inspect.signature(lightning.Trainer).parameters
@@ -50,6 +54,26 @@ def test_what_needs_steps_is_refused_in_an_evaluation():
 def test_an_unknown_argument_is_refused():
     with pytest.raises(ConfigError, match=r"got trainer\.max_stepz: see docs/training\.md"):
         mtmamba.load_config(["+trainer.max_stepz=1"])
+
+
+def test_the_names_that_lightning_takes_are_known_and_no_others():
+    known = {
+        "accelerator": [*AcceleratorRegistry.available_accelerators(), "gpu"],
+        "strategy": StrategyRegistry.available_strategies(),
+        "precision": {*map(str, get_args(_PRECISION_INPUT_STR)), *get_args(_PRECISION_INPUT_STR_ALIAS)},
+    }
+    assert {name: set(choices) for name, choices in CHOICES.items()} == {
+        name: {"auto", *names} for name, names in known.items()
+    }
+
+
+def test_an_extension_may_bring_a_strategy_of_its_own():
+    cfg = mtmamba.load_config()
+    cfg.trainer.strategy = "mine"
+    with pytest.raises(ConfigError, match=r"trainer\.strategy to be one of auto, ddp, .* got mine"):
+        check_settings(cfg)
+    cfg.extensions = ["mine.py"]
+    check_settings(cfg)
 
 
 def test_what_works_reaches_lightnings_trainer():

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from mtmamba.config.groups import check_entries, check_groups
-from mtmamba.config.trainer_arguments import refusal
+from mtmamba.config.trainer_arguments import refusal, unknown_choice
 from mtmamba.rules import (
     DEVICES,
     GROUP,
@@ -92,6 +92,11 @@ RULES: Mapping[str, Rule] = {
     "baseline": SWITCH,
     "pictures": whole(0, 4),
     "retries": whole(0, 1),
+    "monitor": Rule(
+        "auto, val/loss, val/delta_m, or val/TASK/SCORE",
+        lambda v: re.fullmatch("auto|val/(loss|delta_m|[^/]+/[^/]+)", str(v)) is not None,
+        "auto",
+    ),
     "ema_decay": or_null(Rule("a number above 0 and below 1", lambda v: is_number(v) and 0 < v < 1, "0.999")),
     "log_dir": PLACE._replace(example="logs"),
     **dict.fromkeys(("cache_dir", "data.cache_dir"), PLACE._replace(example="CACHE")),
@@ -115,6 +120,13 @@ RULES: Mapping[str, Rule] = {
         "random:0.5",
     ),
     "data.check": Rule("samples or all", lambda v: v in ("samples", "all"), "all"),
+    "encoder.freeze": or_null(
+        Rule(
+            "all, norms or a whole number of at least 1",
+            lambda v: v in ("all", "norms") or (is_whole(v) and v >= 1),
+            "norms",
+        )
+    ),
     "encoder.lr_scale": NOT_NEGATIVE._replace(example="0.1"),
     "encoder.layer_decay": Rule("a number above 0 and up to 1", lambda v: is_number(v) and 0 < v <= 1, "0.75"),
     "encoder.lora": or_null(GROUP._replace(example="{rank:8}")),
@@ -268,7 +280,10 @@ def check_settings(cfg: DictConfig) -> None:
             raise ConfigError(f"Expected {key} to be {rule.words}, got {shown(value)}: write {key}={rule.example}.")
     if isinstance(cfg.get("trainer"), DictConfig):
         for name, value in cfg.trainer.items():
-            if reason := refusal(str(name), value, evaluation=from_checkpoint):
+            reason = refusal(str(name), value, evaluation=from_checkpoint)
+            if reason is None and not cfg.get("extensions"):  # which may bring others
+                reason = unknown_choice(str(name), value)
+            if reason:
                 raise ConfigError(reason)
 
 

@@ -65,6 +65,29 @@ ARGUMENTS: Mapping[str, Argument] = {
 }
 """What is known of each argument, in the order of Lightning's signature."""
 
+_DDP = [f"ddp{start}{unused}" for unused in ("", "_find_unused_parameters_false", "_find_unused_parameters_true")
+        for start in ("", "_spawn", "_fork", "_notebook")]  # fmt: skip
+_DEEPSPEED = [f"deepspeed{stage}" for stage in (
+    "", "_stage_1", "_stage_2", "_stage_2_offload", "_stage_3", "_stage_3_offload", "_stage_3_offload_nvme",
+)]  # fmt: skip
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    "strategy": ("auto", *_DDP, "fsdp", "fsdp_cpu_offload", *_DEEPSPEED, "single_device",
+                 "xla", "xla_debug", "single_xla", "single_tpu"),
+    "precision": ("auto", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "transformer-engine",
+                  "transformer-engine-float16", "64", "32", "16", "bf16"),
+}  # fmt: skip
+"""What Lightning takes by name, told before it is imported."""
+
+
+def unknown_choice(name: str, value: Any) -> str | None:
+    """Return why a value is none of those that Lightning takes by name, or None."""
+    choices = CHOICES.get(name)
+    if choices is None or value is None or str(value) in choices:
+        return None
+    return f"Expected trainer.{name} to be one of {', '.join(choices)}, got {value}: choose one of those, or auto."
+
 
 def refusal(name: str, value: Any, *, evaluation: bool = False) -> str | None:
     """Return why an argument is refused, or None.

@@ -186,6 +186,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: no such file, or none that holds a state dict.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise WeightsError(f"Expected a file of weights at {path}, got {what_is(path)}. {REMEDIES}")
     try:
