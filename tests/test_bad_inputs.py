@@ -44,10 +44,9 @@ OTHERS = r"\d\d:\d\d:\d\d (INFO|WARNING) |libpng (error|warning): "
 CHANGING = {
     r"\d{4}-\d\d-\d\d_[\d-]+": "TIME",
     r"(?<=/parts-24x32/)\w+": "KEY",
-    r"(?<=Available names are: )[\w, ]+": "NAMES",
     r", toy(_\w+)?\b": "",
 }
-"""What differs from call to call: Lightning names accelerators in no order, other tests' networks may be there."""
+"""What differs from call to call; other tests' networks may be there."""
 LEFT = r"cache($|/)|results($|/predictions\.json$)"
 """What a call may leave: a cache, and the list of what could not be predicted."""
 

@@ -96,7 +96,7 @@ ANSWERS = {
     ("train", "decoder=[stm1,stm2]"): "Expected the name of a file as the choice of decoder, got decoder=[stm1,stm2]",
     ("train", "data.seed=x"): "Expected data.seed to be a whole number from 0 to 4294967295, got x: write data.seed=0.",
     ("train", "logger.project=[1]"): "Expected logger.project to be a name, or null, got [1]: write",
-    ("train", "monitor=[1]"): "Expected monitor to be a name, got [1]: write monitor=auto.",
+    ("train", "monitor=[1]"): "Expected monitor to be auto, val/loss, val/delta_m, or val/TASK/SCORE, got [1]: write",
     ("predict", "source=0", "ckpt=null"): "Expected ckpt to be a run's folder, a checkpoint or the name of a model,",
     ("predict", "source=0", "log_dir=null"): "Expected log_dir to be a folder, got null: write log_dir=logs.",
     ("predict", "source=0", "size=null"): "Expected size to be auto, native, max:PIXELS (at least 32) or [HEIGHT,WIDT",

@@ -109,7 +109,7 @@ OVERRIDES = [
             "an argument that Lightning lacks": (nothing, "trainer.max_stepz", "+trainer.max_stepz=3"),
             "a precision that there is not": (nothing, "precision", "trainer.precision=8"),
             "an accelerator that there is not": (nothing, "accelerator", "trainer.accelerator=npu9"),
-            "an accelerator of PyTorch's alone": (nothing, "accelerator='meta'", "trainer.accelerator=meta"),
+            "an accelerator of PyTorch's alone": (nothing, "got meta", "trainer.accelerator=meta"),
             "a model to begin from that is a pipe": (pipe("photo.png"), "got photo.png, a pipe", "init=photo.png"),
             "a strategy that there is not": (nothing, "strategy", "trainer.strategy=dp9"),
             "a rate that is text": (nothing, "optimizer.lr to be a number above 0, got fast", "optimizer.lr=fast"),
