@@ -15,7 +15,7 @@ import mtmamba
 from mtmamba import build, restore
 from mtmamba.checkpoints import save_checkpoint
 from mtmamba.config import compose
-from mtmamba.models.adapters import CheckpointError, encoder_views
+from mtmamba.models.adapters import ReleasedError, encoder_views
 from mtmamba.models.skeleton import skeleton
 from mtmamba.released import export_checkpoint, import_checkpoint
 
@@ -220,7 +220,7 @@ def test_a_whole_network_of_theirs_goes_round_and_another_is_refused_by_name(dec
 
 def refused(cfg, path, *fragments):
     before = set(path.parent.iterdir())
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(ReleasedError) as error:
         import_checkpoint(cfg, path)
     for fragment in fragments:
         assert fragment in str(error.value)
@@ -330,10 +330,10 @@ def test_absent_and_overwritten_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="source=FILE"):
         import_checkpoint(config(*SMALL), tmp_path / "absent.pth")
     path = write(tmp_path, released())
-    with pytest.raises(CheckpointError, match="give output=FILE"):
+    with pytest.raises(ReleasedError, match="give output=FILE"):
         import_checkpoint(config(*SMALL), path, path)
     checkpoint = import_checkpoint(config(*SMALL), path)
-    with pytest.raises(CheckpointError, match="another export=FILE"):
+    with pytest.raises(ReleasedError, match="another export=FILE"):
         export_checkpoint(checkpoint, checkpoint)
 
 
@@ -343,7 +343,7 @@ def test_absent_and_overwritten_files_are_refused(tmp_path):
 )
 def test_a_model_without_released_names_is_not_exported(choice, remedy, tmp_path):
     path, _ = ours(config("encoder=swin_micro", *choice.split(), "encoder.pretrained=false"), tmp_path)
-    with pytest.raises(CheckpointError, match=remedy):
+    with pytest.raises(ReleasedError, match=remedy):
         export_checkpoint(path, tmp_path / "theirs.pth")
     assert not (tmp_path / "theirs.pth").exists()
 
@@ -374,9 +374,9 @@ def test_files_whose_names_begin_alike_are_imported_apart(tmp_path):
 def test_no_file_is_written_over(tmp_path):
     source = write(tmp_path, released()).rename(tmp_path / "last.pth.tar")
     (tmp_path / "last.ckpt").write_text("a run's")
-    with pytest.raises(CheckpointError, match=r"no file at .*/last\.ckpt, got one: .* another output=FILE"):
+    with pytest.raises(ReleasedError, match=r"no file at .*/last\.ckpt, got one: .* another output=FILE"):
         import_checkpoint(config(*SMALL), source)
     made = import_checkpoint(config(*SMALL), source, tmp_path / "made.ckpt")
-    with pytest.raises(CheckpointError, match=r"no file at .*/last\.ckpt, got one: .* another export=FILE"):
+    with pytest.raises(ReleasedError, match=r"no file at .*/last\.ckpt, got one: .* another export=FILE"):
         export_checkpoint(made, tmp_path / "last.ckpt")
     assert (tmp_path / "last.ckpt").read_text() == "a run's"

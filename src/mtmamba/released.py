@@ -14,7 +14,7 @@ from mtmamba import build, restore
 from mtmamba.checkpoints import NETWORK, save_checkpoint
 from mtmamba.config import compose
 from mtmamba.models.adapters import (
-    CheckpointError,
+    ReleasedError,
     decoder_views,
     encoder_views,
     export_views,
@@ -62,11 +62,11 @@ def import_checkpoint(cfg: DictConfig, source: Path, output: Path | None = None)
 
     Raises:
         FileNotFoundError: there is no such source.
-        CheckpointError: it cannot be read, or is not of this model; the message names what was found and what fits.
+        ReleasedError: it cannot be read, or is not of this model; the message names what was found and what fits.
     """
     output = output or source.with_name(re.sub(r"(\.(pth|pt|tar|bin|ckpt))+$", "", source.name) + ".ckpt")
     if output.resolve() == source.resolve():
-        raise CheckpointError(f"Expected output to differ from source, got {source} twice: give output=FILE.")
+        raise ReleasedError(f"Expected output to differ from source, got {source} twice: give output=FILE.")
     require_new(output, "output")
     state = read_released(source)
     _require_fitting(cfg, state, source)
@@ -95,10 +95,10 @@ def export_checkpoint(source: Path, output: Path) -> None:
 
     Raises:
         FileNotFoundError: there is no such source.
-        CheckpointError: it is none of ours, or of a model that the authors' program does not have.
+        ReleasedError: it is none of ours, or of a model that the authors' program does not have.
     """
     if output.resolve() == source.resolve():
-        raise CheckpointError(f"Expected export to differ from source, got {source} twice: give another export=FILE.")
+        raise ReleasedError(f"Expected export to differ from source, got {source} twice: give another export=FILE.")
     require_new(output, "export")
     model = restore.load_model(source)
     encoder = encoder_views(model.encoder.state_dict())
@@ -113,10 +113,10 @@ def require_new(path: Path, setting: str) -> None:
     """Refuse to write over a file: names cut short may meet, and a run's checkpoint is not to be replaced.
 
     Raises:
-        CheckpointError: there is such a file.
+        ReleasedError: there is such a file.
     """
     if path.exists():
-        raise CheckpointError(f"Expected no file at {path}, got one: move it away, or give another {setting}=FILE.")
+        raise ReleasedError(f"Expected no file at {path}, got one: move it away, or give another {setting}=FILE.")
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
@@ -124,25 +124,25 @@ def read_released(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: it cannot be read, or holds something else.
+        ReleasedError: it cannot be read, or holds something else.
     """
     require_released(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise CheckpointError(
+        raise ReleasedError(
             f"Expected an authors' checkpoint, got {path}, which cannot be read ({type(error).__name__}): it is cut "
             "short, no PyTorch file, or one that would run code. Download it again."
         ) from error
     if isinstance(content, dict) and "mtmamba" in content:
-        raise CheckpointError(
+        raise ReleasedError(
             f"Expected an authors' checkpoint, got {path}, which is one of this program already: evaluate it as it is, "
             "or turn it into the authors' naming with export=FILE."
         )
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(x, Tensor) for x in state.values()):
         found = f"a dict with {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(
+        raise ReleasedError(
             f"Expected an authors' checkpoint, a dict with tensors under `model`, got {path} with {found[:200]}: give "
             "their file, or to encoder.weights that of an encoder alone."
         )
@@ -153,7 +153,7 @@ def _require_fitting(cfg: DictConfig, state: dict[str, Tensor], source: Path) ->
     """Compare what the names say of the model with the configuration, before tensors are compared one by one."""
     tasks, decoder, encoder = _tasks(state), _decoder(state), _encoder(state)
     if not tasks:
-        raise CheckpointError(
+        raise ReleasedError(
             f"Expected an authors' checkpoint, got {source}, which has no task's head (final_project.…): weights of an "
             "encoder alone go to encoder.weights."
         )
@@ -171,7 +171,7 @@ def _require_fitting(cfg: DictConfig, state: dict[str, Tensor], source: Path) ->
         found.append("encoder with " + ", ".join(f"{key} {value}" for key, value in encoder.items()))
         remedies.append(_encoder_choice(encoder))
     if remedies:
-        raise CheckpointError(
+        raise ReleasedError(
             f"Expected {'; '.join(expected)} in {source}, got {'; '.join(found)}: choose {' '.join(remedies)}."
         )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from mtmamba.checkpoints import NETWORK, CheckpointError, flaw, network_weights, read_checkpoint
 from mtmamba.data.datasets import all_datasets
 from mtmamba.files import replacing, write_json, write_text
+from mtmamba.markdown import table_lines
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.places import CONFIG, HUB, WEIGHTS, find_model, hub_name
 from mtmamba.tasks import get_task
@@ -164,7 +165,7 @@ def card(
                 interval = found.get(f"{metric}_interval") or scores.get("intervals", {}).get(task.name, {}).get(metric)
                 span = f" ({interval[0]:.4g} … {interval[1]:.4g})" if interval else ""
                 unit = task.all_units.get(metric, "")
-                rows.append(f"| {task.title} | {metric} | {value:.4g}{f' {unit}' if unit else ''}{span} |")
+                rows.append([task.title, metric, f"{value:.4g}{f' {unit}' if unit else ''}{span}"])
     images = (
         f"{scores['images']} images of the {scores['split']} split" if "images" in scores else "its validation images"
     )
@@ -172,7 +173,7 @@ def card(
     kinds = " and ".join(
         sorted({str(x.dtype).removeprefix("torch.") for x in weights.values() if x.is_floating_point()})
     )
-    table = ["| task | metric | value (95 % interval over images) |", "| --- | --- | --- |", *rows]
+    table = table_lines(["task", "metric", "value (95 % interval over images)"], rows)
     parts = [
         "---\nlibrary_name: mtmamba\npipeline_tag: image-segmentation\ntags: [multi-task, mamba]\n---",
         f"# {name}",

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import mtmamba
-from mtmamba.models.adapters import CheckpointError, load_released_encoder
+from mtmamba.models.adapters import ReleasedError, load_released_encoder
 from mtmamba.models.drop_path import DropPath
 from mtmamba.models.encoders import SwinEncoder, TimmEncoder
 from mtmamba.models.encoders.swin_blocks import PatchMerging, Residual
@@ -378,5 +378,5 @@ def test_timm_encoder_in_a_configuration():
 
 
 def test_released_names_are_for_swin_only():
-    with pytest.raises(CheckpointError, match="encoder=swin_large"):
+    with pytest.raises(ReleasedError, match="encoder=swin_large"):
         load_released_encoder(TimmEncoder("convnext_atto"), {})

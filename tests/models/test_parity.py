@@ -10,7 +10,7 @@ from safetensors import safe_open
 import mtmamba
 from mtmamba.benchmarks.timing import tf32
 from mtmamba.models.adapters import (
-    CheckpointError,
+    ReleasedError,
     decoder_views,
     encoder_views,
     export_views,
@@ -155,7 +155,7 @@ def test_an_encoder_state_that_does_not_fit_is_refused_whole(change, message):
     before = {key: x.clone() for key, x in encoder.state_dict().items()}
     state = {key: x + 1 if x.is_floating_point() else x for key, x in under(tensors, "state/backbone.").items()}
     change(state)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(ReleasedError, match=message):
         load_released_encoder(encoder, state)
     assert all(torch.equal(encoder.state_dict()[key], x) for key, x in before.items())
 
@@ -174,6 +174,6 @@ def test_a_decoder_state_that_does_not_fit_is_refused_whole(change, message):
     state = under(tensors, "state/")
     state = {key: x + 1 for key, x in state.items()}
     change(state)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(ReleasedError, match=message):
         load_released_decoder(decoder, state)
     assert all(torch.equal(decoder.state_dict()[key], x) for key, x in before.items())

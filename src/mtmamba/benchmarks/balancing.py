@@ -22,6 +22,7 @@ from mtmamba import build
 from mtmamba.config import compose
 from mtmamba.config.checks import settle_auto
 from mtmamba.files import replacing
+from mtmamba.markdown import table_lines
 from mtmamba.shipped import config_dir
 from mtmamba.training.lit_module import MultiTaskModule
 from mtmamba.training.step_check import StepCheck
@@ -88,15 +89,17 @@ def curve(method: str, settings: Sequence[str]) -> list[Point]:
 def table(points: Sequence[Point]) -> Iterator[str]:
     """Yield the lines of the table: a step's time over that of ``none``, and losses of each curve's last point."""
     tasks = list(points[0])[3:]
-    yield f"| | a step takes | {' | '.join(tasks)} |"
-    yield "|---|" + "---|" * (1 + len(tasks))
     curves: dict[str, list[Point]] = {}
     for point in points:
         curves.setdefault(point["balancing"], []).append(point)
     times = {method: median(float(point["ms"]) for point in found) for method, found in curves.items()}
-    for method, found in curves.items():
-        losses = " | ".join(f"{float(found[-1][task]):.3f}" for task in tasks)
-        yield f"| `{method}` | {times[method] / times['none']:.2f} | {losses} |"
+    yield from table_lines(
+        ["", "a step takes", *tasks],
+        (
+            [f"`{method}`", f"{times[method] / times['none']:.2f}", *(f"{float(found[-1][t]):.3f}" for t in tasks)]
+            for method, found in curves.items()
+        ),
+    )
 
 
 def main(path: Path, settings: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from mtmamba.benchmarks.release import CONDITIONS, DEVICE, RELEASE
+from mtmamba.markdown import table_lines
 
 COLUMNS = (
     "case",
@@ -83,10 +84,7 @@ def _page(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _lines(header: Iterable[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Yield the lines of a Markdown table, its numbers to the right."""
-    header = list(header)
-    yield "| " + " | ".join(header) + " |"
-    yield "|---|" + "---:|" * (len(header) - 1)
-    yield from ("| " + " | ".join(row) + " |" for row in rows)
+    yield from table_lines(list(header), rows, numbers=True)
     yield ""
 
 

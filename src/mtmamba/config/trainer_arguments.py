@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mtmamba.markdown import table_lines
+
 
 class Argument(NamedTuple):
     """What becomes of an argument: it works in training, in evaluation too, or ``instead`` says what to use."""
@@ -113,10 +115,9 @@ def refusal(name: str, value: Any, *, evaluation: bool = False) -> str | None:
 
 def table() -> str:
     """Return the arguments as a Markdown table."""
-    lines = ["| `trainer.…` | training | evaluation | |", "|---|---|---|---|"]
-    for name, argument in ARGUMENTS.items():
-        marks = ["works" if works else "refused" for works in (argument.training, argument.evaluation)]
-        lines.append(
-            f"| `{name}` | {marks[0]} | {marks[1]} | {'' if argument.training else 'instead: '}{argument.text} |"
-        )
-    return "\n".join(lines) + "\n"
+    marks = {True: "works", False: "refused"}
+    rows = [
+        [f"`{name}`", marks[a.training], marks[a.evaluation], f"{'' if a.training else 'instead: '}{a.text}"]
+        for name, a in ARGUMENTS.items()
+    ]
+    return "\n".join(table_lines(["`trainer.…`", "training", "evaluation", ""], rows)) + "\n"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mtmamba.evaluation.statistics import interval
 from mtmamba.files import write_text
+from mtmamba.markdown import table_lines
 from mtmamba.metrics import delta_m
 from mtmamba.paper import METRICS
 from mtmamba.report.gain import LOWER
@@ -52,7 +53,7 @@ class Result:
     memory: float
 
 
-class Gain(NamedTuple):
+class Estimate(NamedTuple):
     """Delta_m in percent, the mean over seeds, and its 95 % bootstrap interval over the images that all rows share."""
 
     value: float
@@ -107,25 +108,26 @@ def tables(rows: Mapping[str, Sequence[Result]], reference: str = "mtmamba") -> 
     names = [f"{task} {METRICS[task]} {'↓' if task in LOWER else '↑'}" for task in tasks]
     found = gains(rows)
     head = ["row", "seeds", *names, "Delta_m", "parameters", "images/s", "GiB"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for row, results in rows.items():
         cells = [_score(results, task) for task in tasks]
         first = results[0]
         gain = f"{found[row].value:+.2f}" if row in found else ""
         cost = [f"{first.record['parameters']:,}", f"{first.images_per_second:.0f}", f"{first.memory:.1f}"]
         lines.append([row, ", ".join(str(r.seed) for r in results), *cells, gain, *cost])
-    text = _markdown(lines)
+    text = "\n".join(table_lines(head, lines))
     if reference in rows:
         head = [f"row less {reference}", *names]
-        lines = [head, ["---"] * len(head)]
-        for row, results in rows.items():
-            if row != reference:
-                lines.append([row, *(_difference(results, rows[reference], task) for task in tasks)])
-        text += "\n\n" + _markdown(lines)
+        lines = [
+            [row, *(_difference(results, rows[reference], task) for task in tasks)]
+            for row, results in rows.items()
+            if row != reference
+        ]
+        text += "\n\n" + "\n".join(table_lines(head, lines))
     return text
 
 
-def gains(rows: Mapping[str, Sequence[Result]]) -> dict[str, Gain]:
+def gains(rows: Mapping[str, Sequence[Result]]) -> dict[str, Estimate]:
     """Return Delta_m of the multi-task rows over the single-task ones; of none unless each task has such a row.
 
     Args:
@@ -149,7 +151,7 @@ def gains(rows: Mapping[str, Sequence[Result]]) -> dict[str, Gain]:
                 )
                 for i in range(len(bases[tasks[0]]))
             ]
-            found[row] = Gain(value, *interval(torch.tensor(samples)))
+            found[row] = Estimate(value, *interval(torch.tensor(samples)))
     return found
 
 
@@ -195,7 +197,3 @@ def _difference(results: Sequence[Result], reference: Sequence[Result], task: st
     value = mean(r.scores[task] - q.scores[task] for r, q in pairs)
     mark = "**" if low > 0 or high < 0 else ""
     return f"{mark}{value:+.3g}{mark} ({low:+.3g} … {high:+.3g})"
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

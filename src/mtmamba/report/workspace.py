@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mtmamba.markdown import table_lines
 from mtmamba.paper import METRICS, TASKS, Network, PublishedTable, network_of
 from mtmamba.report.groups import summarise
 from mtmamba.report.writers import escape_markdown
@@ -72,15 +73,16 @@ def comparison(table: PublishedTable, runs: Iterable[Any]) -> str:
             ours.setdefault(network, []).append(run.summary)
     names = {f"row/{task}/{METRICS[task]}": task for task in TASKS[table.data]}
     heads = [f"{task} {METRICS[task]} {get_task(task).arrow(METRICS[task])}" for task in names.values()] + ["Δm, % ↑"]
-    lines = ["| | " + " | ".join(f"{escape_markdown(head)}, ours | paper" for head in heads) + " |"]
-    lines.append("|---" * (1 + 2 * len(heads)) + "|")
+    lines = []
     for row in table.rows:
         summaries = [summary for overrides in row.networks for summary in ours.get(network_of(overrides), [])]
-        cells = [f"{_mean(summaries, name)} | {row.scores.get(task, '-')}" for name, task in names.items()]
+        cells = [escape_markdown(row.name)]
+        for name, task in names.items():
+            cells += [_mean(summaries, name), row.scores.get(task, "-")]
         whole = summaries if len(row.networks) == 1 else []  # Delta_m of one of several networks is not the row's
-        cells.append(f"{_mean(whole, 'row/delta_m')} | {row.delta_m or '-'}")
-        lines.append(f"| {escape_markdown(row.name)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([*cells, _mean(whole, "row/delta_m"), row.delta_m or "-"])
+    columns = [name for head in heads for name in (f"{escape_markdown(head)}, ours", "paper")]
+    return "\n".join(table_lines(["", *columns], lines))
 
 
 def _mean(summaries: Iterable[Mapping[str, Any]], name: str) -> str:

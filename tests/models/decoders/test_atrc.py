@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 import mtmamba
-from mtmamba.models.adapters import CheckpointError, load_released_decoder
+from mtmamba.models.adapters import ReleasedError, load_released_decoder
 from mtmamba.models.decoders.atrc import ATRC, KINDS, GlobalContext, LabelContext, LocalContext, pairs
 from mtmamba.models.drop_path import seed_drop_path
 
@@ -214,5 +214,5 @@ def test_a_training_step_adds_the_labels_losses(stepped, genotype):
 
 def test_released_heads_have_no_neck():
     decoder = mtmamba.build_decoder(mtmamba.load_config(["decoder=atrc", "data=nyud"]), (4, 8, 16, 32))
-    with pytest.raises(CheckpointError, match=r"choose decoder\.neck=null"):
+    with pytest.raises(ReleasedError, match=r"choose decoder\.neck=null"):
         load_released_decoder(decoder, {})

@@ -7,10 +7,10 @@ Importing copies into the views, exporting reads from them, and the same table o
 from mtmamba.models.adapters import atrc, invpt, mqtransformer, mti_net, pad_net
 from mtmamba.models.adapters.decoder import decoder_views, load_released_decoder
 from mtmamba.models.adapters.encoder import encoder_views, load_released_encoder, position_indices
-from mtmamba.models.adapters.views import CheckpointError, export_views, strip_prefix
+from mtmamba.models.adapters.views import ReleasedError, export_views, strip_prefix
 
 __all__ = [
-    "CheckpointError",
+    "ReleasedError",
     "atrc",
     "decoder_views",
     "encoder_views",

@@ -2,14 +2,14 @@
 
 from mtmamba.models.adapters.conv import ConvViews
 from mtmamba.models.adapters.decoder import decoder_views
-from mtmamba.models.adapters.views import CheckpointError, State, Views
+from mtmamba.models.adapters.views import ReleasedError, State, Views
 from mtmamba.models.decoders.atrc import ATRC
 
 
 @decoder_views.register
 def _(decoder: ATRC, state: State) -> Views:
     if any(name.startswith("neck.") for name in state):
-        raise CheckpointError("Expected ATRC without a neck, which the released one has not: choose decoder.neck=null.")
+        raise ReleasedError("Expected ATRC without a neck, which the released one has not: choose decoder.neck=null.")
     found = ConvViews(decoder.tasks, state, counted=True)
 
     def layer(released: str, ours: str, first: int = 0, task: int | None = None) -> None:

@@ -5,7 +5,7 @@ from functools import singledispatch
 
 from torch import nn
 
-from mtmamba.models.adapters.views import CheckpointError, State, Views, load_strictly, strip_prefix
+from mtmamba.models.adapters.views import ReleasedError, State, Views, load_strictly, strip_prefix
 from mtmamba.models.decoders.mtmamba.blocks import CTM, SCTM, STM
 from mtmamba.models.decoders.mtmamba.decoder import MTMambaDecoder
 from mtmamba.models.decoders.mtmamba.extractors import MFE, LinearGate
@@ -71,9 +71,9 @@ def decoder_views(decoder: nn.Module, state: State) -> Views:
         state: its tensors by name: its ``state_dict()``, or gradients under the same names.
 
     Raises:
-        CheckpointError: the decoder is none that the authors have released weights of.
+        ReleasedError: the decoder is none that the authors have released weights of.
     """
-    raise CheckpointError(
+    raise ReleasedError(
         f"Expected a decoder that weights were released of, got {type(decoder).__name__}: choose decoder=mtmamba or "
         "decoder=mtmamba_plus."
     )
@@ -118,7 +118,7 @@ def _(decoder: MTMambaDecoder, state: State) -> Views:
                 add_tasks(SCTM_BLOCK, f"block_ctm.{s}.0.", ours)
                 add_shared(SCTM_SHARED, "norm_shared", f"block_ctm.{s}.0.", ours)
             else:
-                raise CheckpointError(
+                raise ReleasedError(
                     f"Expected the decoder of MTMamba or MTMamba++, got one with a {type(block).__name__} block: no "
                     "weights were released for it. Choose decoder=mtmamba or decoder=mtmamba_plus, ablation=none."
                 )
@@ -144,7 +144,7 @@ def load_released_decoder(decoder: nn.Module, state: State) -> None:
         state: released names, with or without a ``module.`` prefix; the encoder's tensors (``backbone.``) are left out.
 
     Raises:
-        CheckpointError: a tensor is missing, unknown, or of another shape.
+        ReleasedError: a tensor is missing, unknown, or of another shape.
     """
     views = decoder_views(decoder, decoder.state_dict())  # of which a decoder's fusing layer may be called a backbone's
     state = {k: v for k, v in strip_prefix(state, "module.").items() if k in views or not k.startswith("backbone.")}

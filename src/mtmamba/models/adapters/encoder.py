@@ -6,7 +6,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from mtmamba.models.adapters.views import CheckpointError, State, Views, load_strictly, strip_prefix
+from mtmamba.models.adapters.views import ReleasedError, State, Views, load_strictly, strip_prefix
 
 NAMES = (  # ours → released
     (r"^patch_embed\.proj\.", "patch_embed.projection."),
@@ -29,10 +29,10 @@ def encoder_views(state: State) -> Views:
         state: our encoder's tensors by name: its ``state_dict()``, or gradients under the same names.
 
     Raises:
-        CheckpointError: these are no `SwinEncoder`'s tensors.
+        ReleasedError: these are no `SwinEncoder`'s tensors.
     """
     if f"layers.0.blocks.0.attn.{TABLE}" not in state:
-        raise CheckpointError("Expected a Swin encoder, the only one with released names: choose encoder=swin_large.")
+        raise ReleasedError("Expected a Swin encoder, the only one with released names: choose encoder=swin_large.")
     views: Views = {}
     for name, x in state.items():
         released = name
@@ -83,7 +83,7 @@ def load_released_encoder(encoder: nn.Module, state: State) -> None:
             it is accepted. Position indices may be absent: they follow from the window's size.
 
     Raises:
-        CheckpointError: the encoder is no Swin; a tensor is missing, unknown, or of another shape; position indices are
+        ReleasedError: the encoder is no Swin; a tensor is missing, unknown, or of another shape; position indices are
             not those of the window.
     """
     state = encoder_part(state)
@@ -91,7 +91,7 @@ def load_released_encoder(encoder: nn.Module, state: State) -> None:
     indices = {name: x for name, x in position_indices(views).items() if name in state}
     given = {name: state.pop(name) for name in indices}
     if wrong := [name for name, x in indices.items() if not torch.equal(x, given[name])]:
-        raise CheckpointError(
+        raise ReleasedError(
             f"Expected the position indices of this encoder's windows, got others in {wrong[0]}: choose the encoder "
             "(and encoder.window) of the checkpoint."
         )

@@ -10,8 +10,8 @@ Views = dict[str, tuple[list[Tensor], tuple[int, ...]]]
 """Released name → our pieces, joined along their first axis, and the released shape."""
 
 
-class CheckpointError(ValueError):
-    """A checkpoint does not hold what was asked of it; the message says which tensors."""
+class ReleasedError(ValueError):
+    """Released weights are not those that were asked for; the message says which tensors."""
 
 
 def strip_prefix(state: State, prefix: str) -> dict[str, Tensor]:
@@ -51,11 +51,11 @@ def load_strictly(views: Views, state: State, what: str) -> None:
     """Copy a state dict into the pieces, all of it or nothing.
 
     Raises:
-        CheckpointError: a tensor is missing, unknown, or of another shape.
+        ReleasedError: a tensor is missing, unknown, or of another shape.
     """
     if problems := mismatches(views, state):
         more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise CheckpointError(
+        raise ReleasedError(
             f"Expected the {len(views)} tensors of a released {what} of this size and these tasks, got {len(state)} "
             "that do not fit: choose the experiment, encoder, decoder and tasks of the checkpoint.\n  "
             + "\n  ".join(problems[:10])
