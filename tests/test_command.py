@@ -514,6 +514,15 @@ def test_whoever_reads_the_output_may_go(tmp_path):
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_whoever_calls_may_have_closed_the_output(tmp_path):
+    command = [sys.executable, str(ROOT / "src/predict.py"), "source=absent"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "got absent, no such file" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("stop", "answer", "said"),
     [("SIGTERM", "raise", "Stopped by Ctrl-C or SIGTERM.\n"), ("SIGINT", "sys.exit(1)", "")],

@@ -213,6 +213,9 @@ def hush() -> None:
     """Silence what other libraries say that a user can do nothing about, here and in processes to come."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # who called has closed it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # as stderr: names are any letters
     logging.raiseExceptions = False  # such as tracebacks of a log on a full disk
     if not sys.warnoptions:

@@ -137,9 +137,10 @@ def load_weights(model: MultiTaskModel, checkpoint: Mapping[str, Any], path: Pat
 def _without_places(values: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the folders that this program writes to: caches, and scenes that it generates."""
     wrong = [group for group in UPDATES if group in values and not isinstance(values[group], Mapping)]
+    wrong += [key for key in ("tasks", "data") if key not in values]
     if wrong:
         raise ConfigError(f"Expected settings of the checkpoint by name, got other values for {', '.join(wrong)}.")
-    data = {key: value for key, value in values.get("data", {}).items() if key != "cache_dir"}
+    data = {key: value for key, value in values["data"].items() if key != "cache_dir"}
     if data.get("scenes"):
         data.pop("root", None)
         numbers = [x for value in data["scenes"].values() for x in (value if isinstance(value, list) else [value])]

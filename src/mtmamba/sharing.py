@@ -16,9 +16,14 @@ from mtmamba.files import replacing, write_json, write_text
 from mtmamba.markdown import table_lines
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.places import CONFIG, HUB, WEIGHTS, find_model, hub_name
+from mtmamba.rules import is_whole
 from mtmamba.tasks import get_task
 
 CARD = "README.md"
+STORED = (None, torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights may be stored in."""
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError)
+"""What reading files of a model raises where they are damaged, or another's."""
 PLACES = {("data", "root"), ("data", "cache_dir"), ("encoder", "weights"), ("decoder", "weights")}
 
 
@@ -47,7 +52,9 @@ def _read_folder(folder: Path) -> dict[str, Any]:
         description, step = config["mtmamba"], config["global_step"]
         if not isinstance(description.get("choices"), dict) or not isinstance(description.get("values"), dict):
             raise TypeError("no choices or values")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        if not is_whole(step):
+            raise TypeError("no number of steps")
+    except DAMAGED as error:
         raise CheckpointError(
             f"Expected a model of this program in {folder}, got files that are damaged or another's "
             f"({error!r}): copy it again."
@@ -102,9 +109,12 @@ def save_pretrained(
 
     Raises:
         FileExistsError: the folder holds something.
-        CheckpointError: the network does not know its configuration, since it was not built by this program.
+        CheckpointError: the network does not know its configuration, since it was not built by this program; the run's
+            scores are damaged; no weights are stored in such a type.
     """
     folder = Path(folder).expanduser()
+    if dtype not in STORED:
+        raise CheckpointError(f"Expected dtype to be one of {', '.join(map(str, STORED))}, got {dtype}.")
     if isinstance(source, MultiTaskModel):
         if source.description is None:
             raise CheckpointError("Expected a network of mtmamba.build_model or load_model, got one built by hand.")
@@ -120,7 +130,14 @@ def save_pretrained(
             state, description = merged.state_dict(), merged.description or {}
         own = [parent / "metrics.json" for parent in (path.parent, path.parent.parent)]
         if scores is None and (record := next((file for file in own if file.is_file()), None)):
-            scores = json.loads(record.read_text(encoding="utf-8"))
+            try:
+                scores = json.loads(record.read_text(encoding="utf-8"))
+                card(folder.name, description, step, {}, scores, notes)
+            except DAMAGED as error:
+                raise CheckpointError(
+                    f"Expected the scores of a run in {record}, got a file that is damaged or another's ({error!r}): "
+                    "move it away, or mend it."
+                ) from error
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"Expected a new or empty folder, got {folder} with files in it: choose another.")
     weights = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).cpu().contiguous() for k, v in state.items()}

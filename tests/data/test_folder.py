@@ -199,6 +199,11 @@ WRONG = {
     "labels that lose values": (lambda root: edit(root, "labels/{id}.png", "labels/{id}.jpg"), "ending in .png"),
     "edges of no classes": (lambda root: edit(root, "from: semseg", "from: depth"), "a task of classes"),
     "an interpolation": (lambda root: edit(root, "my_rooms", "${seed}"), "plain values"),
+    "an endless alias": (lambda root: (root / "dataset.yaml").write_text("a: &a [*a]"), "it holds an alias"),
+    "depth without end": (
+        lambda root: (root / "dataset.yaml").write_text("[" * 9999),
+        "it is nested more than 64 deep",
+    ),
     "no YAML": (lambda root: (root / "dataset.yaml").write_text("a: [1"), "YAML in"),
     "no mapping": (lambda root: (root / "dataset.yaml").write_text("- a\n"), "to map name, images"),
     "no dataset.yaml": (lambda root: (root / "dataset.yaml").unlink(), r"prepare_data.py data=folder .* a first one"),

@@ -99,7 +99,7 @@ def test_plans(size, choice, expected, grid):
     assert (found.done == ()) == (found.size == size)
 
 
-@pytest.mark.parametrize("size", ["big", "max:x", "max:8", [0, 5], [3], "max:"])
+@pytest.mark.parametrize("size", ["big", "max:x", "max:8", [0, 5], [3], "max:", 5, None])
 def test_sizes_that_are_none(size, model):
     with pytest.raises(SourceError, match="size to be auto, native"):
         Predictor(model, device="cpu", size=size)
@@ -519,6 +519,56 @@ def test_damaged_models(checkpoint, tmp_path):
         restore.load_model("no_such_model")
     with pytest.raises(FileNotFoundError, match=r"got elsewhere/\.\./nyud_lite, no such file"):
         restore.load_model("elsewhere/../nyud_lite")  # not ours, whose name it ends in
+
+
+def rewritten(folder, change):
+    """A folder of `save_pretrained` whose config.json is another."""
+    content = json.loads((folder / "config.json").read_text())
+    change(content)
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.update(global_step="x"), "no number of steps"),
+        (lambda content: content["mtmamba"]["values"].pop("data"), "settings of the checkpoint by name, .* for data"),
+        (lambda content: content["mtmamba"]["values"].pop("tasks"), "settings of the checkpoint by name, .* for tasks"),
+    ],
+)
+def test_a_description_that_lacks_something_is_refused(checkpoint, tmp_path, change, message):
+    folder = mtmamba.save_pretrained(checkpoint, tmp_path / "model")
+    rewritten(folder, change)
+    with pytest.raises(ValueError, match=message):
+        restore.load_model(folder)
+    (folder / "config.json").write_text("[" * 10**5)
+    with pytest.raises(ValueError, match="damaged or another's"):
+        restore.load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "3",
+        '{"tasks": {"depth": 3}}',
+        '{"images": 3}',
+        '{"tasks": {"depth": {"RMSE": 1}}, "intervals": []}',
+        "[" * 10**5,
+    ],
+)
+def test_damaged_scores_are_named_before_a_model_is_given_away(checkpoint, tmp_path, text):
+    folder = mtmamba.save_pretrained(checkpoint, tmp_path / "model")
+    (folder / "metrics.json").write_text(text)
+    with pytest.raises(ValueError, match=r"the scores of a run in .*metrics\.json, got a file that is damaged"):
+        mtmamba.save_pretrained(folder, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_weights_are_stored_so_that_they_can_be_read(checkpoint, tmp_path, dtype):
+    with pytest.raises(ValueError, match=r"Expected dtype to be one of None, torch\.float32"):
+        mtmamba.save_pretrained(checkpoint, tmp_path / "model", dtype=dtype)
 
 
 def test_a_batch_that_is_finished_together_is_as_image_by_image(monkeypatch, predictor):

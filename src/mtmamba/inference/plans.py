@@ -52,7 +52,7 @@ class Plan:
 
 def check_size(size: Size) -> None:
     """Raise SourceError unless this is a way to choose the size that images are predicted at."""
-    if not INPUT_SIZE.holds(size if isinstance(size, str) else list(size)):
+    if not INPUT_SIZE.holds(list(size) if isinstance(size, Sequence) and not isinstance(size, str) else size):
         raise SourceError(f"Expected size to be {INPUT_SIZE.words}, got {size}: write size={INPUT_SIZE.example}.")
 
 

@@ -12,10 +12,10 @@ from yaml import YAMLError
 
 from mtmamba.config.decisive import decisive, flat
 from mtmamba.paper import DEFAULTS, Network
+from mtmamba.plain_yaml import plain_yaml
 from mtmamba.report.curves import read_curves
 from mtmamba.report.request import ReportError, find_roots
 from mtmamba.rules import is_number
-from mtmamba.runs.plain_yaml import plain_yaml
 from mtmamba.runs.record import Scores
 from mtmamba.tasks import all_tasks
 

@@ -16,8 +16,8 @@ from mtmamba.config.decisive import LENGTH, differences
 from mtmamba.config.settings import ConfigError
 from mtmamba.files import remove_folder, what_is, write_json, write_text
 from mtmamba.places import FOLDER, LAST
+from mtmamba.plain_yaml import plain_yaml
 from mtmamba.runs.environment import environment
-from mtmamba.runs.plain_yaml import plain_yaml
 
 log = logging.getLogger(__name__)
 

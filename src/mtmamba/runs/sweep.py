@@ -23,9 +23,9 @@ from mtmamba.config import compose
 from mtmamba.config.decisive import differences
 from mtmamba.config.settings import ConfigError
 from mtmamba.places import FOLDER, LAST
+from mtmamba.plain_yaml import plain_yaml
 from mtmamba.runs.environment import visible_gpus
 from mtmamba.runs.folder import is_at_work, speak
-from mtmamba.runs.plain_yaml import plain_yaml
 from mtmamba.runs.table import show
 from mtmamba.tasks import get_task
 

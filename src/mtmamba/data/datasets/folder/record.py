@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -24,6 +23,7 @@ from mtmamba.data.layouts import DESCRIPTION, DatasetError, Layout
 from mtmamba.data.roots import find_description
 from mtmamba.metrics.boundary import THRESHOLDS, BoundaryProtocol, segmentation_boundaries
 from mtmamba.metrics.boundary.thinning import thin
+from mtmamba.plain_yaml import plain_yaml
 from mtmamba.tasks import Task, select_tasks
 from mtmamba.tasks.pictures import SHOWN_DEPTH, class_colours, depth_colours, depth_range
 from mtmamba.types import IGNORE
@@ -47,8 +47,8 @@ def read_description(root: str | Path | None) -> dict[str, Any]:
     path = find_description(root)
     try:
         text = path.read_text(encoding="utf-8-sig").replace("{id}", _ID)
-        found = _with_ids(OmegaConf.to_container(OmegaConf.create(text)))
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        found = _with_ids(plain_yaml(text))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise DatasetError(f"Expected YAML in {path}, got {error}: correct the file.") from error
     check(found, path)
     return found

@@ -1,4 +1,4 @@
-"""A run's configuration read from a file that may be anybody's."""
+"""YAML read from a file that may be anybody's."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import yaml
 from omegaconf import OmegaConf
 
 MAX_DEPTH = 64
-"""No configuration of ours is nested deeper."""
+"""No file of ours is nested deeper."""
 
 
 def plain_yaml(text: str) -> Any:
@@ -14,8 +14,8 @@ def plain_yaml(text: str) -> Any:
     depth = 0
     for event in yaml.parse(text):
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it holds an alias, which no configuration of ours does")
+            raise ValueError("it holds an alias, which is not unfolded here")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} deep, which no configuration of ours is")
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
     return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
