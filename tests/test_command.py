@@ -162,6 +162,8 @@ ANSWERS = {
     ("eval_predictions", "pred=x"): "Expected a folder of predictions, got no x: correct pred.",
     ("eval_predictions", "pred=.", "data.root=x"): "Expected NYUDv2 in x, with gt_sets/train.txt and images/{id}.png,",
     ("eval_predictions", "pred=.", "data=synthetic", "boundary_ids=x"): "Expected a list of ids in x, got no such file",
+    ("predict", "source=0", "tasks=[depth,sal]"): "Expected tasks among semseg, depth, normals, edge, the model's, got",
+    ("demo_app", "tasks=[sal]"): "Expected tasks among semseg, depth, normals, edge, the model's, got [sal]: choose",
     ("predict", "source=0", "ckpt=x"): "Expected a checkpoint, or a run's folder with checkpoints/last.ckpt, got x, no",
     ("export", "ckpt=nyud_lite", "output=x.pt2"): "Expected output to end in .onnx for format=onnx, got x.pt2: rename",
     ("export", "ckpt=nyud_lite", "size=max:99"): "Expected size to be height and width, two whole numbers above 0, got",

@@ -1,5 +1,6 @@
 """Where models lie, and whether what settings name is there; it is told without PyTorch."""
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -41,7 +42,7 @@ def check_places(cfg: DictConfig) -> None:
         if name.startswith(HUB):
             hub_name(name)
         else:
-            find_model(name)
+            require_tasks_of(find_model(name), cfg.get("tasks") or ())
     weights = OmegaConf.select(cfg, "encoder.weights")
     if weights and cfg.get("init") is None and not (path := Path(weights).expanduser()).is_file():
         raise FileNotFoundError(f"Expected a file of weights at {path}, got {what_is(path)}: correct encoder.weights.")
@@ -68,6 +69,18 @@ def require_tasks(cfg: DictConfig) -> None:
         raise ConfigError(
             f"Expected tasks among {', '.join(known)}, which this data has, got {shown(unknown)}: choose others, or "
             "another data, or name the file of a task of yours in extensions=[FILE.py]."
+        )
+
+
+def require_tasks_of(model: Path, tasks: Iterable[str]) -> None:
+    """Raise ConfigError where a folder of `mtmamba.save_pretrained` has no such tasks; PyTorch reads those of others."""
+    try:
+        known = json.loads((model / CONFIG).read_text(encoding="utf-8"))["mtmamba"]["values"]["tasks"]
+    except (OSError, ValueError, LookupError, TypeError):  # a checkpoint, or damaged
+        return
+    if unknown := [task for task in tasks if task not in known]:
+        raise ConfigError(
+            f"Expected tasks among {', '.join(known)}, the model's, got {shown(unknown)}: choose of those."
         )
 
 

@@ -87,7 +87,8 @@ class Predictor:
             raise SourceError("Expected a network of mtmamba.load_model or mtmamba.build_model, got one built by hand.")
         values = model.description["values"]
         if tasks is not None and not (set(tasks) <= set(values["tasks"]) and tasks):
-            raise SourceError(f"Expected tasks among {', '.join(values['tasks'])}, got {list(tasks)}.")
+            known = ", ".join(values["tasks"])
+            raise SourceError(f"Expected tasks among {known}, the model's, got {list(tasks)}: choose of those.")
         check_size(size)
         self.tasks = select_tasks(values["tasks"] if tasks is None else tasks)
         self.size, self.trained_size = size, tuple(values["data"]["crop_size"])
