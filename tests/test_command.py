@@ -63,6 +63,8 @@ ANSWERS = {
     ("train", "encoder.windows=7"): "got encoder.windows: did you mean encoder.window?",
     ("train", "decodr=stm1"): "Expected a setting of src/train.py, got decodr: did you mean decoder?",
     ("train", "data.velocity=3"): "got data.velocity: a new one is added with +data.velocity=…",
+    ("train", "trainer.gradient_clip_val=1"): "Expected +trainer.gradient_clip_val=…, got no plus before what",
+    ("eval", "ckpt=x", "trainer.inference_mode=false"): "Expected +trainer.inference_mode=…, got no plus before what",
     ("train", "decoder=stm4"): "or one of yours in --config-dir DIR, got stm4: did you mean stm3?",
     ("train", "experiment=tabel2"): "got tabel2: did you mean table2?",
     ("train", "decoder=stm1,stm2"): "Expected one value, got decoder=stm1,stm2: add -m for a run of each",
@@ -253,7 +255,12 @@ def test_runs_are_filed_under_what_they_are(script, overrides, folder, tmp_path)
     [
         ([], None),
         (["data=nyud"], "data=nyud, got optimizer=demo trainer=demo, .* choose optimizer=paper trainer=paper"),
-        (["data=nyud", "optimizer=paper"], "data=nyud, got trainer=demo, .* choose trainer=paper"),
+        (["data=nyud", "optimizer=paper"], r"got trainer=demo, .* choose trainer=paper, or set trainer\.max_steps\.$"),
+        (
+            ["data=nyud", "trainer.max_steps=9"],
+            r"got optimizer=demo, .* choose optimizer=paper, or set optimizer\.lr\.$",
+        ),
+        (["data=nyud", "trainer.max_steps=9", "optimizer.lr=1"], None),
         (["experiment=nyud_mtmamba"], None),
     ],
 )

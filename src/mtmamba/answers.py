@@ -148,8 +148,11 @@ def sentence(error: BaseException, name: str) -> str:
         return f"Expected one value, got {found[1]}: add -m for a run of each, or write a list as KEY=[A,B]."
     if isinstance(cause, OmegaConfBaseException) and "is not in struct" in str(cause):
         parent, _, key = str(cause.full_key).rpartition(".")
-        if parent == "trainer" and (reason := refusal(key, True, evaluation=name == "eval")):
-            return reason
+        if parent == "trainer":
+            reason = refusal(key, True, evaluation=name == "eval")
+            return (
+                reason or f"Expected +trainer.{key}=…, got no plus before what configs/trainer does not list: add one."
+            )
         known = map(str, cause.parent_node) if isinstance(cause.parent_node, DictConfig) else ()
         near = meant(key, known, f"{parent}." if parent else "")
         near = near if near != "." else f": a new one is added with +{cause.full_key}=…"

@@ -73,7 +73,7 @@ def require_tasks(cfg: DictConfig) -> None:
 
 
 def require_tasks_of(model: Path, tasks: Iterable[str]) -> None:
-    """Raise ConfigError where a folder of `mtmamba.save_pretrained` has no such tasks; PyTorch reads those of others."""
+    """Raise ConfigError where a folder of `mtmamba.save_pretrained` lacks a task; PyTorch reads those of others."""
     try:
         known = json.loads((model / CONFIG).read_text(encoding="utf-8"))["mtmamba"]["values"]["tasks"]
     except (OSError, ValueError, LookupError, TypeError):  # a checkpoint, or damaged

@@ -12,7 +12,7 @@ from mtmamba.build import build_model
 from mtmamba.checkpoints import CheckpointError, network_weights, require_weights_of
 from mtmamba.config import compose
 from mtmamba.config.checks import ConfigError, check_config
-from mtmamba.config.decisive import UPDATES
+from mtmamba.config.decisive import UPDATES, differences
 from mtmamba.config.settings import check_settings
 from mtmamba.extensions import load_extensions
 from mtmamba.models.encoders.lora import merge_lora
@@ -22,6 +22,8 @@ from mtmamba.shipped import config_dir
 
 ONLY_TRAINING = ("loss", "optimizer", "balancing")
 """Those of them that a network at work does not need."""
+NETWORKS = ("encoder", "decoder", "ablation", "tasks", "data.num_outputs")
+"""What the settings begin with that decide which weights a network has."""
 
 
 def config_of(
@@ -127,10 +129,17 @@ def load_weights(model: MultiTaskModel, checkpoint: Mapping[str, Any], path: Pat
     """Give a network the weights that `mtmamba.sharing.read_model` has read.
 
     Raises:
-        CheckpointError: the weights are another network's.
+        CheckpointError: the weights are another network's; what was chosen otherwise is named.
     """
     weights = network_weights(checkpoint)
-    require_weights_of(weights, model, path)
+    try:
+        require_weights_of(weights, model, path)
+    except CheckpointError as error:
+        others = differences(model.description, checkpoint["mtmamba"]) if model.description else {}
+        found = [text for key, text in others.items() if key.startswith(NETWORKS)]
+        if not found:
+            raise
+        raise CheckpointError(f"Expected the network of {path}, got {', '.join(found)}: choose as there.") from error
     model.load_state_dict(weights)
 
 

@@ -132,6 +132,7 @@ def test_results_have_the_image_s_size_and_types(predictor):
     }
     assert np.allclose(np.linalg.norm(result["normals"], axis=0), 1, atol=1e-5)
     assert result.photo.done == ("scaled to 117x53",)
+    assert repr(result) == "<Result of image, 333x150: semseg, depth, normals, edge>"
     chances = result.probabilities("semseg")
     assert chances.shape == (40, 150, 333)
     assert np.allclose(chances.sum(0), 1, atol=1e-4)

@@ -168,6 +168,22 @@ def test_one_who_is_asked_stops_all_after_the_step_at_hand(start, others):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize("sweep", [False, True])
+def test_who_is_stopped_is_told_how_to_go_on(start, tmp_path, caplog, sweep):
+    """A row of a sweep goes on with the sweep."""
+    run = start(every=100)
+    run.trainer.default_root_dir = str(tmp_path / "0")
+    if sweep:
+        (tmp_path / "multirun.yaml").touch()
+    with caplog.at_level("INFO"):
+        signal.raise_signal(signal.SIGTERM)
+        run.step()
+        with pytest.raises(KeyboardInterrupt):
+            run.callback.on_train_batch_start(run.trainer, None, None, 0)
+    how = f"the same call and hydra.sweep.dir={tmp_path}" if sweep else f"resume={tmp_path}/0"
+    assert caplog.messages[-1] == f"Stopped after step 1; go on with {how}"
+
+
 def test_one_who_is_asked_during_a_validation_stops_after_it(start):
     run = start(every=100)
     run.step()

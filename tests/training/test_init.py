@@ -26,11 +26,10 @@ def first(dataset, tmp_path_factory):
     return run_dir, run(dataset, run_dir, "decoder=stm1", "trainer.max_steps=2")
 
 
-def test_a_run_begins_from_the_weights_and_shows_what_they_were_worth(dataset, first, tmp_path, caplog):
+def test_a_run_begins_from_the_weights_and_shows_what_they_were_worth(dataset, first, tmp_path):
     one_step = [f"init={first[0]}", "decoder=stm1", "seed=1", "optimizer.lr=1e-9", "optimizer.weight_decay=0"]
     one_step += ["trainer.max_steps=1"]
     record = run(dataset, tmp_path / "second", *one_step)
-    assert "got trainer=demo, which suit minutes on synthetic scenes" in caplog.text
     assert record["start"]["model"] == str(first[0])
     for task, scores in record["start"]["tasks"].items():
         before, after = ({name: found["tasks"][task][name] for name in scores} for found in (first[1], record))
@@ -59,8 +58,11 @@ def test_going_on_keeps_its_own_weights_and_the_first_scores(dataset, first, tmp
     assert all(torch.equal(mine[name], its[name]) for name in mine)
 
 
-def test_weights_of_another_network_are_refused(dataset, first, tmp_path):
-    with pytest.raises(CheckpointError, match="it is of another network"):
+def test_weights_of_another_network_are_refused(dataset, first, tmp_path, caplog):
+    with pytest.raises(CheckpointError, match=r"best.ckpt, got encoder\.embed_dim=24 instead of 12: choose as there"):
         run(dataset, tmp_path / "other", f"init={first[0]}", "decoder=stm1", "encoder.embed_dim=24")
+    with pytest.raises(CheckpointError, match="got decoder=stm2 instead of stm1: choose as there"):
+        run(dataset, tmp_path / "other_decoder", f"init={first[0]}", "decoder=stm2", "optimizer=demo")
+    assert "got optimizer=demo, which suit minutes on synthetic scenes" in caplog.text
     with pytest.raises(FileNotFoundError, match="Expected a checkpoint, or a run's folder"):
         run(dataset, tmp_path / "none", "init=nowhere")

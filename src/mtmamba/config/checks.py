@@ -1,5 +1,7 @@
 """Choices that do not go together, refused before anything is built."""
 
+from typing import Any
+
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -8,6 +10,7 @@ from mtmamba.config.settings import ConfigError
 from mtmamba.places import require_backend, require_tasks
 from mtmamba.rules import is_whole
 from mtmamba.scan.registry import BACKENDS
+from mtmamba.shipped import config_dir
 from mtmamba.tasks import all_tasks, select_tasks
 
 ABLATED = {
@@ -17,6 +20,9 @@ ABLATED = {
     "gate_wmsa": ("mtmamba", "stm1", "stm2", "stm3"),
 }
 """The decoders that have the part which an ablation takes out."""
+
+SUITED = {"optimizer": "lr", "trainer": "max_steps"}
+"""The groups whose choices suit a dataset, and the setting of each that does."""
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -53,14 +59,21 @@ def check_config(cfg: DictConfig) -> None:
 
 def demo_settings(cfg: DictConfig) -> str | None:
     """Say which of the demo's settings a run on another dataset than synthetic scenes has; None where it has none."""
-    kept = [group for group in ("optimizer", "trainer") if cfg.choices.get(group) == DEMO]
+    kept = [group for group, key in SUITED.items() if cfg.choices.get(group) == DEMO and _of_demo(cfg, group, key)]
     if not kept or cfg.data.get("scenes"):
         return None
     got, paper = (" ".join(f"{group}={choice}" for group in kept) for choice in (DEMO, "paper"))
+    settings = " and ".join(f"{group}.{SUITED[group]}" for group in kept)
     return (
         f"Expected an experiment, or settings for data={cfg.choices.data}, got {got}, which suit minutes on synthetic "
-        f"scenes: choose {paper}, or set optimizer.lr and trainer.max_steps."
+        f"scenes: choose {paper}, or set {settings}."
     )
+
+
+def _of_demo(cfg: DictConfig, group: str, key: str) -> bool:
+    """Whether a setting has the demo's value."""
+    demo: Any = OmegaConf.load(config_dir() / group / f"{DEMO}.yaml")
+    return bool(cfg[group][key] == demo[key])
 
 
 def frozen_at_random(cfg: DictConfig) -> str | None:

@@ -1,7 +1,7 @@
 """What was predicted of one image: values, pictures, sheets, files."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mtmamba.tasks.pictures import Draw, Picture, save_picture
 SHEET_QUALITY = 92
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """The predictions of one image, at its own size and the right way up.
 
@@ -47,7 +47,11 @@ class Result:
     tasks: Sequence[Task]
     classes: Mapping[str, Sequence[str]]
     pictures: Mapping[str, Draw]
-    maps: Callable[[str], NDArray[np.float32]] = field(repr=False)
+    maps: Callable[[str], NDArray[np.float32]]
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"<Result of {self.name}, {width}x{height}: {', '.join(self.values)}>"
 
     def __getitem__(self, task: str) -> NDArray[Any]:
         self._task(task)

@@ -146,7 +146,10 @@ class Checkpointing(Checkpoint):
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         if self.stopped:
-            log.info("Stopped after step %d; go on with resume=%s", self._saved, trainer.default_root_dir)
+            folder = Path(trainer.default_root_dir)
+            of_sweep = (folder.parent / "multirun.yaml").is_file()  # Hydra's record of the call
+            how = f"the same call and hydra.sweep.dir={folder.parent}" if of_sweep else f"resume={folder}"
+            log.info("Stopped after step %d; go on with %s", self._saved, how)
             raise KeyboardInterrupt
 
     @staticmethod
