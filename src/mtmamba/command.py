@@ -40,6 +40,7 @@ from mtmamba.jobs import (
     work_on_row,
 )
 from mtmamba.places import check_places
+from mtmamba.runs.names import ENVIRONMENT, LOG, SETTINGS
 from mtmamba.shipped import config_dir
 
 DEBUG = "HYDRA_FULL_ERROR"
@@ -48,7 +49,7 @@ DEBUG = "HYDRA_FULL_ERROR"
 QUIET = {"PYTHONWARNINGS": "ignore", "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_SILENT": "true"}
 """Silences, in loading processes and in those of other devices too, what a user can do nothing about."""
 
-RECORDS = {".hydra", "config.yaml", "environment.json", "run.log"}
+RECORDS = {".hydra", SETTINGS, ENVIRONMENT, LOG}
 """Files that every run begins with. They are removed again where an error of the user's ends it at once."""
 
 DEMO = "demo"

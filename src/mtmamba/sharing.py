@@ -17,6 +17,7 @@ from mtmamba.markdown import table_lines
 from mtmamba.models.multitask import MultiTaskModel
 from mtmamba.places import CONFIG, HUB, WEIGHTS, find_model, hub_name
 from mtmamba.rules import is_whole
+from mtmamba.runs.names import SCORES
 from mtmamba.tasks import get_task
 
 CARD = "README.md"
@@ -128,7 +129,7 @@ def save_pretrained(
 
             merged = restore_model(config_of(description), checkpoint, path)
             state, description = merged.state_dict(), merged.description or {}
-        own = [parent / "metrics.json" for parent in (path.parent, path.parent.parent)]
+        own = [parent / SCORES for parent in (path.parent, path.parent.parent)]
         if scores is None and (record := next((file for file in own if file.is_file()), None)):
             try:
                 scores = json.loads(record.read_text(encoding="utf-8"))

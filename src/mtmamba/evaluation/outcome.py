@@ -35,6 +35,7 @@ from mtmamba.files import write_text
 from mtmamba.metrics.boundary import plot_curve
 from mtmamba.metrics.pooled import PooledMetric
 from mtmamba.metrics.segmentation import MeanIoU, class_iou
+from mtmamba.runs.names import RESAMPLES, SCORES
 from mtmamba.runs.record import Scores, score_record, written
 from mtmamba.runs.table import score_table, show
 from mtmamba.tasks import Task, relative_gain
@@ -127,9 +128,9 @@ def conclude(
         loss = record["protocols"][edge] if edge in found.metrics else {}
         record["protocols"][edge] = {**loss, "boundaries": edges[0]}
     record["seconds"] = round(time.perf_counter() - start, 1)
-    with written(record, run_dir / "metrics.json"):
+    with written(record, run_dir / SCORES):
         if assessment.resamples:
-            save_resamples(run_dir / "resamples.csv", assessment.resamples)
+            save_resamples(run_dir / RESAMPLES, assessment.resamples)
         save_worst(run_dir / "pictures", found.tasks, worst, headlines, found.dataset, found.predict)
         save_overview(run_dir / "pictures/best.png", found.tasks, found.dataset, found.predict, options.pictures)
         if constant is not None:
@@ -158,7 +159,7 @@ def _show(record: Mapping[str, Any], tasks: Sequence[Task], run_dir: Path) -> No
     }
     columns = {"Best constant": record["constant"]} if "constant" in record else {}
     show(score_table(tasks, scores, columns, record["delta_m"], record["intervals"]))
-    log.info("Scores: %s", run_dir / "metrics.json")
+    log.info("Scores: %s", run_dir / SCORES)
     log.info("Pictures: %s", run_dir / "pictures")
 
 

@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mtmamba.runs.names import CURVES
+
 COLOURS = ("#3d8fd1", "#e0662f", "#3a9b4f", "#b65fc9", "#d28b00", "#1593a5", "#d4497a", "#7d68d8")
 """The lines' colours, run by run; they read on a light page and on a dark one. More lines begin again."""
 GREY = "#808890"
@@ -40,9 +42,9 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Read what a run logged: ``(optimiser step, value)`` by name; empty where there is no readable ``metrics.csv``."""
     curves: dict[str, list[tuple[int, float]]] = {}
     try:
-        if not (folder / "metrics.csv").is_file():
+        if not (folder / CURVES).is_file():
             return {}
-        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        with (folder / CURVES).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 step = int(row["step"])
                 if not 0 <= step < MAX_STEP:

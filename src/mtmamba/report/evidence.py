@@ -23,6 +23,7 @@ from mtmamba.markdown import table_lines
 from mtmamba.metrics import delta_m
 from mtmamba.paper import METRICS
 from mtmamba.report.gain import LOWER
+from mtmamba.runs.names import RESAMPLES, SCORES, TRAINING
 
 SINGLE = "single_"
 """Rows of single-task networks begin with this and end with the task."""
@@ -68,7 +69,7 @@ def read_results(folder: Path) -> dict[str, list[Result]]:
         EvidenceError: there is none, or a file does not hold what it should.
     """
     found: dict[str, list[Result]] = {}
-    for path in sorted(folder.glob("seed*/*/metrics.json")):
+    for path in sorted(folder.glob(f"seed*/*/{SCORES}")):
         try:
             found.setdefault(path.parent.name, []).append(_read(path.parent))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -156,14 +157,14 @@ def gains(rows: Mapping[str, Sequence[Result]]) -> dict[str, Estimate]:
 
 
 def _read(folder: Path) -> Result:
-    record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     scores = {task: found[METRICS[task]] for task, found in record["tasks"].items() if METRICS.get(task) in found}
-    with (folder / "resamples.csv").open(newline="") as file:
+    with (folder / RESAMPLES).open(newline="") as file:
         samples = list(csv.DictReader(file))
     if not samples:
         raise ValueError("resamples.csv without a row")
     resamples = {task: np.array([float(row[f"{task}/{METRICS[task]}"]) for row in samples]) for task in scores}
-    with (folder / "training.csv").open(newline="") as file:
+    with (folder / TRAINING).open(newline="") as file:
         logged = list(csv.DictReader(file))
     speed, memory = (
         [float(row[f"perf/{key}"]) for row in logged if row.get(f"perf/{key}")]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mtmamba.paper import Network
 from mtmamba.report.runs import LeftOut, Run
+from mtmamba.runs.names import SCORES
 from mtmamba.tasks import all_tasks
 
 
@@ -71,7 +72,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[LeftOut]]:
     """
     groups: dict[str, dict[int, Run]] = {}
     left_out = []
-    for run in sorted(runs, key=lambda run: (run.folder / "metrics.json").stat().st_mtime_ns):
+    for run in sorted(runs, key=lambda run: (run.folder / SCORES).stat().st_mtime_ns):
         key = json.dumps([run.network, run.is_evaluation, run.settings], sort_keys=True, default=str)
         seeds = groups.setdefault(key, {})
         seed = run.record["seed"]

@@ -16,6 +16,7 @@ from mtmamba.plain_yaml import plain_yaml
 from mtmamba.report.curves import read_curves
 from mtmamba.report.request import ReportError, find_roots
 from mtmamba.rules import is_number
+from mtmamba.runs.names import SCORES, SETTINGS
 from mtmamba.runs.record import Scores
 from mtmamba.tasks import all_tasks
 
@@ -131,12 +132,12 @@ def read_run(folder: Path) -> Run:
     Raises:
         BrokenRunError: it is unfinished, or a file is damaged.
     """
-    if not (folder / "metrics.json").is_file():
+    if not (folder / SCORES).is_file():
         raise BrokenRunError(_unfinished(folder))
-    if not (folder / "config.yaml").is_file():
+    if not (folder / SETTINGS).is_file():
         raise BrokenRunError("no config.yaml")
-    record = _parsed(folder / "metrics.json", json.loads)
-    config = _parsed(folder / "config.yaml", plain_yaml)
+    record = _parsed(folder / SCORES, json.loads)
+    config = _parsed(folder / SETTINGS, plain_yaml)
     _require_complete(record, config)
     checkpoint, recorded = Path(record["checkpoint"]), Path(record["run"])
     is_evaluation = checkpoint.resolve().parent.parent != recorded.resolve()
@@ -164,7 +165,7 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
 def _run_folders(root: Path) -> Iterator[Path]:
     for path, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in BELONGINGS and not name.startswith("."))
-        if {"config.yaml", "metrics.json"} & set(files):
+        if {SETTINGS, SCORES} & set(files):
             yield Path(path)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from mtmamba.config.settings import ConfigError
 from mtmamba.files import replacing
 from mtmamba.runs.environment import git_revision
+from mtmamba.runs.names import RESAMPLES, SCORES
 
 REPOSITORY = Path(__file__).parents[3]
 REVISION = "REVISION"
@@ -75,10 +76,10 @@ def gather(source: Path, results: Path) -> list[str]:
 
 def _taken(folder: Path, results: Path) -> list[str]:
     names = []
-    for path in sorted(folder.glob("**/seed*/*/metrics.json")):
+    for path in sorted(folder.glob(f"**/seed*/*/{SCORES}")):
         row = path.parent
         place = Path(*row.parts[-3:])
-        if not (row / "resamples.csv").is_file() or (results / place / "metrics.json").is_file():
+        if not (row / RESAMPLES).is_file() or (results / place / SCORES).is_file():
             continue
         with replacing(results / place, folder=True) as partial:
             shutil.copytree(row, partial, dirs_exist_ok=True)

@@ -18,6 +18,7 @@ from mtmamba.files import remove_folder, what_is, write_json, write_text
 from mtmamba.places import FOLDER, LAST
 from mtmamba.plain_yaml import plain_yaml
 from mtmamba.runs.environment import environment
+from mtmamba.runs.names import ENVIRONMENT, LOG, SCORES, SETTINGS
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,9 @@ def require_new(run_dir: Path) -> None:
 @rank_zero_only
 def begin(cfg: DictConfig, run_dir: Path) -> None:
     """Write down what runs where, and let the package's messages reach the terminal and ``run.log``."""
-    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    write_json(run_dir / "environment.json", environment())
-    speak(logging.FileHandler(run_dir / "run.log"))
+    write_text(run_dir / SETTINGS, OmegaConf.to_yaml(cfg, resolve=True))
+    write_json(run_dir / ENVIRONMENT, environment())
+    speak(logging.FileHandler(run_dir / LOG))
     log.info("Run folder: %s", run_dir)
 
 
@@ -107,10 +108,10 @@ def find_unfinished(description: Mapping[str, Any], log_dir: Path) -> Path | Non
     nearest: tuple[Path, dict[str, str]] | None = None
     for last in sorted(log_dir.rglob(f"{FOLDER}/{LAST}"), key=lambda p: p.stat().st_mtime, reverse=True):
         run = last.parents[1]
-        if not last.is_file() or (run / "metrics.json").exists() or is_at_work(run):
+        if not last.is_file() or (run / SCORES).exists() or is_at_work(run):
             continue
         try:
-            if not (path := run / "config.yaml").is_file():
+            if not (path := run / SETTINGS).is_file():
                 raise FileNotFoundError(what_is(path))
             config: Any = plain_yaml(path.read_text(encoding="utf-8"))
             differing = differences(description, {"choices": config["choices"], "values": config})

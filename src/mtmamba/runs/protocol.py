@@ -26,11 +26,12 @@ from mtmamba.files import replacing, write_json
 from mtmamba.places import FOLDER, LAST
 from mtmamba.runs.bundle import gather, pack, packed_revision
 from mtmamba.runs.environment import visible_gpus
+from mtmamba.runs.names import CURVES, RESAMPLES, SCORES, TRAINING
 
 log = logging.getLogger(__name__)
 
 SCRIPTS = Path(__file__).parents[2]
-RESULT = ("metrics.json", "resamples.csv", "training.csv")
+RESULT = (SCORES, RESAMPLES, TRAINING)
 """Files that a finished row leaves."""
 GRACE = 60
 """Seconds in which a training that is to stop writes its checkpoint."""
@@ -98,7 +99,7 @@ def missing_rows(cfg: DictConfig) -> list[Row]:
         place = Path(cfg.protocol.name, f"seed{seed}")
         for name in names:
             result = Path(cfg.results, place, name)
-            if not (result / "metrics.json").is_file():
+            if not (result / SCORES).is_file():
                 overrides = (*cfg.protocol.train, *rows[name].split(), f"seed={seed}")
                 found.append(Row(name, seed, overrides, Path(cfg.log_dir, "evidence", place, name), result))
     return found
@@ -172,13 +173,13 @@ def _devices(devices: str | int) -> Sequence[str | None]:
 
 def _trained(row: Row, root: Path, workers: int, device: str | None, over: threading.Event) -> bool:
     """Train a row to its end, from its last checkpoint where there is one; return whether it is there."""
-    if (row.folder / "metrics.json").is_file():
+    if (row.folder / SCORES).is_file():
         return True
     resumed = [f"resume={_quoted(row.checkpoint)}"] if row.checkpoint.is_file() else []
     settings = [*row.overrides, *resumed, f"data.root={_quoted(root)}", f"data.num_workers={workers}"]
     log.info("%s: training%s in %s", row.title, " goes on" if resumed else "", row.folder)
     _call("train", [*settings, f"hydra.run.dir={_quoted(row.folder)}"], row.folder, device, over)
-    return (row.folder / "metrics.json").is_file()
+    return (row.folder / SCORES).is_file()
 
 
 def _evaluated(
@@ -193,7 +194,7 @@ def _evaluated(
     folder = row.folder / "eval"
     arguments = [f"ckpt={_quoted(row.checkpoint)}", f"data.root={_quoted(root)}", *settings]
     _call("eval", [*arguments, f"hydra.run.dir={_quoted(folder)}"], folder, device, over)
-    if not (folder / "metrics.json").is_file():
+    if not (folder / SCORES).is_file():
         if not over.is_set():
             failed.append(row.title)
         return
@@ -211,16 +212,16 @@ def keep(row: Row) -> None:
 
     Nothing of the machine goes with them, and of no single photograph.
     """
-    record = json.loads((row.folder / "eval" / "metrics.json").read_text(encoding="utf-8"))
+    record = json.loads((row.folder / "eval" / SCORES).read_text(encoding="utf-8"))
     run = Path("evidence", *row.result.parts[-3:]).as_posix()
     record = {key: value for key, value in record.items() if key != "worst"}
     record |= {"run": run, "checkpoint": "checkpoints/last.ckpt", "git": packed_revision() or record["git"]}
     for name in RESULT:  # what an unfinished row has left
         (row.result / name).unlink(missing_ok=True)
     with replacing(row.result, folder=True) as partial:
-        write_json(partial / RESULT[0], record)
-        shutil.copyfile(row.folder / "eval" / RESULT[1], partial / RESULT[1])
-        shutil.copyfile(row.folder / "metrics.csv", partial / RESULT[2])
+        write_json(partial / SCORES, record)
+        shutil.copyfile(row.folder / "eval" / RESAMPLES, partial / RESAMPLES)
+        shutil.copyfile(row.folder / CURVES, partial / TRAINING)
 
 
 def _call(script: str, arguments: Sequence[str], folder: Path, device: str | None, over: threading.Event) -> None:

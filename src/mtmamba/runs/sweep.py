@@ -26,6 +26,7 @@ from mtmamba.places import FOLDER, LAST
 from mtmamba.plain_yaml import plain_yaml
 from mtmamba.runs.environment import visible_gpus
 from mtmamba.runs.folder import is_at_work, speak
+from mtmamba.runs.names import CURVES, ENVIRONMENT, SCORES, SETTINGS
 from mtmamba.runs.table import show
 from mtmamba.tasks import get_task
 
@@ -65,14 +66,14 @@ def is_there(cfg: DictConfig, folder: Path) -> bool:
     Raises:
         ConfigError: what is finished in its folder is another training.
     """
-    if not (folder / "metrics.json").is_file():
+    if not (folder / SCORES).is_file():
         return False
     if (state := progress(folder).state) != "finished":
         raise ConfigError(
             f"Expected a finished row in {folder}, which has a metrics.json, got one that is {state}: move it away to "
             "train the row again."
         )
-    found = plain_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
+    found = plain_yaml((folder / SETTINGS).read_text(encoding="utf-8"))
     mine = compose.with_choices(cfg.copy())
     differing = differences(compose.describe(mine), {"choices": found["choices"], "values": found})
     steps = found["trainer"]["max_steps"]
@@ -107,13 +108,13 @@ def progress(folder: Path, mine: bool = False) -> Progress:
 
 
 def _progress(folder: Path, mine: bool) -> Progress:
-    steps, start = _steps(folder), folder / "environment.json"
+    steps, start = _steps(folder), folder / ENVIRONMENT
     begun = start.stat().st_mtime if start.is_file() else None
-    if (folder / "metrics.json").is_file():
-        record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    if (folder / SCORES).is_file():
+        record = json.loads((folder / SCORES).read_text(encoding="utf-8"))
         scores = {task: values.get(get_task(task).headline) for task, values in record["tasks"].items()}
         shown = [f"{task} {value:.4g}" for task, value in scores.items() if value is not None]
-        took = (folder / "metrics.json").stat().st_mtime - begun if begun else None
+        took = (folder / SCORES).stat().st_mtime - begun if begun else None
         return Progress("finished", steps or 0, steps, ", ".join(shown), took=took)
     step = _logged(folder)
     if mine or (folder.is_dir() and is_at_work(folder)):
@@ -174,13 +175,13 @@ def take_gpu(sweep_dir: Path) -> None:
 
 def _logged(folder: Path) -> int:
     """Return the optimiser steps that a run has logged."""
-    if not (folder / "metrics.csv").is_file():
+    if not (folder / CURVES).is_file():
         return 0
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+    with (folder / CURVES).open(newline="", encoding="utf-8") as file:
         return max((int(row["step"]) + 1 for row in csv.DictReader(file)), default=0)
 
 
 def _steps(folder: Path) -> int | None:
     """Return the length of a run's training."""
-    path = folder / "config.yaml"
+    path = folder / SETTINGS
     return int(plain_yaml(path.read_text(encoding="utf-8"))["trainer"]["max_steps"]) if path.is_file() else None

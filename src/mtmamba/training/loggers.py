@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from mtmamba.config.decisive import ALONE, INDIFFERENT, UPDATES
 from mtmamba.connection import answers, has_key
 from mtmamba.files import write_text
+from mtmamba.runs.names import CURVES
 from mtmamba.training.wandb_run import WandbRun
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class CSVLogger(Logger):
 
     def __init__(self, save_dir: Path, flush_every: int = 20) -> None:
         super().__init__()
-        self.path, self.flush_every = save_dir / "metrics.csv", flush_every
+        self.path, self.flush_every = save_dir / CURVES, flush_every
         self._rows: dict[int, dict[str, Any]] = {}
         self._unsaved = 0
 

@@ -24,6 +24,7 @@ from mtmamba.files import remove_partial, write_json
 from mtmamba.places import find_checkpoint
 from mtmamba.restore import fetch_nothing, load_weights
 from mtmamba.runs.folder import begin, locked, remove_empty, require_new, speak
+from mtmamba.runs.names import SCORES
 from mtmamba.runs.record import Scores, model_record, score_record, written
 from mtmamba.runs.table import score_table, show
 from mtmamba.sharing import read_model
@@ -213,7 +214,7 @@ def _score(
     if start_scores is not None:
         columns["Before training"] = start_scores
         record["start"] = {"model": cfg.init, "tasks": start_scores}
-    with written(record, run_dir / "metrics.json"):
+    with written(record, run_dir / SCORES):
         if cfg.baseline:
             log.info("Scoring the best constant prediction.")
             loaders = data.plain_dataloader("train"), data.plain_dataloader("val")
@@ -221,7 +222,7 @@ def _score(
                 module.tasks, compose.num_outputs(cfg), *loaders, trainer.strategy.root_device
             )
     show(score_table(module.tasks, scores, columns, record["delta_m"]))
-    log.info("Scores: %s", run_dir / "metrics.json")
+    log.info("Scores: %s", run_dir / SCORES)
     log.info("Pictures: %s", run_dir / "pictures")
     return record
 

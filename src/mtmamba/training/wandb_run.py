@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mtmamba.metrics.segmentation import class_iou
 from mtmamba.padding import crop
+from mtmamba.runs.names import SETTINGS
 from mtmamba.tasks import Task
 from mtmamba.tasks.pictures import Picture
 from mtmamba.training.validations import directions
@@ -141,5 +142,5 @@ class WandbRun(WandbLogger):
 
             artifact = wandb.Artifact(f"model-{self.version}", "model", metadata=row)
             artifact.add_file(str(checkpoint))
-            artifact.add_file(str(checkpoint.parents[1] / "config.yaml"))
+            artifact.add_file(str(checkpoint.parents[1] / SETTINGS))
             self.experiment.log_artifact(artifact, aliases=["best"])
