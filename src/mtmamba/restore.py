@@ -24,6 +24,8 @@ ONLY_TRAINING = ("loss", "optimizer", "balancing")
 """Those of them that a network at work does not need."""
 NETWORKS = ("encoder", "decoder", "ablation", "tasks", "data.num_outputs")
 """What the settings begin with that decide which weights a network has."""
+OF_TRAINING = ("drop_path", "freeze", "lr_scale", "layer_decay")
+"""What those end with that say how it is trained instead."""
 
 
 def config_of(
@@ -136,7 +138,7 @@ def load_weights(model: MultiTaskModel, checkpoint: Mapping[str, Any], path: Pat
         require_weights_of(weights, model, path)
     except CheckpointError as error:
         others = differences(model.description, checkpoint["mtmamba"]) if model.description else {}
-        found = [text for key, text in others.items() if key.startswith(NETWORKS)]
+        found = [text for key, text in others.items() if key.startswith(NETWORKS) and not key.endswith(OF_TRAINING)]
         if not found:
             raise
         raise CheckpointError(f"Expected the network of {path}, got {', '.join(found)}: choose as there.") from error

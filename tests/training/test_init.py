@@ -60,7 +60,14 @@ def test_going_on_keeps_its_own_weights_and_the_first_scores(dataset, first, tmp
 
 def test_weights_of_another_network_are_refused(dataset, first, tmp_path, caplog):
     with pytest.raises(CheckpointError, match=r"best.ckpt, got encoder\.embed_dim=24 instead of 12: choose as there"):
-        run(dataset, tmp_path / "other", f"init={first[0]}", "decoder=stm1", "encoder.embed_dim=24")
+        run(
+            dataset,
+            tmp_path / "other",
+            f"init={first[0]}",
+            "decoder=stm1",
+            "encoder.embed_dim=24",
+            "encoder.drop_path=0.3",
+        )
     with pytest.raises(CheckpointError, match="got decoder=stm2 instead of stm1: choose as there"):
         run(dataset, tmp_path / "other_decoder", f"init={first[0]}", "decoder=stm2", "optimizer=demo")
     assert "got optimizer=demo, which suit minutes on synthetic scenes" in caplog.text
