@@ -534,8 +534,12 @@ def test_whoever_calls_may_have_closed_the_output(tmp_path):
 
 @pytest.mark.parametrize(
     ("stop", "answer", "said"),
-    [("SIGTERM", "raise", "Stopped by Ctrl-C or SIGTERM.\n"), ("SIGINT", "sys.exit(1)", "")],
-    ids=["predict", "train"],
+    [
+        ("SIGTERM", "raise", "Stopped by Ctrl-C, SIGTERM or SIGHUP.\n"),
+        ("SIGHUP", "raise", "Stopped by Ctrl-C, SIGTERM or SIGHUP.\n"),
+        ("SIGINT", "sys.exit(1)", ""),
+    ],
+    ids=["predict", "closed", "train"],
 )
 def test_what_stops_a_command_leaves_a_word_and_no_folder(tmp_path, stop, answer, said):
     """Within work that has no answer of its own to it, as imports have none; and in training, where Lightning has."""

@@ -2,6 +2,7 @@
 
 import operator
 import os
+import signal
 import time
 
 import pytest
@@ -31,6 +32,14 @@ def test_what_a_function_prints_does_not_disturb_its_answer():
 def test_the_end_of_a_process_is_told():
     with Workers(1, operator.not_, None) as workers, pytest.raises(WorkerError, match=r"got its end .*fewer workers"):
         workers.submit(os.abort).result()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_stops_a_command_is_its_own_to_act_upon(stop):
+    """A closed terminal, and a cluster, tell all processes at once."""
+    with Workers(1, operator.not_, None) as workers:
+        workers.submit(signal.raise_signal, stop).result()
+        assert workers.submit(divmod, 7, 3).result() == (2, 1)
 
 
 def test_a_pool_that_is_left_waits_for_nobody():

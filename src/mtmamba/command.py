@@ -42,6 +42,7 @@ from mtmamba.jobs import (
 from mtmamba.places import check_places
 from mtmamba.runs.names import ENVIRONMENT, LOG, SETTINGS
 from mtmamba.shipped import config_dir
+from mtmamba.stops import listen
 
 DEBUG = "HYDRA_FULL_ERROR"
 """The environment variable that asks for tracebacks: Hydra's own."""
@@ -111,7 +112,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
     debug = asked not in ("", "0")
     if not debug:
         hush()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's way to say Ctrl-C
+    listen(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP)
     called = [os.path.abspath(sys.argv[0]), *sys.argv[1:]]  # what a launcher's processes are called with is another
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
 
@@ -186,7 +187,7 @@ def command(name: str, work: Callable[[DictConfig, Path], None]) -> None:
             if debug or (isinstance(error, ValueError) and not told):
                 raise
             if isinstance(error, KeyboardInterrupt):
-                print("Stopped by Ctrl-C or SIGTERM.", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
+                print("Stopped by Ctrl-C, SIGTERM or SIGHUP.", file=sys.stderr, flush=True)  # noqa: T201 - this is what people read
                 sys.exit(STOPPED)
             folder = f"Expected a folder for runs, got {error}: set log_dir=FOLDER."  # the job has answered its own
             tell(error if told else OSError(folder), name)

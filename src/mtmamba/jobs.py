@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mtmamba.answers import is_answer
 from mtmamba.config.settings import ConfigError
+from mtmamba.stops import STOPS
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class JobError(RuntimeError):
 
 
 STOPPED = 130
-"""The exit status of a run that Ctrl-C or SIGTERM has stopped."""
+"""The exit status of a run that was stopped (`mtmamba.stops`)."""
 
 SHARING = {"joblib", "submitit_local"}
 """The launchers whose jobs are processes of one machine that all see its GPUs."""
@@ -213,8 +214,8 @@ def run_alone(folder: Path, called: Sequence[str], more: Sequence[str] = ()) -> 
     ours = [*overrides_of("task"), *hydras]
     call = [sys.executable, script, *flags, *ours, *more, "hydra.mode=RUN", f"hydra.run.dir='{folder}'"]
     with subprocess.Popen(call) as child:
-        before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
-        signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # a terminal's Ctrl-C reaches the child by itself
+        before = {s: signal.signal(s, lambda *_: None) for s in STOPS}
+        signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # the terminal's reach the child by themselves
         try:
             status = child.wait()
         finally:

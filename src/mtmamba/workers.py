@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, Self
 
+from mtmamba.stops import STOPS
+
 
 def usable_cores() -> int:
     """Return how many of the machine's cores this process may use."""
@@ -67,7 +69,8 @@ class Workers:
 
 def serve() -> None:
     """Answer calls from standard input until it ends; whatever functions print goes to standard error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process's to act upon
+    for number in STOPS:  # the starting process's to act upon, which ends this one
+        signal.signal(number, signal.SIG_IGN)
     calls, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
     while True:

@@ -196,6 +196,15 @@ def test_one_who_is_asked_during_a_validation_stops_after_it(start):
         run.callback.on_train_batch_start(run.trainer, None, None, 0)
 
 
+def test_under_nohup_a_closed_terminal_stops_nothing(start):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    run = start()
+    signal.raise_signal(signal.SIGHUP)
+    assert not run.callback.asked
+    run.callback.teardown(run.trainer, None, "fit")
+    assert signal.signal(signal.SIGHUP, before) == signal.SIG_IGN
+
+
 def test_signals_are_given_back(start):
     before = signal.getsignal(signal.SIGTERM)
     run = start()

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -122,8 +121,6 @@ def _run(cfg: DictConfig) -> None:
             expected = ", ".join(RESULT)
             raise ConfigError(f"Expected nothing but {expected} in {row.result}, got {strange[0]}: move it away.")
     devices = _devices(cfg.devices)
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a closed terminal is a Ctrl-C; under nohup it is nothing
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
     _speak()
     log.info("%d rows to run: %s", len(rows), "; ".join(row.title for row in rows) or "none")
     waiting: SimpleQueue[Row] = SimpleQueue()

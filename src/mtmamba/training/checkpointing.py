@@ -12,12 +12,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mtmamba.places import BEST, FOLDER, LAST
+from mtmamba.stops import STOPS, listen
 from mtmamba.training.validations import Validations
 
 log = logging.getLogger(__name__)
-
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""What asks a run to stop: Ctrl-C, a cluster, a closed terminal."""
 
 
 class Checkpointing(Checkpoint):
@@ -70,7 +68,7 @@ class Checkpointing(Checkpoint):
         Not before: Lightning's own handler, which we replace, tells the other processes in the middle of a step.
         """
         self._saved = trainer.global_step
-        self._handlers = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        self._handlers = listen(self._ask, *STOPS)
 
     def on_before_optimizer_step(self, *_: Any) -> None:
         """Note that the weights are about to change."""
