@@ -220,8 +220,11 @@ def test_the_other_archive_is_named(tmp_path):
     np.save(other / "segmentation/1.npy", np.zeros(1))
     with tarfile.open(tmp_path / "a.tar", "w") as file:
         file.add(other, "NYUD_MT")
-    with pytest.raises(DatasetError, match="NYUD_MT: 480 x 640"):
+    with pytest.raises(DatasetError, match="NYUD_MT: 480 x 640") as caught:
         nyud(tmp_path, f"source={tmp_path}/a.tar")
+    assert f"the other NYUD archive in {tmp_path}/a.tar/NYUD_MT (" in str(
+        caught.value
+    )  # and not in a folder that is gone
     assert leftovers(tmp_path) == []
 
 
@@ -284,7 +287,7 @@ def test_an_archive_without_a_tasks_files_serves_the_others(tmp_path, caplog):
     for path in (root / "normals").iterdir():
         path.unlink()
     nyud(tmp_path, f"source={root}")
-    assert "normals cannot be used" in caplog.text
+    assert f"normals cannot be used: Expected a complete NYUDv2 in {tmp_path}/NYUDv2," in caplog.text
     assert "Train with tasks=[semseg,depth,edge]" in caplog.text
     assert validate(tmp_path / "NYUDv2", "nyud", ["semseg", "depth", "edge"], cache_dir=tmp_path / "c").counts
 

@@ -137,20 +137,28 @@ def _make(record: DatasetRecord, source: str, root: Path, tasks: Sequence[str], 
                     raise DatasetError(
                         f"Expected {record.title} with {lists} in {source}, got {other}. {record.remedy}"
                     )
-            _require_some(record, partial, tasks, cache)
+            _require_some(record, partial, tasks, cache, root)
             _write_manifest(partial)
-    except (ArchiveError, DatasetError):
+    except (ArchiveError, DatasetError) as error:
         if fetched:
             path.unlink()  # another try shall not find it again
-        raise
+        raise type(error)(str(error).replace(str(partial), source)) from error  # that folder is gone
     except shutil.Error as error:  # of copytree; a full disk has been told apart
         file, _, reason = error.args[0][0]
         raise DatasetError(f"Expected files that can be copied in {path}, got {file} ({reason}).") from error
     log.info("%s: %s", record.title, root)
 
 
-def _require_some(record: DatasetRecord, root: Path, tasks: Sequence[str], cache: Path) -> None:
-    """Say of which tasks not all files are there, and refuse a dataset where that is so of every task."""
+def _require_some(record: DatasetRecord, root: Path, tasks: Sequence[str], cache: Path, final: Path) -> None:
+    """Say of which tasks not all files are there, and refuse a dataset where that is so of every task.
+
+    Args:
+        record: the dataset's.
+        root: its folder.
+        tasks: to look at.
+        cache: for what is derived of files.
+        final: what ``root`` will be called, and is in what is said.
+    """
     try:
         validate(root, record, tasks, cache_dir=cache)
         return
@@ -161,7 +169,7 @@ def _require_some(record: DatasetRecord, root: Path, tasks: Sequence[str], cache
             validate(root, record, [task], cache_dir=cache)
             usable.append(task)
         except DatasetError as error:
-            log.warning("%s cannot be used: %s", task, error)
+            log.warning("%s cannot be used: %s", task, str(error).replace(str(root), str(final)))
     if not usable:
         raise whole
     log.warning("Train with tasks=[%s].", ",".join(usable))

@@ -182,6 +182,16 @@ def test_whatever_damage_is_an_answer(tmp_path, suffix):
     assert refused
 
 
+def test_results_below_a_folder_are_no_input(tmp_path):
+    """A second call into the same save_dir, inside the source, had predicted the first one's pictures."""
+    for place in ("room.png", "out/pictures/depth/room.png", "other/room.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    (tmp_path / "out/predictions.json").touch()
+    assert [item.name for item in find_images(tmp_path)] == ["other/room", "room"]
+    assert [item.name for item in find_images(tmp_path / "out")] == ["pictures/depth/room"]  # who asks has them
+
+
 def test_names_of_results(tmp_path):
     for name in ("b/room.png", "a/room.jpg", "a/room.png", "a/x = ü.png", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

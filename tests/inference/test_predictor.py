@@ -35,6 +35,7 @@ from mtmamba.inference.predict import predict, side_by_side
 from mtmamba.inference.predictor import Predictor
 from mtmamba.inference.request import read_request
 from mtmamba.inference.sources import SourceError
+from mtmamba.inference.video import frames
 from mtmamba.shipped import config_dir
 from mtmamba.tasks import select_tasks
 from mtmamba.types import IMAGENET_MEAN, IMAGENET_STD
@@ -461,15 +462,20 @@ def test_nothing_to_read_or_write_is_refused(key, value):
         check_settings(settings("predict", **{"source": "a.png", key: value}))
 
 
-def test_a_film_in_and_out(checkpoint, tmp_path):
+def write_film(path):
     av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "in.mp4"), "w") as container:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream("h264", rate=12)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for i in range(25):
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * i, np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    return av
+
+
+def test_a_film_in_and_out(checkpoint, tmp_path):
+    av = write_film(tmp_path / "in.mp4")
     cfg = settings(
         "predict", source=str(tmp_path / "in.mp4"), ckpt=str(checkpoint), save_dir=str(tmp_path / "out"), device="cpu"
     )
@@ -483,6 +489,28 @@ def test_a_film_in_and_out(checkpoint, tmp_path):
         with av.open(str(film)) as container:
             stream = container.streams.video[0]
             assert (sum(1 for _ in container.decode(video=0)), float(stream.average_rate)) == (25, 12)
+
+
+def test_a_stop_ends_a_film_and_begins_no_other(checkpoint, tmp_path, monkeypatch):
+    """Ctrl-C, or a cluster's SIGTERM, had ended one film after the other, with status 0."""
+    write_film(tmp_path / "a.mp4")
+    write_film(tmp_path / "b.mp4")
+
+    def stopped(source):
+        for number, frame in enumerate(frames(source)):
+            if number == 9:
+                raise KeyboardInterrupt
+            yield frame
+
+    monkeypatch.setattr(predict_module, "frames", stopped)
+    places = {"source": str(tmp_path / "*.mp4"), "save_dir": str(tmp_path / "out"), "ckpt": str(checkpoint)}
+    cfg = settings("predict", **places, device="cpu", save=["picture"], tasks=["depth"], batch_size=1)
+    with pytest.raises(KeyboardInterrupt):
+        predict(cfg, read_request(cfg))
+    (entry,) = json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]
+    assert (entry["name"], entry["done"]) == ("a", ["stopped by Ctrl-C"])
+    assert 0 < entry["frames"] <= 9
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()].count("a.mp4") == 1
 
 
 def test_a_broken_film_leaves_nothing_half_made(checkpoint, tmp_path):

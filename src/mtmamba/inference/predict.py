@@ -19,16 +19,17 @@ from mtmamba.files import claimed, printable, write_json
 from mtmamba.inference.predictor import PIXELS_AHEAD, Failure, Predictor
 from mtmamba.inference.request import Request, require_new
 from mtmamba.inference.result import Result
-from mtmamba.inference.sources import Item, SourceError
+from mtmamba.inference.sources import RECORD, Item, SourceError, is_endless
 from mtmamba.inference.video import Film, describe_video, frames
 from mtmamba.tasks.pictures import Picture
 from mtmamba.workers import usable_cores
 
-RECORD = "predictions.json"
 WRITERS = min(usable_cores(), 16)
 """Threads that encode and write results while the network goes on."""
 WAITING = 32
 """Results that wait for them, at most."""
+STOPPED = "stopped by Ctrl-C"
+"""What is said of a film that was."""
 LINE_SECONDS = 30
 """Seconds between two lines of progress in a file."""
 
@@ -46,6 +47,7 @@ def predict(cfg: DictConfig, request: Request) -> bool:
     Raises:
         SourceError: a setting is not what it should be.
         FileExistsError: the folder holds files and ``overwrite`` is false, or another call is writing to it.
+        KeyboardInterrupt: it was stopped; but a camera or a stream, the last input, ends well so.
     """
     kinds = [cfg.save] if isinstance(cfg.save, str) else list(cfg.save)
     predictor, folder = make_predictor(cfg), request.folder
@@ -60,6 +62,9 @@ def predict(cfg: DictConfig, request: Request) -> bool:
                     entries.append(entry)
             for video in request.videos:
                 entries.append(_film(predictor, video, folder, kinds, cfg.batch_size, console))
+                last = video is request.videos[-1]
+                if STOPPED in entries[-1].get("done", ()) and not (last and is_endless(video.source)):
+                    raise KeyboardInterrupt
         finally:
             write_json(folder / RECORD, {"model": str(cfg.ckpt), "settings": _settings(cfg), "predictions": entries})
     bad = [entry for entry in entries if "error" in entry]
@@ -91,13 +96,14 @@ def _counted(results: Iterator[Any], total: int | None, console: Console) -> Ite
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("", total=total, rate="")
         start = said = time.perf_counter()
+        of = "" if total is None else f" of {total}"
         for number, result in enumerate(results, 1):
             yield result
             now = time.perf_counter()
             rate = f"{number / (now - start):.1f} images/s"
             progress.update(task, completed=number, rate=rate)
             if not console.is_terminal and now - said > LINE_SECONDS:
-                console.print(f"{number} of {total} images, {rate}", markup=False, soft_wrap=True)
+                console.print(f"{number}{of} images, {rate}", markup=False, soft_wrap=True)
                 said = now
 
 
@@ -163,7 +169,7 @@ def _film(
 ) -> dict[str, Any]:
     """Predict a video, a camera or a stream into a film of each task and one of all side by side.
 
-    Ctrl-C ends a camera or a stream, and the films are whole.
+    Ctrl-C ends it, and the films are whole.
     """
     source, name = video.source, video.name
     done, count, stopped = [], 0, False
@@ -186,7 +192,7 @@ def _film(
     except SourceError as error:
         return {"source": source, "name": name, "frames": count, "error": str(error)}
     if stopped:
-        done.append("stopped by Ctrl-C")
+        done.append(STOPPED)
     files = [film.path.relative_to(folder).as_posix() for film in films.values()]
     return {
         "source": source,

@@ -13,6 +13,8 @@ from mtmamba.files import WEB, what_is
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
 STREAMS = ("rtsp://", "rtmp://", "rtp://", "udp://", "tcp://", "/dev/video")
+RECORD = "predictions.json"
+"""The list of results, in their folder."""
 LONGEST_STEM = 255 - len(".png")
 """Bytes of a name without its suffix, at most: file systems take 255 in all."""
 
@@ -38,7 +40,12 @@ def is_video(source: str) -> bool:
     """Return whether a source is a video or a pattern of them, a camera (its number) or a stream; no folder is."""
     if Path(source).expanduser().is_dir():
         return False
-    return source.isdigit() or source.startswith(STREAMS) or Path(source).suffix.lower() in VIDEOS
+    return is_endless(source) or Path(source).suffix.lower() in VIDEOS
+
+
+def is_endless(source: str) -> bool:
+    """Return whether a source is a camera (its number) or a stream, which go on until Ctrl-C."""
+    return source.isdigit() or source.startswith(STREAMS)
 
 
 def find_videos(sources: Iterable[str]) -> list[Item]:
@@ -59,7 +66,8 @@ def _films(source: str) -> list[Item]:
 def find_images(sources: str | Path | Iterable[str | Path]) -> list[Item]:
     """Return the images that sources mean, sorted within each, each with a name of its own.
 
-    A folder means all below it whose suffix is an image's, a broken link too, which `read_photo` refuses.
+    A folder means all below it whose suffix is an image's, a broken link too, which `read_photo` refuses; but not what
+    lies in folders of results (`RECORD`), where those of an earlier call are inside it.
     Files that were named are taken whatever their suffix.
 
     Raises:
@@ -96,6 +104,9 @@ def _expand(source: str) -> list[Item]:
         files = sorted(
             file for file in path.rglob("*") if file.suffix.lower() in image_suffixes() and not file.is_dir()
         )
+        below = {folder for file in files for folder in file.parents if path in folder.parents}
+        results = {folder for folder in below if (folder / RECORD).is_file()}
+        files = [file for file in files if results.isdisjoint(file.parents)]
         if not files:
             raise SourceError(f"Expected images in the folder {path}, got none: check the path.")
         return [Item(str(file), file.relative_to(path).with_suffix("").as_posix()) for file in files]
