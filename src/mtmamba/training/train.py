@@ -21,6 +21,7 @@ from mtmamba.config.checks import ConfigError, demo_settings, frozen_at_random, 
 from mtmamba.data.datamodule import DenseDataModule
 from mtmamba.evaluation.constant import constant_scores
 from mtmamba.files import remove_partial, write_json
+from mtmamba.memory import keep_memory
 from mtmamba.places import find_checkpoint
 from mtmamba.restore import fetch_nothing, load_weights
 from mtmamba.runs.folder import begin, locked, remove_empty, require_new, speak
@@ -118,6 +119,8 @@ def _train(
             resumed,
         )
         settle_threads(trainer.num_devices, None if resumed is None else resumed.content)
+        if not on_gpu(cfg):
+            keep_memory()
         sizes = [(p.numel(), p.requires_grad) for p in module.model.parameters()]
         trained, every = sum(n for n, is_trained in sizes if is_trained) / 1e6, sum(n for n, _ in sizes) / 1e6
         log.info("Parameters: %.2f of %.2f million are trained, %.1f %%", trained, every, 100 * trained / every)
