@@ -66,7 +66,8 @@ def server(packed):
             start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
             body = packed[start:]
             self.send_response(206 if asked else 200)
-            self.send_header("Content-Length", str(len(body) + (1000 if "long" in self.path else 0)))
+            length = "-5" if "absurd" in self.path else str(len(body) + (1000 if "long" in self.path else 0))
+            self.send_header("Content-Length", "much" if "words" in self.path else length)
             self.end_headers()
             self.wfile.write(body[: len(packed) // 3] if "breaks" in self.path else body)
 
@@ -121,6 +122,12 @@ def test_servers_without_it_or_that_lie_are_named(server, tmp_path):
     with pytest.raises(DownloadError, match=r"got .* of .* bytes"):
         download(f"{address}/long/NYUDv2.tar.gz", tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".part"]
+
+
+@pytest.mark.parametrize("length", ["absurd", "words"])
+def test_a_length_that_is_none_is_not_believed(server, tmp_path, packed, length):
+    """``int`` had been asked, and answered with a traceback."""
+    assert download(f"{server[0]}/{length}/NYUDv2.tar.gz", tmp_path).read_bytes() == packed
 
 
 def test_too_small_a_disk_is_known_beforehand(server, tmp_path, monkeypatch):

@@ -79,8 +79,8 @@ def _fetch(url: str, part: Path) -> int | None:
     with urlopen(request, timeout=TIMEOUT) as response:
         goes_on = response.status == 206
         have = have if goes_on else 0
-        length = response.headers.get("Content-Length")
-        total = None if length is None else have + int(length)
+        length = response.headers.get("Content-Length") or ""
+        total = have + int(length) if length.isdecimal() else None  # what is no number is read to its end
         free = shutil.disk_usage(part.parent).free
         if total is not None and total - have > free:
             raise DownloadError(
