@@ -22,6 +22,8 @@ REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """A model's name on the hub."""
 MODELS = ("ckpt", "init")
 """Settings that name a model."""
+OUTPUTS = ("output", "export", "out", "pack", "save_dir")
+"""Settings that name what is to be written."""
 
 
 def check_places(cfg: DictConfig) -> None:
@@ -33,6 +35,7 @@ def check_places(cfg: DictConfig) -> None:
     Raises:
         ConfigError: a file of ``extensions`` is none, or there is no such backend of the scan, or no such task.
         FileNotFoundError: there is no such model, file of weights or run.
+        PermissionError: nothing can be written where it should be.
     """
     own = list(find_extensions(cfg.get("extensions") or ()))
     if "backend" in cfg and not own:  # which may bring others
@@ -48,6 +51,17 @@ def check_places(cfg: DictConfig) -> None:
         raise FileNotFoundError(f"Expected a file of weights at {path}, got {what_is(path)}: correct encoder.weights.")
     if cfg.get("resume") not in (None, "auto"):
         find_checkpoint(Path(cfg.resume), LAST)
+    for key in OUTPUTS:
+        if path := cfg.get(key):
+            require_writable(key, Path(path).expanduser())
+
+
+def require_writable(key: str, path: Path) -> None:
+    """Raise PermissionError where a file or folder cannot be written, since what is there of its path forbids it."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    there = there.absolute().parent if there == path and not path.is_dir() else there  # a file may be replaced
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise PermissionError(f"Expected {key} in a folder that can be written, got {path}: choose another.")
 
 
 def hub_name(address: str) -> tuple[str, str | None]:

@@ -1,6 +1,5 @@
 """What ``predict.py`` is asked for, checked before PyTorch is imported: the inputs, and a folder for results."""
 
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +34,6 @@ def read_request(cfg: DictConfig) -> Request:
     Raises:
         SourceError: a source means nothing.
         FileExistsError: the folder holds files and ``overwrite`` is false, or is a file.
-        PermissionError: the folder cannot be written.
     """
     sources = [str(source) for source in (cfg.source if OmegaConf.is_list(cfg.source) else [cfg.source])]
     images = [source for source in sources if not is_video(source)]
@@ -50,9 +48,6 @@ def _folder(cfg: DictConfig) -> Path:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"Expected a folder in save_dir, got the file {folder}: choose another.")
     require_new(folder, cfg.overwrite)
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise PermissionError(f"Expected a save_dir that can be written, got {folder}: choose another.")
     remove_partial(folder)
     return folder
 
